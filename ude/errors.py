@@ -1,0 +1,75 @@
+"""The tree of errors and their one message template.
+
+Every error that a user can cause says what is wrong, what was expected, what was
+got and how to mend it, in one sentence or two::
+
+    saveat must increase: saveat[3]=0.5 follows saveat[2]=0.7. Sort it, or swap tspan to integrate backwards.
+
+Failure at run time (a solve that stiffens, a trajectory that blows up) is data, a
+`ReturnCode`, and becomes `SolveFailed` only when somebody asks for the values.
+"""
+
+from __future__ import annotations
+
+
+def message(what: str, *, expected: str = "", got: str = "", fix: str = "") -> str:
+    """Compose the one message template: ``what: expected E, got G. Fix.``"""
+    middle = ", ".join(part for part in (f"expected {expected}" if expected else "", _got(expected, got)) if part)
+    text = f"{what}: {middle}." if middle else f"{what}."
+    return f"{text} {fix}" if fix else text
+
+
+def _got(expected: str, got: str) -> str:
+    return f"got {got}" if expected and got else got
+
+
+class UdeError(Exception):
+    """Base of every error raised by `ude`. `str(error)` is the whole message."""
+
+    def __init__(self, what: str, *, expected: str = "", got: str = "", fix: str = "") -> None:
+        self.what, self.expected, self.got, self.fix = what, expected, got, fix
+        super().__init__(message(what, expected=expected, got=got, fix=fix))
+
+
+class InputError(UdeError, ValueError):
+    """An argument is not usable: a wrong shape, name, order, range or file."""
+
+
+class DataError(InputError):
+    """The measurements are not usable: a missing column, text in a number column, unsorted times."""
+
+
+class ModelError(InputError):
+    """The equations are not usable. Carries the source text and the place, and draws a caret under it."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        source: str = "",
+        position: int | None = None,
+        length: int = 1,
+        expected: str = "",
+        got: str = "",
+        fix: str = "",
+    ) -> None:
+        super().__init__(what, expected=expected, got=got, fix=fix)
+        self.source, self.position, self.length = source, position, length
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if not self.source or self.position is None:
+            return text
+        return f"{text}\n    {self.source}\n    {' ' * self.position}{'^' * max(1, self.length)}"
+
+
+class SolveFailed(UdeError, RuntimeError):
+    """The values of a failed solution were asked for; says which trajectories, when, and what to try."""
+
+
+class EngineRefused(UdeError, RuntimeError):
+    """The engine that was asked for by name cannot run this problem; the message is its `why_not`."""
+
+
+class BackendMissing(UdeError, ImportError):
+    """An optional back end (Operon, PySR with Julia, a C compiler) is absent; says how to install it."""
