@@ -1,0 +1,96 @@
+"""Order conditions of Runge-Kutta methods by rooted trees (Butcher's theory).
+
+A tree is a sorted tuple of trees; the single node is ``()``. A method has order p when
+``sum_i b_i Phi_i(tree) = 1/gamma(tree)`` for every tree of at most p nodes, and its continuous
+extension when ``sum_i b_i(theta) Phi_i(tree) = theta^|tree| / gamma(tree)``.
+
+Source: E. Hairer, S. P. Norsett, G. Wanner, Solving Ordinary Differential Equations I, II.2 and II.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import cache
+from itertools import combinations_with_replacement
+from math import prod
+
+from ude.methods.tableau import ExplicitTableau, Number
+
+Tree = tuple["Tree", ...]
+
+
+@cache
+def rooted_trees(nodes: int) -> tuple[Tree, ...]:
+    """All rooted trees of exactly `nodes` nodes; 1, 1, 2, 4, 9, 20, 48, ... of them."""
+    if nodes == 1:
+        return ((),)
+    found: set[Tree] = set()
+    for sizes in _partitions(nodes - 1, nodes - 1):
+        for tree in _forests(sizes):
+            found.add(tuple(sorted(tree)))
+    return tuple(sorted(found))
+
+
+def _partitions(total: int, largest: int) -> Iterator[tuple[int, ...]]:
+    if total == 0:
+        yield ()
+    for first in range(min(total, largest), 0, -1):
+        for rest in _partitions(total - first, first):
+            yield (first, *rest)
+
+
+def _forests(sizes: tuple[int, ...]) -> Iterator[tuple[Tree, ...]]:
+    if not sizes:
+        yield ()
+        return
+    count = sizes.count(sizes[0])
+    for chosen in combinations_with_replacement(rooted_trees(sizes[0]), count):
+        for rest in _forests(sizes[count:]):
+            yield (*chosen, *rest)
+
+
+def size(tree: Tree) -> int:
+    return 1 + sum(size(child) for child in tree)
+
+
+def density(tree: Tree) -> int:
+    """gamma(tree) = |tree| * prod(gamma(children))."""
+    return size(tree) * prod(density(child) for child in tree)
+
+
+def stage_weights(a: Sequence[Sequence[Number]], tree: Tree) -> list[Number]:
+    """Phi_i(tree) of every stage i: the product over children of ``sum_j a_ij Phi_j(child)``."""
+    weights: list[Number] = [1] * len(a)
+    for child in tree:
+        inner = stage_weights(a, child)
+        for i, row in enumerate(a):
+            weights[i] = weights[i] * sum(entry * inner[j] for j, entry in enumerate(row))  # type: ignore[operator]
+    return weights
+
+
+def order_defects(tableau: ExplicitTableau, weights: Sequence[Number], order: int) -> dict[Tree, Number]:
+    """``sum_i weights_i Phi_i(tree) - 1/gamma(tree)`` for every tree up to `order`; all zero when it holds."""
+    return {
+        tree: _dot(weights, stage_weights(tableau.a, tree)) - Fraction(1, density(tree))
+        for nodes in range(1, order + 1)
+        for tree in rooted_trees(nodes)
+    }
+
+
+def interpolant_defects(tableau: ExplicitTableau, order: int) -> dict[Tree, list[Number]]:
+    """Coefficients of theta^1, theta^2, ... of the continuous order conditions; all zero when they hold."""
+    defects: dict[Tree, list[Number]] = {}
+    for nodes in range(1, order + 1):
+        for tree in rooted_trees(nodes):
+            phi = stage_weights(tableau.a, tree)
+            powers = [_dot(column, phi) for column in zip(*tableau.interpolant, strict=True)]
+            powers += [0] * (nodes - len(powers))
+            powers[nodes - 1] = powers[nodes - 1] - Fraction(1, density(tree))
+            defects[tree] = powers
+    return defects
+
+
+def _dot(left: Sequence[Number], right: Sequence[Number]) -> Number:
+    return sum((x * y for x, y in zip(left, right, strict=True)), start=0)  # type: ignore[operator]
+
