@@ -1,0 +1,191 @@
+"""The engine protocol: how a solve is executed, and the choice of engine with its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ude.errors import EngineRefused
+from ude.methods import Algorithm, PIController
+from ude.problems import FlatRightHandSide
+
+
+class ReturnCode(IntEnum):
+    """How a trajectory's integration ended. Failure is data: nothing is raised until the values are asked for."""
+
+    Success = 0
+    MaxIters = 1
+    DtLessThanMin = 2
+    Unstable = 3
+
+
+#: What happened and what to try, for every way to fail.
+ADVICE = {
+    ReturnCode.MaxIters: (
+        "it used all of its maxiters steps",
+        "Raise maxiters, loosen reltol, or suspect a stiff problem.",
+    ),
+    ReturnCode.DtLessThanMin: (
+        "its step fell below dtmin",
+        "The solution may be singular or stiff there; check f, or loosen reltol and abstol.",
+    ),
+    ReturnCode.Unstable: (
+        "f or the state became infinite or NaN however small the step",
+        "The solution blows up or leaves the domain of f (a log or a root of a negative number?).",
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SolveSpec:
+    """A validated solve. B is the number of trajectories, n of states; `batch` is the shape that f sees.
+
+    Args:
+        t0, t1: Start and end of every trajectory (B,).
+        saveat: Times to save at (B, T), in the direction of integration; None saves every accepted step.
+        abstol, reltol: 0-d, or (n,).
+        first_du: f(u0, p, t0) of shape (B, n), already computed by validation.
+        dt: First step (or the step, when not adaptive), positive; None lets the engine choose.
+        dtmin: Smallest step allowed; 0 means the resolution of the time itself.
+    """
+
+    f: FlatRightHandSide
+    batch: tuple[int, ...]
+    t0: Float[Tensor, "B"]
+    t1: Float[Tensor, "B"]
+    saveat: Float[Tensor, "B T"] | None
+    algorithm: Algorithm
+    abstol: Tensor
+    reltol: Tensor
+    controller: PIController
+    first_du: Float[Tensor, "B n"]
+    dt: float | None = None
+    dtmin: float = 0.0
+    dtmax: float = float("inf")
+    adaptive: bool = True
+    maxiters: int = 100_000
+
+
+@dataclass(frozen=True, eq=False)
+class StepRecord:
+    """What an engine remembers of a solve: one state a step; everything else is recomputed from it.
+
+    Rows are iterations in which some trajectory accepted a step; a trajectory that did not has dt = 0 there,
+    so its step is the identity.
+
+    Args:
+        t, dt: Start and signed size of each step (rows, B).
+        u: State at the start of each step (rows + 1, B, n); the last row is the final state.
+    """
+
+    t: Float[Tensor, "rows B"]
+    dt: Float[Tensor, "rows B"]
+    u: Float[Tensor, "rows_and_end B n"]
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardResult:
+    """Outcome of `Engine.forward`.
+
+    Args:
+        times, values: What was saved, (B, T) and (B, T, n). Without `saveat`, a trajectory with fewer steps than
+            others repeats its end. Values that a failed trajectory did not reach are NaN.
+        retcode: `ReturnCode` of each trajectory (B,).
+        t_end: Time reached (B,).
+        nf: Calls of f on the whole batch.
+    """
+
+    times: Float[Tensor, "B T"]
+    values: Float[Tensor, "B T n"]
+    record: Any
+    retcode: Int[Tensor, "B"]
+    t_end: Float[Tensor, "B"]
+    accepted_steps: Int[Tensor, "B"]
+    rejected_steps: Int[Tensor, "B"]
+    nf: int
+
+
+class Engine(Protocol):
+    """Executes solves. A sensitivity algorithm receives the engine and never looks inside it."""
+
+    name: str
+
+    def why_not(self, spec: SolveSpec) -> str | None:
+        """Return one sentence that says why this engine cannot run the solve, or None when it can."""
+
+    def forward(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> ForwardResult:
+        """Integrate, without building an autograd graph."""
+
+    def interpolate(
+        self, spec: SolveSpec, record: Any, p: Sequence[Tensor], times: Float[Tensor, "B T"]
+    ) -> Float[Tensor, "B T n"]:
+        """Evaluate the dense output of a recorded solve; times may be in any order inside the span."""
+
+    def pullback(
+        self, spec: SolveSpec, record: Any, p: Sequence[Tensor], times: Float[Tensor, "B T"], grad: Tensor
+    ) -> tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
+        """Pull the cotangents `grad` (B, T, n) of u(times) back to u0 and to the leaves p.
+
+        The result is the exact derivative of the steps taken; step sizes count as constants.
+        """
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """The engine that runs, and why each of the others does not."""
+
+    engine: Engine
+    why_not: dict[str, str] = field(default_factory=dict)
+
+
+def choose_engine(engines: Sequence[Engine], spec: SolveSpec, requested: str) -> EngineChoice:
+    """Pick the first engine that can run the solve; a named one must be able to.
+
+    Raises:
+        EngineRefused: The engine asked for by name cannot run it, none can, or the name is unknown.
+    """
+    names = [engine.name for engine in engines]
+    if requested not in ("auto", *names):
+        raise EngineRefused("no such engine", expected=f"one of auto, {', '.join(names)}", got=repr(requested))
+    reasons: dict[str, str] = {}
+    for engine in engines:
+        if requested not in ("auto", engine.name):
+            continue
+        reason = engine.why_not(spec)
+        if reason is None:
+            return EngineChoice(engine, reasons)
+        reasons[engine.name] = reason
+    told = " ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    raise EngineRefused(
+        f"the engine {requested!r} cannot run this solve" if requested != "auto" else "no engine can run this solve",
+        got=told.rstrip("."),
+        fix="Use engine='auto' or another algorithm.",
+    )
+
+
+def as_batch(spec: SolveSpec, u: Float[Tensor, "B n"], t: Float[Tensor, "B"], p: Sequence[Tensor]) -> Tensor:
+    """Call f in the shape its author sees, ``(*batch, state)``, and return (B, n)."""
+    du = spec.f(u.view(*spec.batch, u.shape[-1]), p, t.view(spec.batch))
+    return du.reshape(u.shape)
+
+
+def detached(p: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(leaf.detach() for leaf in p)
+
+
+def live_leaves(p: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, ...]:
+    """Leaves to differentiate by: tensors cut from their history, and a module's own parameters as they are."""
+    return tuple(
+        leaf if (leaf.is_leaf and leaf.requires_grad and need) else leaf.detach().requires_grad_(need)
+        for leaf, need in zip(p, wanted, strict=True)
+    )
+
+
+def differentiable(p: Sequence[Tensor]) -> list[bool]:
+    return [leaf.requires_grad and torch.is_floating_point(leaf) for leaf in p]
