@@ -65,30 +65,34 @@ class Labels:
         return f"{name} ({unit})" if unit else name
 
 
-def solution(t: ArrayLike, u: ArrayLike, names: Sequence[str], *, time_name: str = "t", title: str = "") -> Figure:
+def solution(
+    t: ArrayLike,
+    u: ArrayLike,
+    names: Sequence[str],
+    *,
+    t_saved: ArrayLike | None = None,
+    u_saved: ArrayLike | None = None,
+    time_name: str = "t",
+    title: str = "",
+) -> Figure:
     """All states of one solve, or of a batch, against time.
 
-    ``t`` (time,) or (*batch, time); ``u`` (*batch, time, state); ``names`` one a state. Raises `InputError` when the
+    ``t`` (time,) or (*batch, time); ``u`` (*batch, time, state); ``names`` one a state. ``t_saved`` and ``u_saved``,
+    of the same kinds of shape, are the saved times, drawn as points when there are few. Raises `InputError` when the
     shapes do not fit each other.
     """
-    values = np.asarray(u, dtype=float)
-    if values.ndim < 2 or values.shape[-1] != len(names):
-        raise InputError(
-            "the solution cannot be drawn",
-            expected=f"u of shape (*batch, time, {len(names)}) for the names {', '.join(names)}",
-            got=f"shape {values.shape}",
-        )
-    values = values.reshape(-1, *values.shape[-2:])
-    times = np.asarray(t, dtype=float)
-    if times.shape[-1:] != values.shape[1:2]:
-        raise InputError("t and u disagree on the number of times", expected=f"{values.shape[1]}", got=f"{times.shape}")
-    times = np.broadcast_to(times.reshape(-1, times.shape[-1]), values.shape[:2])
-    figure, axes = _new(1, 1, width=7.0, height=4.2)
-    axis = axes[0]
+    times, values = _batch(t, u, names)
+    figure, (axis,) = _new(1, 1, width=7.0, height=4.2)
     for state, name in enumerate(names):
         style = _line(state, thin=len(values) > 1)
         for i, (time, trajectory) in enumerate(zip(times, values, strict=True)):
             axis.plot(time, trajectory[:, state], label=name if i == 0 else None, **style)
+    if t_saved is not None and u_saved is not None:
+        times, values = _batch(t_saved, u_saved, names)
+        for state, marker in zip(range(len(names)), MARKERS * (1 + len(names) // len(MARKERS)), strict=False):
+            if times.shape[1] <= 60:  # more would hide the line
+                style = {"color": COLOURS[state % len(COLOURS)], "markersize": 3.5, "linestyle": "none"}
+                axis.plot(times.T, values[:, :, state].T, marker=marker, **style)
     axis.set_xlabel(time_name)
     axis.set_ylabel(names[0] if len(names) == 1 else "state")
     _finish(axis, legend=len(names) > 1, title=title)
@@ -255,6 +259,23 @@ def history(loss: Mapping[str, ArrayLike], *, title: str = "") -> Figure:
     axis.set_ylabel("loss of the stage")
     _finish(axis, legend=True, title=title)
     return figure
+
+
+def _batch(t: ArrayLike, u: ArrayLike, names: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Times (trajectory, time) and states (trajectory, time, state) of any batch."""
+    values, times = np.asarray(u, dtype=float), np.asarray(t, dtype=float)
+    if values.ndim < 2 or values.shape[-1] != len(names):
+        raise InputError(
+            "the solution cannot be drawn",
+            expected=f"u of shape (*batch, time, {len(names)}) for the names {', '.join(names)}",
+            got=f"shape {values.shape}",
+        )
+    values = values.reshape(-1, *values.shape[-2:])
+    if times.shape[-1:] != values.shape[1:2]:
+        raise InputError(
+            "t and u of the solution disagree", expected=f"{values.shape[1]} times", got=f"t of shape {times.shape}"
+        )
+    return np.broadcast_to(times.reshape(-1, times.shape[-1]), values.shape[:2]), values
 
 
 def _new(
