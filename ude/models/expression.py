@@ -1,0 +1,516 @@
+"""Formulas as text and back: a small safe parser, the text printer, the table of known functions.
+
+The parser is our own. `sympy.parse_expr` evaluates its input as Python and knows `S, I, E, N, beta, gamma, Q` as
+its own objects; here every name is a plain symbol, nothing is executed, and every node knows its place in the line.
+
+Grammar (``^`` is ``**``; both bind tighter than unary minus and to the right)::
+
+    sum     = product (("+" | "-") product)*
+    product = unary (("*" | "/") unary)*
+    unary   = ("+" | "-") unary | power
+    power   = atom (("**" | "^") unary | superscript)?
+    atom    = number | name | name "(" sum ("," sum)* ")" | "(" sum ")"
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import sympy
+from sympy.core.function import AppliedUndef
+from sympy.printing.precedence import PRECEDENCE
+from sympy.printing.str import StrPrinter
+
+from ude.errors import InputError, ModelError
+
+TIME = "t"
+"""Name of the independent variable in every model."""
+
+_MAX_DEPTH = 100
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+_NAME = rf"[^\W\d{_SUPERSCRIPTS}][^\W{_SUPERSCRIPTS}]*"
+_TOKEN = re.compile(
+    rf"(?P<space>\s+)|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>{_NAME})"
+    rf"|(?P<superscript>[{_SUPERSCRIPTS}]+)|(?P<operator>\*\*|[-+*/^(),])"
+)
+# One character for one character, so that positions stay those of the text that the user wrote.
+_LOOKALIKES = str.maketrans({"−": "-", "–": "-", "·": "*", "×": "*", "⋅": "*", "∗": "*", "÷": "/", "∕": "/"})
+
+
+class sigmoid(sympy.Function):  # noqa: N801  (SymPy prints a function under its class name)
+    """``1/(1 + exp(-x))``; a function of its own because the quotient's derivative is inf/inf for large ``-x``."""
+
+    nargs = 1
+
+    def fdiff(self, argindex: int = 1) -> sympy.Expr:
+        return self * (1 - self)
+
+
+@dataclass(frozen=True)
+class KnownFunction:
+    """A function that formulas may use: its SymPy form and how many arguments it takes (None: one or more)."""
+
+    build: Callable[..., sympy.Expr]
+    arguments: int | None = 1
+
+
+KNOWN_FUNCTIONS: dict[str, KnownFunction] = {
+    "exp": KnownFunction(sympy.exp),
+    "log": KnownFunction(sympy.log),
+    "ln": KnownFunction(sympy.log),
+    "log10": KnownFunction(lambda x: sympy.log(x, 10)),
+    "log2": KnownFunction(lambda x: sympy.log(x, 2)),
+    "sqrt": KnownFunction(sympy.sqrt),
+    "sin": KnownFunction(sympy.sin),
+    "cos": KnownFunction(sympy.cos),
+    "tan": KnownFunction(sympy.tan),
+    "asin": KnownFunction(sympy.asin),
+    "acos": KnownFunction(sympy.acos),
+    "atan": KnownFunction(sympy.atan),
+    "sinh": KnownFunction(sympy.sinh),
+    "cosh": KnownFunction(sympy.cosh),
+    "tanh": KnownFunction(sympy.tanh),
+    "abs": KnownFunction(sympy.Abs),
+    "sign": KnownFunction(sympy.sign),
+    "sigmoid": KnownFunction(sigmoid),
+    "heaviside": KnownFunction(sympy.Heaviside),
+    "min": KnownFunction(sympy.Min, None),
+    "max": KnownFunction(sympy.Max, None),
+}
+_ALIASES = {"Abs": "abs", "Min": "min", "Max": "max", "Heaviside": "heaviside", "arcsin": "asin"}
+_ALIASES |= {"arccos": "acos", "arctan": "atan"}
+
+# SymPy class name -> our name; what `check_supported` admits and every printer can print.
+PRINTED_FUNCTIONS: dict[str, str] = {
+    name: name
+    for name in ("exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "sign", "sigmoid")
+} | {"Abs": "abs", "Heaviside": "heaviside", "Min": "min", "Max": "max"}
+
+
+@dataclass(frozen=True)
+class Span:
+    """A place in a source line."""
+
+    source: str
+    position: int
+    length: int
+
+    def error(self, what: str, *, expected: str = "", got: str = "", fix: str = "") -> ModelError:
+        """A ModelError with its caret under this place."""
+        return ModelError(
+            what,
+            source=self.source,
+            position=self.position,
+            length=self.length,
+            expected=expected,
+            got=got,
+            fix=fix,
+        )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One application of an unknown function."""
+
+    name: str
+    arguments: tuple[sympy.Expr, ...]
+    span: Span
+    argument_spans: tuple[Span, ...]
+
+    @property
+    def text(self) -> str:
+        return f"{self.name}({', '.join(to_text(argument) for argument in self.arguments)})"
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A formula with the places of its names and of its unknown functions."""
+
+    expression: sympy.Expr
+    names: tuple[tuple[str, Span], ...]
+    calls: tuple[Call, ...]
+
+
+def normalise_name(name: str) -> str:
+    """The spelling under which a name is known: Unicode NFKC, as Python does for identifiers (``x₁`` is ``x1``)."""
+    return unicodedata.normalize("NFKC", name)
+
+
+def split_names(names: str | Iterable[str], what: str) -> tuple[str, ...]:
+    """Names from ``"x, y"`` or from a list of strings, checked to be names and to be distinct."""
+    if isinstance(names, str):
+        parts = [part.strip() for part in names.replace(";", ",").split(",")]
+        parts = [] if parts == [""] else parts
+    else:
+        parts = list(names)
+    for part in parts:
+        if not isinstance(part, str) or not is_name(part):
+            raise InputError(
+                f"{what} is not a list of names", expected='text such as "x, y" or a list of names', got=repr(names)
+            )
+    result = tuple(normalise_name(part) for part in parts)
+    for name in result:
+        if result.count(name) > 1:
+            raise InputError(f"{what} names {name} twice", expected="distinct names", got=repr(names))
+    return result
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can name a state, a parameter or a function."""
+    return re.fullmatch(_NAME, text) is not None and normalise_name(text).isidentifier()
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"Did you mean beta?"`` when a known name is near, otherwise an empty text."""
+    pool = sorted(set(known))
+    near = [other for other in pool if other.lower() == name.lower()]
+    near = near or difflib.get_close_matches(name, pool, n=1, cutoff=0.6)
+    return f"Did you mean {near[0]}?" if near else ""
+
+
+def join_sentences(*sentences: str) -> str:
+    """The sentences that are not empty, with a blank between."""
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def symbol(name: str) -> sympy.Symbol:
+    """The one symbol of that name: no assumptions, so that text and SymPy input meet in the same objects."""
+    return sympy.Symbol(name)
+
+
+def parse(
+    text: str,
+    *,
+    source: str | None = None,
+    offset: int = 0,
+    states: Iterable[str] = (),
+    symbols: Iterable[str] = (),
+) -> Parsed:
+    """Parse a formula.
+
+    `source` and `offset` say where the text stands in a longer line, for the caret of errors. Names in `states` may
+    be written ``x(t)``; names in `states` and `symbols` may not be used as functions. Any function that is not
+    known becomes an applied `sympy.Function` and is listed in `calls`.
+
+    Raises ModelError with the place: what does not parse, wrong number of arguments, numbers that are not finite
+    and real (``1/0``, ``sqrt(-1)``, ``1e999``).
+    """
+    parser = _Parser(text, text if source is None else source, offset, frozenset(states), frozenset(symbols))
+    expression = parser.sum()
+    parser.finish()
+    if symbol("pi") in expression.free_symbols and "pi" not in parser.symbols | parser.states:
+        expression = expression.xreplace({symbol("pi"): sympy.pi})
+        parser.names = [entry for entry in parser.names if entry[0] != "pi"]
+    return Parsed(expression, tuple(parser.names), tuple(parser.calls))
+
+
+def parse_expression(text: str) -> sympy.Expr:
+    """The SymPy form of a formula: plain symbols, unknown functions as applied `sympy.Function`."""
+    return parse(text).expression
+
+
+@dataclass(frozen=True)
+class _Token:
+    kind: str
+    text: str
+    start: int
+
+
+class _Parser:
+    """Recursive descent over the tokens of one formula."""
+
+    def __init__(self, text: str, source: str, offset: int, states: frozenset[str], symbols: frozenset[str]) -> None:
+        self.source, self.offset, self.states, self.symbols = source, offset, states, symbols
+        self.names: list[tuple[str, Span]] = []
+        self.calls: list[Call] = []
+        self.tokens = self._tokenise(text.translate(_LOOKALIKES))
+        self.index = 0
+        self.depth = 0
+
+    def _tokenise(self, text: str) -> list[_Token]:
+        tokens, position = [], 0
+        while position < len(text):
+            match = _TOKEN.match(text, position)
+            if match is None:
+                fix = "Unequal signs and comparisons have no meaning in a formula." if text[position] in "<>=!" else ""
+                raise self.span(position, 1).error(f"{text[position]!r} is not part of a formula", fix=fix)
+            if match.lastgroup and match.lastgroup != "space":
+                tokens.append(_Token(match.lastgroup, match.group(), position))
+            position = match.end()
+        return [*tokens, _Token("end", "", len(text.rstrip()))]
+
+    def span(self, start: int, length: int) -> Span:
+        return Span(self.source, self.offset + start, length)
+
+    def token_span(self, token: _Token) -> Span:
+        return self.span(token.start, max(1, len(token.text)))
+
+    @property
+    def token(self) -> _Token:
+        return self.tokens[self.index]
+
+    def advance(self) -> _Token:
+        token = self.token
+        self.index += 1
+        return token
+
+    def at(self, *texts: str) -> bool:
+        return self.token.kind == "operator" and self.token.text in texts
+
+    def fail(self, expected: str) -> NoReturn:
+        token = self.token
+        got = "the end" if token.kind == "end" else repr(token.text)
+        raise self.token_span(token).error("the formula does not parse", expected=expected, got=got)
+
+    def finish(self) -> None:
+        """Raise unless every token is used."""
+        if self.token.kind == "end":
+            return
+        previous = self.tokens[self.index - 1]
+        if self.token.kind in ("name", "number") or self.at("("):
+            raise self.token_span(self.token).error(
+                "the formula does not parse",
+                expected="an operator",
+                got=repr(self.token.text),
+                fix=f"Write {previous.text}*{self.token.text} for a product.",
+            )
+        self.fail("an operator or the end")
+
+    def sum(self) -> sympy.Expr:
+        value = self.product()
+        while self.at("+", "-"):
+            operator = self.advance()
+            right = self.product()
+            value = self.checked(value + right if operator.text == "+" else value - right, operator)
+        return value
+
+    def product(self) -> sympy.Expr:
+        value = self.unary()
+        while self.at("*", "/"):
+            operator = self.advance()
+            right = self.unary()
+            value = self.checked(value * right if operator.text == "*" else value / right, operator)
+        return value
+
+    def unary(self) -> sympy.Expr:
+        if not self.at("+", "-"):
+            return self.power()
+        operator = self.advance()
+        value = self.nested(self.unary)
+        return -value if operator.text == "-" else value
+
+    def power(self) -> sympy.Expr:
+        base = self.atom()
+        if self.token.kind == "superscript":
+            operator = self.advance()
+            return self.raise_to(base, sympy.Integer(int(normalise_name(operator.text))), operator)
+        if self.at("**", "^"):
+            operator = self.advance()
+            return self.raise_to(base, self.nested(self.unary), operator)
+        return base
+
+    def raise_to(self, base: sympy.Expr, exponent: sympy.Expr, operator: _Token) -> sympy.Expr:
+        # SymPy would compute 9**9**9 digit by digit.
+        if base.is_number and exponent.is_number:
+            size = abs(float(exponent.evalf())) * abs(math.log(max(1e-300, abs(float(abs(base).evalf())))))
+            if size > 700.0:
+                raise self.token_span(operator).error("a power of numbers is too large or too small for a float")
+        return self.checked(base**exponent, operator)
+
+    def atom(self) -> sympy.Expr:
+        token = self.token
+        if token.kind == "number":
+            return self.number(self.advance())
+        if token.kind == "name":
+            self.advance()
+            return self.call(token) if self.at("(") else self.name(token)
+        if self.at("("):
+            self.advance()
+            value = self.nested(self.sum)
+            self.close(token)
+            return value
+        self.fail("a number, a name or '('")
+
+    def close(self, opening: _Token) -> None:
+        if self.at(")"):
+            self.advance()
+            return
+        if self.token.kind == "end":
+            raise self.token_span(opening).error("the formula does not parse: this '(' is never closed")
+        self.finish()
+        self.fail("')'")
+
+    def nested(self, rule: Callable[[], sympy.Expr]) -> sympy.Expr:
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise self.token_span(self.token).error(f"the formula is nested more than {_MAX_DEPTH} deep")
+        value = rule()
+        self.depth -= 1
+        return value
+
+    def number(self, token: _Token) -> sympy.Expr:
+        if token.text.isdecimal():
+            value = sympy.Integer(int(token.text)) if len(token.text) <= 300 else sympy.oo
+        else:
+            # By way of a double: sympy.Float("0.1") would take its precision from the number of digits.
+            number = float(token.text)
+            value = sympy.Float(number) if math.isfinite(number) else sympy.oo
+        if value is sympy.oo:
+            raise self.token_span(token).error(f"the number {token.text[:30]} is too large for a float")
+        return value
+
+    def name(self, token: _Token) -> sympy.Expr:
+        name = normalise_name(token.text)
+        self.names.append((name, self.token_span(token)))
+        return symbol(name)
+
+    def call(self, token: _Token) -> sympy.Expr:
+        opening = self.advance()
+        arguments, spans = [], []
+        while True:
+            start = self.token.start
+            arguments.append(self.nested(self.sum))
+            before = self.tokens[self.index - 1]
+            spans.append(self.span(start, before.start + len(before.text) - start))
+            if not self.at(","):
+                break
+            self.advance()
+        self.close(opening)
+        return self.apply(token, tuple(arguments), tuple(spans))
+
+    def apply(self, token: _Token, arguments: tuple[sympy.Expr, ...], spans: tuple[Span, ...]) -> sympy.Expr:
+        name = normalise_name(token.text)
+        span = self.token_span(token)
+        if name in self.states and arguments == (symbol(TIME),):
+            self.names.append((name, span))
+            return symbol(name)
+        if name in self.states | self.symbols:
+            role = "state" if name in self.states else "parameter"
+            raise span.error(f"{name} is a {role} and cannot be called like a function", fix=f"Write {name}*(...).")
+        known = KNOWN_FUNCTIONS.get(_ALIASES.get(name, name))
+        if known is None:
+            end = self.tokens[self.index - 1].start + 1
+            self.calls.append(Call(name, arguments, self.span(token.start, end - token.start), spans))
+            return sympy.Function(name)(*arguments)
+        if known.arguments is not None and len(arguments) != known.arguments:
+            raise span.error(
+                f"{name} has a wrong number of arguments", expected=str(known.arguments), got=str(len(arguments))
+            )
+        return self.checked(known.build(*arguments), token)
+
+    def checked(self, value: sympy.Expr, token: _Token) -> sympy.Expr:
+        """Refuse what is not a finite real number as soon as it arises, where its place is known."""
+        if value.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
+            raise self.token_span(token).error("a part of the formula is not finite (a division by zero?)")
+        if value.has(sympy.I) or (value.is_number and value.is_extended_real is False):
+            raise self.token_span(token).error("a part of the formula is not a real number")
+        return value
+
+
+def check_supported(expression: sympy.Expr) -> None:
+    """Raise ModelError unless every part of a SymPy expression has a meaning here: an explicit list of heads."""
+    for node in sympy.preorder_traversal(expression):
+        head = type(node).__name__
+        if isinstance(node, sympy.Symbol | AppliedUndef | sympy.Add | sympy.Mul | sympy.Pow):
+            continue
+        if node in (sympy.pi, sympy.E) or head in PRINTED_FUNCTIONS:
+            continue
+        if isinstance(node, sympy.Number) and node.is_finite:
+            continue
+        raise ModelError(
+            f"{node} ({head}) has no meaning in a model",
+            expected="sums, products, powers, numbers, symbols and " + ", ".join(sorted(KNOWN_FUNCTIONS)),
+        )
+
+
+class FormulaPrinter(StrPrinter):
+    """SymPy's text printer with doubles written in full (or to `digits`) and our function names.
+
+    Subclasses are dialects: they set `power` and override `function` for their language.
+    """
+
+    power = "**"
+
+    def __init__(self, digits: int | None = None) -> None:
+        super().__init__()
+        self.digits = digits
+
+    def function(self, name: str, arguments: list[str]) -> str:
+        """How this dialect writes the known function `name`."""
+        return f"{name}({', '.join(arguments)})"
+
+    def unknown(self, name: str, arguments: list[str]) -> str:
+        """How this dialect writes an unknown function."""
+        return f"{name}({', '.join(arguments)})"
+
+    def number(self, value: float) -> str:
+        """A double; rounding never makes a number vanish because the digits are significant digits."""
+        return repr(value) if self.digits is None else f"{value:.{self.digits}g}"
+
+    def _print_Float(self, expr: sympy.Float) -> str:
+        return self.number(float(expr))
+
+    def _print_Exp1(self, expr: sympy.Expr) -> str:
+        return self.function("exp", ["1"])
+
+    def _print_Pi(self, expr: sympy.Expr) -> str:
+        return "pi"
+
+    def _print_Function(self, expr: sympy.Function) -> str:
+        arguments = [self._print(argument) for argument in expr.args]
+        if isinstance(expr, AppliedUndef):
+            return self.unknown(expr.func.__name__, arguments)
+        name = PRINTED_FUNCTIONS[type(expr).__name__]
+        # SymPy's Heaviside carries its value at zero as a second argument.
+        return self.function(name, arguments[:1] if name == "heaviside" else arguments)
+
+    def _print_Min(self, expr: sympy.Expr) -> str:
+        return self._minmax("min", expr)
+
+    def _print_Max(self, expr: sympy.Expr) -> str:
+        return self._minmax("max", expr)
+
+    def _minmax(self, name: str, expr: sympy.Expr) -> str:
+        # Min and Max keep their arguments in a set; sorted, so that the printed text is the same on every run.
+        ordered = sorted(expr.args, key=sympy.default_sort_key)
+        return self.function(name, [self._print(argument) for argument in ordered])
+
+    def _print_Abs(self, expr: sympy.Expr) -> str:
+        return self.function("abs", [self._print(expr.args[0])])
+
+    def _print_Heaviside(self, expr: sympy.Expr) -> str:
+        return self.function("heaviside", [self._print(expr.args[0])])
+
+    def _print_Pow(self, expr: sympy.Pow, rational: bool = False) -> str:
+        base, exponent = expr.base, expr.exp
+        if exponent == sympy.S.Half:
+            return self.function("sqrt", [self._print(base)])
+        if exponent == -sympy.S.Half:
+            return f"1/{self.function('sqrt', [self._print(base)])}"
+        if exponent == -1:
+            return f"1/{self.parenthesize(base, PRECEDENCE['Pow'])}"
+        left = self.parenthesize(base, PRECEDENCE["Pow"])
+        return f"{left}{self.power}{self.parenthesize(exponent, PRECEDENCE['Pow'])}"
+
+
+def to_text(expression: sympy.Expr, digits: int | None = None) -> str:
+    """The formula in the language that `parse` reads; doubles in full, or rounded to `digits` significant digits.
+
+    Rounding never drops a term. Without `digits`, `parse_expression(to_text(e)) == e`.
+    Raises ModelError for SymPy objects that have no meaning in a model.
+    """
+    expression = sympy.sympify(expression)
+    check_supported(expression)
+    return str(FormulaPrinter(digits).doprint(expression))
+
+
+def to_real_symbols(expression: Any) -> sympy.Expr:
+    """Replace every symbol by the one of the same name without assumptions (`Symbol("x", positive=True)` -> x)."""
+    expression = sympy.sympify(expression)
+    return expression.xreplace({old: symbol(old.name) for old in expression.free_symbols})

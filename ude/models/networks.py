@@ -1,0 +1,96 @@
+"""Networks for unknown functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ude.errors import InputError
+from ude.models.expression import did_you_mean, split_names
+from ude.models.terms import Neural
+
+
+class GaussianBump(nn.Module):
+    """``exp(-x²)``, the radial activation of Rackauckas et al. 2020 (arXiv:2001.04385)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.exp(-x * x)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "elu": nn.ELU,
+    "relu": nn.ReLU,
+    "rbf": GaussianBump,
+}
+
+
+class MLP(Neural):
+    """A small fully connected network as a term: ``ude.MLP("U1, U2", inputs="x, y", width=16)``.
+
+    `depth` hidden layers of `width` units, float64. Weights are uniform in ``±sqrt(6/(fan_in + fan_out))`` (Glorot &
+    Bengio 2010), biases zero, drawn from a generator of its own: the same `seed` gives the same network, and
+    torch's global random state is left alone.
+
+    Raises InputError for names, sizes or an activation that are not usable.
+    """
+
+    def __init__(
+        self,
+        outputs: str | Iterable[str],
+        inputs: str | Iterable[str],
+        width: int = 16,
+        depth: int = 2,
+        activation: str = "tanh",
+        seed: int = 0,
+    ) -> None:
+        outputs = split_names(outputs, "outputs of a network")
+        inputs = split_names(inputs, "inputs of a network")
+        for name, number, least in (("width", width, 1), ("depth", depth, 0), ("seed", seed, 0)):
+            if not isinstance(number, int) or isinstance(number, bool) or number < least:
+                raise InputError(
+                    f"{name} of a network is not usable", expected=f"an integer, at least {least}", got=repr(number)
+                )
+        if activation not in ACTIVATIONS:
+            raise InputError(
+                f"unknown activation {activation!r}",
+                expected=f"one of {', '.join(ACTIVATIONS)}",
+                fix=did_you_mean(str(activation), ACTIVATIONS),
+            )
+        sizes = [len(inputs), *[width] * depth, len(outputs)]
+        super().__init__(_dense_layers(sizes, ACTIVATIONS[activation], seed), inputs, outputs)
+        self.width, self.depth, self.activation, self.seed = width, depth, activation, seed
+
+    def describe(self) -> dict[str, Any]:
+        """What `Model.to_dict` writes."""
+        return {
+            "kind": "mlp",
+            "outputs": list(self.outputs),
+            "inputs": list(self.inputs),
+            "width": self.width,
+            "depth": self.depth,
+            "activation": self.activation,
+            "seed": self.seed,
+        }
+
+
+def _dense_layers(sizes: list[int], activation: type[nn.Module], seed: int) -> nn.Sequential:
+    generator = torch.Generator().manual_seed(seed)
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        # nn.Linear's own initialisation would draw from the global random state.
+        linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float64)
+        bound = math.sqrt(6.0 / (fan_in + fan_out))
+        with torch.no_grad():
+            linear.weight.uniform_(-bound, bound, generator=generator)
+            linear.bias.zero_()
+        layers += [linear, activation()]
+    return nn.Sequential(*layers[:-1])
