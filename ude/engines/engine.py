@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, Protocol
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ude.errors import EngineRefused
 from ude.methods import Algorithm, PIController
-from ude.problems import FlatRightHandSide
-
-
-class ReturnCode(IntEnum):
-    """How a trajectory's integration ended. Failure is data: nothing is raised until the values are asked for."""
-
-    Success = 0
-    MaxIters = 1
-    DtLessThanMin = 2
-    Unstable = 3
-
-
-#: What happened and what to try, for every way to fail.
-ADVICE = {
-    ReturnCode.MaxIters: (
-        "it used all of its maxiters steps",
-        "Raise maxiters, loosen reltol, or suspect a stiff problem.",
-    ),
-    ReturnCode.DtLessThanMin: (
-        "its step fell below dtmin",
-        "The solution may be singular or stiff there; check f, or loosen reltol and abstol.",
-    ),
-    ReturnCode.Unstable: (
-        "f or the state became infinite or NaN however small the step",
-        "The solution blows up or leaves the domain of f (a log or a root of a negative number?).",
-    ),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +26,7 @@ class SolveSpec:
         dtmin: Smallest step allowed; 0 means the resolution of the time itself.
     """
 
-    f: FlatRightHandSide
+    f: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
     batch: tuple[int, ...]
     t0: Float[Tensor, "B"]
     t1: Float[Tensor, "B"]
@@ -135,6 +106,12 @@ class Engine(Protocol):
         The result is the exact derivative of the steps taken; step sizes count as constants.
         """
 
+    def quadrature_nodes(
+        self, spec: SolveSpec, record: Any, p: Sequence[Tensor]
+    ) -> Iterator[tuple[Float[Tensor, "B n"], Float[Tensor, "B"], Float[Tensor, "B"]]]:
+        """Yield (state, time, weight) such that ``sum weight g(state, time)`` integrates g along the solution
+        with the order of the method."""
+
 
 @dataclass(frozen=True)
 class EngineChoice:
@@ -175,17 +152,14 @@ def as_batch(spec: SolveSpec, u: Float[Tensor, "B n"], t: Float[Tensor, "B"], p:
     return du.reshape(u.shape)
 
 
-def detached(p: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return tuple(leaf.detach() for leaf in p)
-
-
 def live_leaves(p: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, ...]:
     """Leaves to differentiate by: tensors cut from their history, and a module's own parameters as they are."""
     return tuple(
-        leaf if (leaf.is_leaf and leaf.requires_grad and need) else leaf.detach().requires_grad_(need)
+        leaf if leaf.is_leaf and leaf.requires_grad == need else leaf.detach().requires_grad_(need)
         for leaf, need in zip(p, wanted, strict=True)
     )
 
 
 def differentiable(p: Sequence[Tensor]) -> list[bool]:
-    return [leaf.requires_grad and torch.is_floating_point(leaf) for leaf in p]
+    """Which leaves a gradient is wanted for."""
+    return [leaf.requires_grad for leaf in p]

@@ -93,4 +93,3 @@ def interpolant_defects(tableau: ExplicitTableau, order: int) -> dict[Tree, list
 
 def _dot(left: Sequence[Number], right: Sequence[Number]) -> Number:
     return sum((x * y for x, y in zip(left, right, strict=True)), start=0)  # type: ignore[operator]
-

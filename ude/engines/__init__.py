@@ -1,0 +1,21 @@
+"""How a solve is executed."""
+
+from ude.engines.engine import Engine, EngineChoice, ForwardResult, SolveSpec, StepRecord, choose_engine
+from ude.engines.torch_engine import TorchEngine
+from ude.engines.torchdiffeq_engine import TorchDiffEq, TorchDiffEqEngine
+
+#: In the order in which engine="auto" asks them.
+ENGINES: tuple[Engine, ...] = (TorchEngine(), TorchDiffEqEngine())
+
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineChoice",
+    "ForwardResult",
+    "SolveSpec",
+    "StepRecord",
+    "TorchDiffEq",
+    "TorchDiffEqEngine",
+    "TorchEngine",
+    "choose_engine",
+]

@@ -1,0 +1,115 @@
+"""The stages of one explicit Runge-Kutta step and its continuous extension, for a whole batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ude.methods import ExplicitTableau
+
+#: f over a batch: (u (B, n), t (B,)) -> du (B, n)
+Derivative = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class TableauTensors:
+    """A tableau as tensors; `a[i]` has i entries; `weights` is b as floats."""
+
+    c: tuple[float, ...]
+    a: tuple[Tensor, ...]
+    b: Tensor
+    weights: tuple[float, ...]
+    b_error: Tensor | None
+    interpolant: Float[Tensor, "stages powers"]
+
+
+@lru_cache(maxsize=64)
+def tableau_tensors(tableau: ExplicitTableau, dtype: torch.dtype, device: torch.device) -> TableauTensors:
+    def tensor(row: Any) -> Tensor:
+        return torch.tensor([float(x) for x in row], dtype=dtype, device=device)
+
+    return TableauTensors(
+        c=tuple(float(x) for x in tableau.c),
+        a=tuple(tensor(row) for row in tableau.a),
+        b=tensor(tableau.b),
+        weights=tuple(float(x) for x in tableau.b),
+        b_error=tensor(tableau.b_error) if tableau.b_error else None,
+        interpolant=torch.stack([tensor(row) for row in tableau.interpolant]),
+    )
+
+
+def combine(weights: Float[Tensor, "stages"], k: Float[Tensor, "stages B n"]) -> Float[Tensor, "B n"]:
+    """``sum_i weights_i k_i``."""
+    return torch.mv(k.view(k.shape[0], -1).T, weights).view(k.shape[1:])
+
+
+def compute_stages(
+    f: Derivative, numbers: TableauTensors, u: Tensor, t: Tensor, dt: Tensor, k1: Tensor
+) -> tuple[Float[Tensor, "stages B n"], Float[Tensor, "B n"]]:
+    """Evaluate all stages of a step of signed size dt (B,) from u (B, n) at t (B,), given ``k1 = f(u, t)``.
+
+    Returns:
+        The stages, and the argument of the last one (the new state when the method is first-same-as-last).
+    """
+    count = len(numbers.a)
+    k = u.new_empty(count, *u.shape)
+    k[0] = k1
+    column = dt.unsqueeze(-1)
+    argument = u
+    for i in range(1, count):
+        argument = torch.addcmul(u, column, combine(numbers.a[i], k[:i]))
+        k[i] = f(argument, t + numbers.c[i] * dt)
+    return k, argument
+
+
+def stage_arguments(
+    f: Derivative, numbers: TableauTensors, u: Tensor, t: Tensor, dt: Tensor
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield (stage, its argument (B, n), its time (B,)) of the stages that the new state is made of."""
+    k = u.new_empty(len(numbers.a), *u.shape)
+    column = dt.unsqueeze(-1)
+    for i in range(len(numbers.a)):
+        argument = u if i == 0 else torch.addcmul(u, column, combine(numbers.a[i], k[:i]))
+        time = t + numbers.c[i] * dt
+        if numbers.weights[i]:
+            yield i, argument, time
+        if any(numbers.weights[i + 1 :]):
+            k[i] = f(argument, time)
+
+
+def extend(
+    numbers: TableauTensors,
+    u: Float[Tensor, "m n"],
+    dt: Float[Tensor, "m"],
+    theta: Float[Tensor, "m"],
+    k: Float[Tensor, "m stages n"],
+) -> Float[Tensor, "m n"]:
+    """Evaluate the continuous extension at ``t + theta dt`` for m pairs of a step and a time."""
+    weights = interpolation_weights(numbers, theta)
+    return torch.addcmul(u, dt.unsqueeze(-1), torch.bmm(weights.unsqueeze(1), k).squeeze(1))
+
+
+def interpolation_weights(numbers: TableauTensors, theta: Float[Tensor, "m"]) -> Float[Tensor, "m stages"]:
+    """``b_i(theta)`` of every stage."""
+    powers = torch.arange(1, numbers.interpolant.shape[1] + 1, dtype=theta.dtype, device=theta.device)
+    return theta.unsqueeze(-1) ** powers @ numbers.interpolant.T
+
+
+def locate(
+    t: Float[Tensor, "rows B"], dt: Float[Tensor, "rows B"], times: Float[Tensor, "B T"], sign: Float[Tensor, "B"]
+) -> tuple[Tensor, Tensor]:
+    """Find the step that holds each time and where in it: rows (B, T), equal to the number of rows when the time
+    lies past the last one, and theta (B, T)."""
+    ends = ((t + dt) * sign).T.contiguous()
+    row = torch.searchsorted(ends, (times * sign.unsqueeze(-1)).contiguous())
+    inside = row.clamp(max=t.shape[0] - 1)
+    start, size = t.T.gather(1, inside), dt.T.gather(1, inside)
+    # a step of size zero belongs to a trajectory that stood still in this row
+    theta = torch.where(size == 0, torch.zeros_like(size), (times - start) / torch.where(size == 0, 1.0, size))
+    return row, theta

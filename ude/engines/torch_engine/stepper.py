@@ -1,0 +1,245 @@
+"""The adaptive loop: every trajectory of the batch has its own time, step and status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ude.engines.engine import ForwardResult, SolveSpec, StepRecord, as_batch
+from ude.engines.torch_engine.lanes import Lanes, lanes_for
+from ude.engines.torch_engine.stages import TableauTensors, combine, compute_stages, extend, locate, tableau_tensors
+from ude.methods import ExplicitTableau
+from ude.methods.controller import INITIAL_ERROR
+from ude.solution import ReturnCode
+
+# Saves are evaluated from the stages of this many steps at a time, so that stages need not be kept for all.
+_ROWS_AT_ONCE = 64
+
+
+class _Counted:
+    """f over the batch, counting its calls."""
+
+    def __init__(self, spec: SolveSpec, p: Sequence[Tensor]) -> None:
+        self.spec, self.p, self.calls = spec, p, 0
+
+    def __call__(self, u: Tensor, t: Tensor) -> Tensor:
+        self.calls += 1
+        return as_batch(self.spec, u, t, self.p)
+
+
+@dataclass
+class _Rows:
+    """Accepted steps so far, and the saves evaluated from them."""
+
+    numbers: TableauTensors
+    sign: Tensor
+    saveat: Float[Tensor, "B T"] | None
+    values: Float[Tensor, "B T n"] | None
+    t: list[Tensor] = field(default_factory=list)
+    dt: list[Tensor] = field(default_factory=list)
+    u: list[Tensor] = field(default_factory=list)
+    stages: list[Tensor] = field(default_factory=list)
+
+    def add(self, t: Tensor, dt: Tensor, u: Tensor, stages: Tensor) -> None:
+        self.t.append(t)
+        self.dt.append(dt)
+        self.u.append(u)
+        if self.saveat is not None:
+            self.stages.append(stages)
+            if len(self.stages) == _ROWS_AT_ONCE:
+                self.flush()
+
+    def flush(self) -> None:
+        """Evaluate the saves that fall into the steps whose stages are held, and let the stages go."""
+        held = len(self.stages)
+        if self.saveat is None or self.values is None or not held:
+            return
+        t, dt, u = (torch.stack(rows[-held:]) for rows in (self.t, self.dt, self.u))
+        row, theta = locate(t, dt, self.saveat, self.sign)
+        after_start = self.saveat * self.sign.unsqueeze(-1) >= (t[0] * self.sign).unsqueeze(-1)
+        lane, save = ((row < held) & after_start).nonzero(as_tuple=True)
+        picked = row[lane, save]
+        k = torch.stack(self.stages)[picked, :, lane]
+        self.values[lane, save] = extend(self.numbers, u[picked, lane], dt[picked, lane], theta[lane, save], k)
+        self.stages.clear()
+
+
+@dataclass
+class _State:
+    """Where every trajectory stands; per-trajectory numbers are floats or (B,) tensors (see `lanes`)."""
+
+    t: Any
+    dt: Any
+    u: Tensor
+    k1: Tensor
+    error: Any
+    active: Any
+
+
+def integrate(spec: SolveSpec, tableau: ExplicitTableau, u0: Tensor, p: Sequence[Tensor]) -> ForwardResult:
+    """Integrate u0 (B, n) over the span of `spec` without building an autograd graph."""
+    numbers = tableau_tensors(tableau, u0.dtype, u0.device)
+    lanes = lanes_for(u0, u0.shape[0])
+    f = _Counted(spec, p)
+    sign_tensor = torch.where(spec.t1 >= spec.t0, 1.0, -1.0).to(u0.dtype)
+    values = None if spec.saveat is None else u0.new_full((*spec.saveat.shape, u0.shape[1]), float("nan"))
+    rows = _Rows(numbers, sign_tensor, spec.saveat, values)
+    sign, end = lanes.read(sign_tensor), lanes.read(spec.t1)
+    state = _State(
+        t=lanes.read(spec.t0),
+        dt=lanes.read(_first_step(spec, f, numbers, tableau.order, u0, sign_tensor)),
+        u=u0,
+        k1=spec.first_du,
+        error=lanes.read(torch.full_like(spec.t0, INITIAL_ERROR)),
+        active=lanes.read(spec.t0 != spec.t1),
+    )
+    accepted = rejected = lanes.read(torch.zeros_like(spec.t0))
+    codes = lanes.read(torch.zeros_like(spec.t0))
+    attempt = _attempt(spec, tableau, numbers, lanes, f)
+    iterations = 0
+    while lanes.any(state.active) and iterations < spec.maxiters:
+        iterations += 1
+        accept, code = attempt(state, sign, end, rows)
+        live = state.active
+        accepted = accepted + lanes.where(accept, 1.0, 0.0)
+        rejected = rejected + lanes.where(lanes.negate(accept) & live, 1.0, 0.0)
+        codes = lanes.where(live, code, codes)
+        state.active = live & (code == 0.0) & ((end - state.t) * sign > 0.0)
+    codes = lanes.where(state.active, float(ReturnCode.MaxIters), codes)
+    rows.flush()
+    return _result(spec, rows, state, lanes, _Counts(accepted, rejected, codes, f.calls))
+
+
+def _attempt(
+    spec: SolveSpec, tableau: ExplicitTableau, numbers: TableauTensors, lanes: Lanes, f: _Counted
+) -> Callable[[_State, Any, Any, _Rows], tuple[Any, Any]]:
+    """Build the function that tries one step of every trajectory and moves those that accept it."""
+    resolution = 16 * torch.finfo(spec.t0.dtype).eps
+    tiny = 1e3 * torch.finfo(spec.t0.dtype).tiny
+    order = tableau.order
+    reuse_last = tableau.first_same_as_last
+
+    def attempt(state: _State, sign: Any, end: Any, rows: _Rows) -> tuple[Any, Any]:
+        remaining = (end - state.t) * sign
+        last = state.dt >= remaining * (1 - 1e-10)
+        size = lanes.where(state.active, lanes.minimum(state.dt, remaining), remaining * 0.0)
+        t, dt = lanes.tensor(state.t), lanes.tensor(size * sign)
+        k, argument = compute_stages(f, numbers, state.u, t, dt, state.k1)
+        u = argument if reuse_last else torch.addcmul(state.u, dt.unsqueeze(-1), combine(numbers.b, k))
+        error, finite = _scaled_error(spec, numbers, lanes, state.u, u, k, dt)
+        accept = finite & (error <= 1.0) & state.active
+        if lanes.any(accept):
+            rows.add(t, lanes.tensor(lanes.where(accept, size * sign, size * 0.0)), state.u, k)
+            k1 = k[-1] if reuse_last else f(u, t + dt)
+            state.u, state.k1 = lanes.select(accept, u, state.u), lanes.select(accept, k1, state.k1)
+            state.t = lanes.where(accept, lanes.where(last, end, state.t + size * sign), state.t)
+        if spec.adaptive:
+            factor = spec.controller.factor(lanes, error, state.error, accept, order)
+            state.dt = lanes.where(state.active, lanes.minimum(size * factor, spec.dtmax), state.dt)
+            state.error = lanes.where(accept, spec.controller.remember(lanes, error), state.error)
+        smallest = lanes.maximum(abs(state.t) * resolution, max(spec.dtmin, tiny))
+        stuck = lanes.negate(accept) & ((state.dt < smallest) | (not spec.adaptive))
+        failed = lanes.where(finite, float(ReturnCode.DtLessThanMin), float(ReturnCode.Unstable))
+        return accept, lanes.where(stuck, failed, failed * 0.0)
+
+    return attempt
+
+
+def _scaled_error(
+    spec: SolveSpec, numbers: TableauTensors, lanes: Lanes, old: Tensor, new: Tensor, k: Tensor, dt: Tensor
+) -> tuple[Any, Any]:
+    """Root mean square of error/(abstol + reltol max(|u|, |u_next|)) of each trajectory, and whether it is finite."""
+    if not spec.adaptive or numbers.b_error is None:
+        finite = lanes.isfinite(lanes.read(new.abs().sum(-1)))
+        return lanes.where(finite, 0.0, float("inf")), finite
+    scale = torch.maximum(old.abs(), new.abs()) * spec.reltol + spec.abstol
+    scaled = combine(numbers.b_error, k) * dt.unsqueeze(-1) / scale
+    error = lanes.read(torch.linalg.vector_norm(scaled, dim=-1) * old.shape[-1] ** -0.5)
+    finite = lanes.isfinite(error)
+    return lanes.where(finite, error, float("inf")), finite
+
+
+def _first_step(
+    spec: SolveSpec, f: _Counted, numbers: TableauTensors, order: int, u0: Tensor, sign: Tensor
+) -> Float[Tensor, "B"]:
+    """Choose the first step of each trajectory so that an Euler step's error is about 1 % of the tolerance.
+
+    Source: E. Hairer, S. P. Norsett, G. Wanner, Solving Ordinary Differential Equations I, II.4.
+    """
+    span = (spec.t1 - spec.t0).abs()
+    if spec.dt is not None:
+        return torch.full_like(span, spec.dt)
+    root_n = u0.shape[-1] ** 0.5
+    scale = spec.abstol + spec.reltol * u0.abs()
+
+    def norm(x: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(x / scale, dim=-1) / root_n
+
+    d0, d1 = norm(u0), norm(spec.first_du)
+    small = (d0 < 1e-5) | (d1 < 1e-5)
+    h0 = torch.minimum(torch.where(small, 1e-6, 0.01 * d0 / d1.clamp(min=1e-300)), span.clamp(max=spec.dtmax))
+    step = h0 * sign
+    probe = f(torch.addcmul(u0, step.unsqueeze(-1), spec.first_du), spec.t0 + step)
+    d2 = norm(probe - spec.first_du) / h0.clamp(min=1e-300)
+    steepest = torch.maximum(d1, d2)
+    h1 = torch.where(steepest <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / steepest) ** (1 / (order + 1)))
+    chosen = torch.minimum(100 * h0, h1)
+    # a probe outside the domain of f says nothing; its own size is the cautious choice
+    chosen = torch.where(torch.isfinite(chosen), chosen, h0)
+    return torch.minimum(chosen, span.clamp(max=spec.dtmax))
+
+
+@dataclass(frozen=True)
+class _Counts:
+    accepted: Any
+    rejected: Any
+    codes: Any
+    nf: int
+
+
+def _result(spec: SolveSpec, rows: _Rows, state: _State, lanes: Lanes, counts: _Counts) -> ForwardResult:
+    batch, states = state.u.shape
+    empty = state.u.new_empty(0, batch)
+    record = StepRecord(
+        t=torch.stack(rows.t) if rows.t else empty,
+        dt=torch.stack(rows.dt) if rows.dt else empty,
+        u=torch.stack([*rows.u, state.u]),
+    )
+    codes = lanes.tensor(counts.codes).to(torch.int64)
+    if spec.saveat is None:
+        times, values = _every_step(record, spec.t0, lanes.tensor(counts.accepted).to(torch.int64))
+    else:
+        times, values = spec.saveat, rows.values
+        if values is not None:  # a span of length zero takes no step
+            still = (spec.t0 == spec.t1).view(-1, 1, 1)
+            values = torch.where(still, record.u[0].unsqueeze(1), values)
+    return ForwardResult(
+        times=times,
+        values=values if values is not None else state.u.new_empty(batch, 0, states),
+        record=record,
+        retcode=codes,
+        t_end=lanes.tensor(state.t),
+        accepted_steps=lanes.tensor(counts.accepted).to(torch.int64),
+        rejected_steps=lanes.tensor(counts.rejected).to(torch.int64),
+        nf=counts.nf,
+    )
+
+
+def _every_step(record: StepRecord, t0: Tensor, accepted: Tensor) -> tuple[Tensor, Tensor]:
+    """Collect each trajectory's own accepted points; shorter ones repeat their end."""
+    rows, batch = record.t.shape
+    # rows where the trajectory moved come first, in order
+    order = torch.argsort((record.dt == 0).to(torch.int8), dim=0, stable=True)
+    count = int(accepted.max()) if rows else 0
+    index = torch.cat([order[:count], torch.full((1, batch), rows, device=order.device)])
+    position = torch.arange(count + 1, device=order.device).unsqueeze(-1)
+    index = torch.where(position < accepted, index, rows)
+    ends = torch.cat([record.t, (record.t[-1] + record.dt[-1] if rows else t0).unsqueeze(0)])
+    times = ends.gather(0, index)
+    values = record.u.gather(0, index.unsqueeze(-1).expand(-1, -1, record.u.shape[-1]))
+    return times.T.contiguous(), values.transpose(0, 1).contiguous()

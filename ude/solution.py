@@ -1,0 +1,218 @@
+"""The result of a solve: values, dense output, statistics, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ude.errors import InputError, SolveFailed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class ReturnCode(IntEnum):
+    """How a trajectory's integration ended. Failure is data: nothing is raised until the values are asked for."""
+
+    Success = 0
+    MaxIters = 1
+    DtLessThanMin = 2
+    Unstable = 3
+
+    def __str__(self) -> str:
+        return self.name
+
+
+#: What happened and what to try, for every way to fail.
+ADVICE = {
+    ReturnCode.MaxIters: (
+        "it used all of its maxiters steps",
+        "Raise maxiters, loosen reltol, or suspect a stiff problem.",
+    ),
+    ReturnCode.DtLessThanMin: (
+        "its step fell below dtmin",
+        "The solution may be singular or stiff there: check f, or loosen reltol and abstol.",
+    ),
+    ReturnCode.Unstable: (
+        "f or the state became infinite or NaN however small the step",
+        "The solution blows up or leaves the domain of f (a log or a root of a negative number?).",
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What a solve cost and who ran it.
+
+    Args:
+        nf: Calls of f, each on the whole batch.
+        accepted_steps, rejected_steps: One count a trajectory, shape ``(*batch)``.
+        engine: Name of the engine that ran.
+        why_not: For every engine that was considered first, the sentence that says why it did not run.
+        algorithm, sensealg: Names of what was used; sensealg is "none" when no gradient was possible.
+        seconds: Wall-clock time of the forward solve.
+    """
+
+    nf: int
+    accepted_steps: Int[Tensor, "*batch"]
+    rejected_steps: Int[Tensor, "*batch"]
+    engine: str
+    algorithm: str
+    sensealg: str
+    seconds: float
+    why_not: dict[str, str] = field(default_factory=dict)
+
+
+class Solution:
+    """A solved problem.
+
+    ``sol.t``        saved times: (time,), or ``(*batch, time)`` when trajectories were saved at different times
+    ``sol.u``        saved states ``(*batch, time, state)``, differentiable
+    ``sol(2.5)``     dense output at any time inside the span: ``(*batch, state)``; ``sol([1.0, 2.5])`` adds a time axis
+    ``sol["x"]``     one state by name ``(*batch, time)``
+    ``sol[i]``       the i-th saved state ``(*batch, state)``; ``sol[2:5]`` keeps the time axis
+    ``sol.retcode``  `ReturnCode`, or an array of them with a batch; ``sol.success`` the same as booleans
+    ``sol.stats``    `Statistics`
+
+    Asking for the values of a solution in which a trajectory failed raises `SolveFailed`; ``sol.partial`` gives
+    them all the same, NaN where a trajectory did not arrive.
+    """
+
+    def __init__(
+        self,
+        times: Float[Tensor, "B T"],
+        values: Float[Tensor, "*batch T n"],
+        *,
+        names: tuple[str, ...],
+        span: tuple[Float[Tensor, "B"], Float[Tensor, "B"]],
+        reached: Float[Tensor, "B"],
+        retcode: Int[Tensor, "B"],
+        stats: Statistics,
+        dense: Callable[[Float[Tensor, "B T"]], Tensor],
+    ) -> None:
+        self.names, self.stats = names, stats
+        self._times, self._values, self._span, self._codes, self._dense = times, values, span, retcode, dense
+        self._reached = reached
+        self._failed: bool = bool(retcode.any())
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        return tuple(self._values.shape[:-2])
+
+    @property
+    def t(self) -> Tensor:
+        first = self._times[0]
+        return first if bool((self._times == first).all()) else self._times.view(*self.batch, -1)
+
+    @property
+    def u(self) -> Float[Tensor, "*batch time state"]:
+        """Saved states.
+
+        Raises:
+            SolveFailed: A trajectory failed; the message says which, when and what to try.
+        """
+        if self._failed:
+            raise self._failure()
+        return self._values
+
+    @property
+    def partial(self) -> Float[Tensor, "*batch time state"]:
+        """Saved states with NaN where a failed trajectory did not arrive; never raises."""
+        return self._values
+
+    @property
+    def retcode(self) -> Any:
+        codes = [ReturnCode(code) for code in self._codes.tolist()]
+        if not self.batch:
+            return codes[0]
+        array = np.empty(len(codes), dtype=object)
+        array[:] = codes
+        return array.reshape(self.batch)
+
+    @property
+    def success(self) -> Bool[Tensor, "*batch"]:
+        return (self._codes == ReturnCode.Success).view(self.batch)
+
+    def __len__(self) -> int:
+        return self._times.shape[-1]
+
+    def __getitem__(self, key: str | int | slice) -> Tensor:
+        if isinstance(key, str):
+            if key not in self.names:
+                raise InputError("no such state", expected=f"one of {', '.join(self.names)}", got=repr(key))
+            return self.u[..., self.names.index(key)]
+        return self.u[..., key, :]
+
+    def __call__(self, t: Any) -> Tensor:
+        """Evaluate the dense output at a time or at a sequence of times inside the span.
+
+        Returns:
+            ``(*batch, state)`` for one time, ``(*batch, k, state)`` for k times; differentiable like `u`.
+
+        Raises:
+            InputError: A time lies outside the span.
+            SolveFailed: A trajectory failed.
+        """
+        if self._failed:
+            raise self._failure()
+        times = torch.as_tensor(t, dtype=self._times.dtype, device=self._times.device)
+        if times.ndim > 1:
+            raise InputError("sol(t) takes one time or a list of times", got=f"shape {tuple(times.shape)}")
+        low, high = torch.minimum(*self._span).max(), torch.maximum(*self._span).min()
+        outside = times.reshape(-1)
+        outside = outside[~((outside >= low) & (outside <= high))]
+        if outside.numel():
+            raise InputError(
+                "sol(t) is asked outside its span",
+                expected=f"times from {float(low):g} to {float(high):g}",
+                got=f"{float(outside[0]):g}",
+                fix="Solve over a longer tspan.",
+            )
+        count = self._times.shape[0]
+        values = self._dense(times.reshape(1, -1).expand(count, -1)).view(*self.batch, -1, len(self.names))
+        return values if times.ndim else values[..., 0, :]
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Draw every state against time (the dense output where there is one) and return the figure.
+
+        Args:
+            path: Also write it there (PNG, SVG or PDF by its suffix).
+        """
+        from ude.reporting import plots
+
+        with torch.no_grad():
+            low, high = float(torch.minimum(*self._span).max()), float(torch.maximum(*self._span).min())
+            t = torch.linspace(low, high, 400, dtype=self._times.dtype, device=self._times.device)
+            u = self(t)
+        figure = plots.solution(
+            t.cpu().numpy(), u.cpu().numpy(), self.names, t_saved=self._times.cpu().numpy(), u_saved=self._saved()
+        )
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+    def _saved(self) -> np.ndarray:
+        return self._values.detach().reshape(*self._times.shape, -1).cpu().numpy()
+
+    def _failure(self) -> SolveFailed:
+        bad = self._codes.nonzero().reshape(-1).tolist()
+        code = ReturnCode(int(self._codes[bad[0]]))
+        happened, advice = ADVICE[code]
+        who = "the solve" if not self.batch else f"{len(bad)} of {len(self._codes)} trajectories (first: {bad[0]})"
+        reached = float(self._reached[bad[0]])
+        return SolveFailed(f"{who} failed with {code.name} at t={reached:g}: {happened}", fix=advice)
+
+    def __repr__(self) -> str:
+        ended = ", ".join(sorted({ReturnCode(code).name for code in self._codes.tolist()}))
+        return (
+            f"Solution({ended}; u {tuple(self._values.shape)}, states {', '.join(self.names)}; "
+            f"{self.stats.algorithm} in the {self.stats.engine} engine)"
+        )

@@ -1,0 +1,265 @@
+"""solve: validate -> engine -> sensitivity -> Solution."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ude.engines import ENGINES, SolveSpec, TorchDiffEq, choose_engine
+from ude.errors import InputError
+from ude.methods import Algorithm, PIController, Tsit5
+from ude.problems import FlatRightHandSide, ODEProblem, flatten
+from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
+from ude.solution import Solution, Statistics
+
+
+def solve(
+    prob: ODEProblem,
+    alg: Algorithm | None = None,
+    *,
+    saveat: Any = None,
+    abstol: Any = 1e-6,
+    reltol: Any = 1e-3,
+    dt: float | None = None,
+    adaptive: bool = True,
+    dtmin: float = 0.0,
+    dtmax: float = float("inf"),
+    maxiters: int = 100_000,
+    controller: PIController | None = None,
+    sensealg: SensitivityAlgorithm | None = None,
+    engine: str = "auto",
+) -> Solution:
+    """Solve an initial value problem; the result is differentiable with respect to u0 and every leaf of p.
+
+    Args:
+        prob: The problem.
+        alg: `Tsit5()` (the default), `DP5()`, `BS3()` or `TorchDiffEq("dopri5")`.
+        saveat: A number (save every so much, and the end), times in the direction of integration, or one row of
+            times a trajectory ``(*batch, time)``. None saves every accepted step.
+        abstol, reltol: Tolerances of the local error, a number or one number a state: each step's root mean square of
+            ``error / (abstol + reltol |u|)`` is at most 1. Every trajectory of a batch has its own steps.
+        dt: First step; the step itself with ``adaptive=False``.
+        dtmin, dtmax: Bounds of the step size. A step below dtmin ends the trajectory with a `ReturnCode`.
+        maxiters: Most steps, accepted or not, that a trajectory may try.
+        controller: Step-size control, `PIController()` unless given.
+        sensealg: How gradients are computed: `DiscreteAdjoint()` (the default) or `BacksolveAdjoint()`.
+        engine: "auto", or the name of an engine that then must be able to run it.
+
+    Returns:
+        A `Solution`. A trajectory that fails does not raise here: see `Solution.retcode`.
+
+    Raises:
+        InputError: An argument cannot be used, or f does not fit u0.
+        EngineRefused: The engine asked for cannot run this.
+    """
+    alg = Tsit5() if alg is None else alg
+    if not isinstance(alg, Algorithm):
+        raise InputError("alg must be an algorithm object", expected="e.g. Tsit5()", got=repr(alg))
+    sensealg = DiscreteAdjoint() if sensealg is None else sensealg
+    batch = tuple(prob.u0.shape[:-1])
+    u0 = prob.u0.reshape(-1, prob.u0.shape[-1])
+    t0, t1 = (_times(value, u0) for value in prob.tspan)
+    f, p = flatten(prob)
+    _check_numbers(dt=dt, dtmin=dtmin, dtmax=dtmax, maxiters=maxiters)
+    if not adaptive and dt is None:
+        raise InputError("adaptive=False needs a step", fix="Give dt.")
+    spec = SolveSpec(
+        f=f,
+        batch=batch,
+        t0=t0,
+        t1=t1,
+        saveat=_save_times(saveat, t0, t1, batch),
+        algorithm=alg,
+        abstol=_tolerance(abstol, "abstol", u0),
+        reltol=_tolerance(reltol, "reltol", u0),
+        controller=PIController() if controller is None else controller,
+        first_du=_first_derivative(f, u0, p, t0, batch),
+        dt=dt,
+        dtmin=dtmin,
+        dtmax=dtmax,
+        adaptive=adaptive,
+        maxiters=maxiters,
+    )
+    if spec.saveat is None and isinstance(alg, TorchDiffEq):
+        raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")
+    return _run(prob, spec, sensealg, engine, u0, p)
+
+
+def _run(
+    prob: ODEProblem, spec: SolveSpec, sensealg: SensitivityAlgorithm, engine: str, u0: Tensor, p: Sequence[Tensor]
+) -> Solution:
+    choice = choose_engine(ENGINES, spec, engine)
+    began = time.perf_counter()
+    result = choice.engine.forward(spec, u0.detach(), p)
+    seconds = time.perf_counter() - began
+    tracked = torch.is_grad_enabled() and (u0.requires_grad or any(leaf.requires_grad for leaf in p))
+    solved = Solved(choice.engine, spec, result.record, result.record.u[-1])
+
+    def read(times: Tensor, values: Tensor | None = None) -> Tensor:
+        if values is None:
+            values = choice.engine.interpolate(spec, result.record, p, times)
+        if tracked and torch.is_grad_enabled():
+            values = sensealg.attach(solved, times, values, u0, p)
+        return values.view(*spec.batch, *values.shape[1:])
+
+    return Solution(
+        result.times,
+        read(result.times, result.values),
+        names=prob.state_names,
+        span=(spec.t0, spec.t1),
+        reached=result.t_end,
+        retcode=result.retcode,
+        stats=Statistics(
+            nf=result.nf,
+            accepted_steps=result.accepted_steps.view(spec.batch),
+            rejected_steps=result.rejected_steps.view(spec.batch),
+            engine=choice.engine.name,
+            algorithm=spec.algorithm.name,
+            sensealg=sensealg.name if tracked else "none",
+            seconds=seconds,
+            why_not=choice.why_not,
+        ),
+        dense=read,
+    )
+
+
+def _times(value: float | Tensor, u0: Tensor) -> Float[Tensor, "B"]:
+    if isinstance(value, Tensor):
+        return value.reshape(-1)
+    return torch.full((u0.shape[0],), value, dtype=u0.dtype, device=u0.device)
+
+
+def _check_numbers(*, dt: float | None, dtmin: float, dtmax: float, maxiters: int) -> None:
+    if dt is not None and not (0 < dt < float("inf")):
+        raise InputError("dt is not a step", expected="a positive number", got=repr(dt))
+    if not (0 <= dtmin < dtmax):
+        raise InputError("dtmin and dtmax are not bounds", expected="0 <= dtmin < dtmax", got=f"{dtmin!r}, {dtmax!r}")
+    if maxiters < 1:
+        raise InputError("maxiters allows no step", expected="at least 1", got=repr(maxiters))
+
+
+def _tolerance(value: Any, name: str, u0: Tensor) -> Tensor:
+    tolerance = torch.as_tensor(value, dtype=u0.dtype, device=u0.device).detach()
+    if tolerance.ndim > 1 or (tolerance.ndim == 1 and tolerance.shape[0] != u0.shape[1]):
+        raise InputError(
+            f"{name} does not fit the state",
+            expected=f"a number or {u0.shape[1]} numbers",
+            got=f"shape {tuple(tolerance.shape)}",
+        )
+    lowest = 0.0 if name == "reltol" else 1e-300
+    if not bool((tolerance >= lowest).all()) or not bool(torch.isfinite(tolerance).all()):
+        sign = "zero or more" if name == "reltol" else "positive"
+        raise InputError(f"{name} must be {sign}", got=repr(value), fix="A usual value is 1e-6.")
+    return tolerance
+
+
+def _save_times(saveat: Any, t0: Tensor, t1: Tensor, batch: tuple[int, ...]) -> Float[Tensor, "B T"] | None:
+    if saveat is None:
+        return None
+    times = torch.as_tensor(saveat, dtype=t0.dtype, device=t0.device).detach()
+    if times.ndim == 0:
+        return _regular_times(float(times), t0, t1)
+    if times.ndim == 1:
+        times = times.expand(len(t0), -1)
+    elif tuple(times.shape[:-1]) == batch:
+        times = times.reshape(len(t0), -1)
+    else:
+        raise InputError(
+            "saveat does not fit the batch",
+            expected=f"(time,) or {(*batch, 'time')}".replace("'", ""),
+            got=str(tuple(times.shape)),
+        )
+    _check_save_times(times, t0, t1)
+    return times.contiguous()
+
+
+def _regular_times(every: float, t0: Tensor, t1: Tensor) -> Float[Tensor, "B T"]:
+    if not every > 0:
+        raise InputError("saveat is not a step", expected="a positive number or times", got=repr(every))
+    span = t1 - t0
+    if bool((span != span[0]).any()):
+        raise InputError(
+            "saveat as a number needs trajectories of one length",
+            got="spans of different lengths",
+            fix="Give saveat as times of shape (*batch, time).",
+        )
+    length = float(span[0].abs())
+    count = int(length / every + 1e-9)
+    steps = torch.arange(count + 1, dtype=t0.dtype, device=t0.device) * every
+    if length - count * every > 1e-9 * length:
+        steps = torch.cat([steps, steps.new_tensor([length])])
+    else:
+        steps[-1] = length
+    sign = 1.0 if float(span[0]) >= 0 else -1.0
+    times = t0.unsqueeze(-1) + sign * steps
+    # the last save is the end itself, not the end plus a rounding error
+    times[:, -1] = t1
+    return times
+
+
+def _check_save_times(times: Tensor, t0: Tensor, t1: Tensor) -> None:
+    if times.shape[-1] == 0:
+        raise InputError("saveat is empty", expected="at least one time", fix="Leave it out to save every step.")
+    if not bool(torch.isfinite(times).all()):
+        raise InputError("saveat must be finite", got="NaN or infinity among the times")
+    sign = torch.where(t1 >= t0, 1.0, -1.0).to(times.dtype).unsqueeze(-1)
+    wrong = ((times[:, 1:] - times[:, :-1]) * sign < 0).nonzero()
+    if len(wrong):
+        lane, i = (int(x) for x in wrong[0])
+        word = "increase" if float(sign[lane]) > 0 else "decrease"
+        before, after = float(times[lane, i]), float(times[lane, i + 1])
+        raise InputError(
+            f"saveat must {word}",
+            got=f"saveat[{i + 1}]={after:g} follows saveat[{i}]={before:g}",
+            fix="Sort it, or swap tspan to integrate backwards.",
+        )
+    low, high = torch.minimum(t0, t1).unsqueeze(-1), torch.maximum(t0, t1).unsqueeze(-1)
+    outside = ((times < low) | (times > high)).nonzero()
+    if len(outside):
+        lane, i = (int(x) for x in outside[0])
+        raise InputError(
+            "saveat lies outside tspan",
+            expected=f"times from {float(low[lane]):g} to {float(high[lane]):g}",
+            got=f"saveat[{i}]={float(times[lane, i]):g}",
+        )
+
+
+def _first_derivative(
+    f: FlatRightHandSide, u0: Tensor, p: Sequence[Tensor], t0: Tensor, batch: tuple[int, ...]
+) -> Float[Tensor, "B n"]:
+    """Evaluate f once at the start, as its author sees it, and check what comes back."""
+    state = u0.detach().view(*batch, u0.shape[-1])
+    constants = tuple(leaf.detach() for leaf in p)
+    du = f(state, constants, t0.view(batch))
+    if not isinstance(du, Tensor):
+        raise InputError(
+            "f(u, p, t) must return a tensor",
+            expected=f"shape {tuple(state.shape)}",
+            got=type(du).__name__,
+            fix="Stack the derivatives: torch.stack([...], -1).",
+        )
+    if du.shape != state.shape:
+        raise InputError(
+            "f(u, p, t) must return the shape of u",
+            expected=str(tuple(state.shape)),
+            got=str(tuple(du.shape)),
+            fix="Stack the derivatives along the last axis: torch.stack([...], -1).",
+        )
+    if du.dtype != state.dtype:
+        raise InputError(
+            "f(u, p, t) must return the dtype of u0",
+            expected=str(state.dtype),
+            got=str(du.dtype),
+            fix="Make the parameters and networks of f that dtype (module.double()), or give u0 in theirs.",
+        )
+    if du.requires_grad:
+        raise InputError(
+            "f depends on trainable tensors that are not in p, so no gradient would reach them",
+            fix="Give them as p=dict(...) (modules too), or make f an nn.Module that owns them.",
+        )
+    return du.reshape(u0.shape)
