@@ -1,0 +1,226 @@
+"""Smoothing of noisy trajectories: u(t), du/dt(t) and the noise level, before any equation is known.
+
+The derivatives are what the first stage of a fit matches (collocation; Varah 1982, Ramsay et al. 2007). Each state is
+a Gaussian process y = mean + f(t) + noise, whose length scale, amplitude and noise come from the marginal likelihood
+(Rasmussen & Williams 2006, 5.4.1) of all trajectories together; the derivative is that of the posterior mean. Long
+trajectories get a smoothing spline by generalised cross-validation instead, since a Gaussian process costs n^3.
+States that are positive keep a positive smooth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy.interpolate import make_smoothing_spline
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize
+
+from ude.training.data import Dataset
+
+Array = npt.NDArray[np.float64]
+Curve = Callable[[Array], tuple[Array, Array]]  # t (k,) -> value (k,), derivative (k,)
+
+LONGEST_GAUSSIAN_PROCESS = 250  # points in a trajectory; 0.1 s a state there, a spline beyond
+_SMALLEST_NOISE = 1e-8  # of noise variance to signal variance: what float64 needs to factorise the kernel
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """The smooth of every trajectory. `noise` (state,): standard deviation of the measurement noise, units of u."""
+
+    noise: Array
+    positive: npt.NDArray[np.bool_]
+    curves: tuple[tuple[Curve, ...], ...]  # trajectory, state
+
+    def __call__(self, trajectory: int, t: npt.ArrayLike) -> tuple[Array, Array]:
+        """u and du/dt of shape (k, state) at the times `t` (k,) of this trajectory, units of u."""
+        times = np.asarray(t, dtype=np.float64)
+        u, du = (np.stack(parts, -1) for parts in zip(*(c(times) for c in self.curves[trajectory]), strict=True))
+        return u, du
+
+
+def smooth(data: Dataset, positive: Sequence[bool] | npt.NDArray[np.bool_] | None = None) -> Smoothing:
+    """Smooth every state of every trajectory. `positive` (state,): states whose smooth must stay above zero.
+
+    A positive state is smoothed in u or in log u, whichever makes the data likelier: noise may be absolute or
+    relative. Trajectories share length scale and noise; they need not share times.
+    """
+    mask = np.zeros(len(data.states), dtype=bool) if positive is None else np.asarray(positive, dtype=bool)
+    times = [trajectory.t for trajectory in data.trajectories]
+    fits = [
+        _smooth_state(times, [trajectory.u[:, i] for trajectory in data.trajectories], bool(mask[i]))
+        for i in range(len(data.states))
+    ]
+    noise = np.array([fit.noise for fit in fits])
+    return Smoothing(noise, mask, tuple(zip(*(fit.curves for fit in fits), strict=True)))
+
+
+@dataclass(frozen=True)
+class _StateFit:
+    """Curves of one state over all trajectories; `cost` is -log marginal likelihood, comparable for the same data."""
+
+    curves: list[Curve]
+    noise: float
+    cost: float
+
+
+def _smooth_state(times: list[Array], values: list[Array], positive: bool) -> _StateFit:
+    if all(np.ptp(v) == 0 for v in values):
+        return _StateFit([_constant(float(v[0])) for v in values], 0.0, 0.0)
+    longest = max(len(t) for t in times)
+    # Two points are a line; a likelihood of two numbers would as soon call them noise.
+    method = _gaussian_processes if 2 < longest <= LONGEST_GAUSSIAN_PROCESS else _splines
+    plain = method(times, values, lambda z: z)
+    if not positive:
+        return plain
+    logarithmic = method(times, [np.log(v) for v in values], np.exp)
+    # p(u) = p(log u) / u
+    cost = logarithmic.cost + float(sum(np.log(v).sum() for v in values))
+    relative = replace(logarithmic, curves=[_exponential(curve) for curve in logarithmic.curves], cost=cost)
+    return plain if plain.cost <= cost and _stays_positive(plain.curves, times, values) else relative
+
+
+def _stays_positive(curves: list[Curve], times: list[Array], values: list[Array]) -> bool:
+    """Whether the smooth stays above half the least value measured, also between the points."""
+    least = 0.5 * min(float(v.min()) for v in values)
+    return all(
+        float(curve(np.linspace(t[0], t[-1], 8 * len(t)))[0].min()) > least
+        for curve, t in zip(curves, times, strict=True)
+    )
+
+
+# ---------------------------------------------------------------- Gaussian process
+
+
+def _squared_exponential(d: Array, length: float) -> tuple[Array, Array]:
+    """k(d) = exp(-d²/2ℓ²) and dk/dd."""
+    k = np.exp(-0.5 * (d / length) ** 2)
+    return k, -d / length**2 * k
+
+
+def _matern(d: Array, length: float) -> tuple[Array, Array]:
+    """Matérn 5/2: k(d) = (1 + a + a²/3) exp(-a), a = √5|d|/ℓ, and dk/dd = -5d/(3ℓ²) (1 + a) exp(-a)."""
+    a = np.sqrt(5.0) * np.abs(d) / length
+    decay = np.exp(-a)
+    return (1.0 + a + a * a / 3.0) * decay, -5.0 * d / (3.0 * length**2) * (1.0 + a) * decay
+
+
+_KERNELS = (_squared_exponential, _matern)
+
+
+def _gaussian_processes(times: list[Array], values: list[Array], inverse: Callable[[Array], Array]) -> _StateFit:
+    """`inverse` maps what is smoothed to the units of u, in which the noise is wanted."""
+    means = [float(v.mean()) for v in values]
+    centred = [v - m for v, m in zip(values, means, strict=True)]
+    distances = [t[:, None] - t[None, :] for t in times]
+    likeliest = [(*_most_likely(kernel, distances, centred, times), kernel) for kernel in _KERNELS]
+    cost, length, ratio, kernel = min(likeliest, key=lambda found: found[0])
+    curves: list[Curve] = []
+    squares, freedom = 0.0, 0.0
+    for t, v, c, m, d in zip(times, values, centred, means, distances, strict=True):
+        gram = kernel(d, length)[0]
+        inverted = cho_solve(cho_factor(gram + ratio * np.eye(len(t)), lower=True), np.eye(len(t)))
+        curves.append(_posterior(kernel, t, inverted @ c, m, length))
+        squares += float(np.sum((inverse(v) - inverse(m + gram @ (inverted @ c))) ** 2))
+        freedom += ratio * float(np.trace(inverted))  # n - tr(hat matrix)
+    return _StateFit(curves, float(np.sqrt(squares / max(freedom, 1e-12))), cost)
+
+
+def _posterior(
+    kernel: Callable[..., tuple[Array, Array]], t: Array, weights: Array, mean: float, length: float
+) -> Curve:
+    def curve(s: Array) -> tuple[Array, Array]:
+        k, dk = kernel(s[:, None] - t[None, :], length)
+        return mean + k @ weights, dk @ weights
+
+    return curve
+
+
+def _profile(
+    kernel: Callable[..., tuple[Array, Array]],
+    distances: list[Array],
+    centred: list[Array],
+    length: float,
+    ratio: float,
+) -> tuple[float, float]:
+    """-log marginal likelihood with the amplitude at its best, up to a constant, and that amplitude's square:
+    s² = Σ yᵀ(R+ηI)⁻¹y / n,  n/2 log s² + ½ Σ log|R+ηI|."""
+    quadratic, logdet, n = 0.0, 0.0, 0
+    for d, c in zip(distances, centred, strict=True):
+        factor = cho_factor(kernel(d, length)[0] + ratio * np.eye(len(c)), lower=True)
+        quadratic += float(c @ cho_solve(factor, c))
+        logdet += 2.0 * float(np.log(np.diag(factor[0])).sum())
+        n += len(c)
+    variance = max(quadratic / n, np.finfo(float).tiny)
+    return 0.5 * (n * np.log(variance) + logdet), variance
+
+
+def _most_likely(
+    kernel: Callable[..., tuple[Array, Array]], distances: list[Array], centred: list[Array], times: list[Array]
+) -> tuple[float, float, float]:
+    """(objective, length scale, noise ratio): a grid over both, since the likelihood has local optima, then refined.
+
+    A weak log-normal prior keeps the length scale between spacing and span where a handful of points say little.
+    """
+    spacing = float(np.median(np.concatenate([np.diff(t) for t in times])))
+    span = max(float(np.ptp(t)) for t in times)
+    centre, width = np.log(np.sqrt(spacing * span)), max(np.log(span / spacing) / 2.0, 1.0)
+    low, high = np.log(spacing) - np.log(2.0), np.log(span) + np.log(4.0)
+
+    def objective(x: Array) -> float:
+        value = _profile(kernel, distances, centred, float(np.exp(x[0])), float(np.exp(x[1])))[0]
+        return value + 0.5 * ((x[0] - centre) / width) ** 2
+
+    grid = [np.array([x, y]) for x in np.linspace(low, high, 9) for y in np.log([1e-7, 1e-5, 1e-3, 1e-2, 1e-1, 0.5])]
+    start = min(grid, key=objective)
+    bounds = [(low, high), (np.log(_SMALLEST_NOISE), np.log(10.0))]
+    found = minimize(objective, start, method="L-BFGS-B", bounds=bounds)
+    x = found.x if found.fun <= objective(start) else start
+    return float(objective(x)), float(np.exp(x[0])), float(np.exp(x[1]))
+
+
+# ---------------------------------------------------------------- splines and lines
+
+
+def _splines(times: list[Array], values: list[Array], inverse: Callable[[Array], Array]) -> _StateFit:
+    curves: list[Curve] = []
+    squares, count = 0.0, 0
+    for t, v in zip(times, values, strict=True):
+        if len(t) < 5:  # what the spline needs
+            curves.append(_line(t, v))
+            continue
+        # Units of time near one point apart: the spline's penalty search fails far from there.
+        unit = float(np.median(np.diff(t)))
+        spline = make_smoothing_spline((t - t[0]) / unit, v)
+        curves.append(_spline_curve(spline, spline.derivative(), float(t[0]), unit))
+        squares += float(np.sum((inverse(v) - inverse(curves[-1](t)[0])) ** 2))
+        count += len(t)
+    # A spline has no likelihood; equal costs choose natural units where these stay positive.
+    return _StateFit(curves, float(np.sqrt(squares / max(count, 1))), -np.inf)
+
+
+def _spline_curve(
+    spline: Callable[[Array], Array], slope: Callable[[Array], Array], start: float, unit: float
+) -> Curve:
+    return lambda s: (spline((s - start) / unit), slope((s - start) / unit) / unit)
+
+
+def _line(t: Array, v: Array) -> Curve:
+    slope, level = np.polyfit(t - t[0], v, 1)
+    return lambda s: (level + slope * (s - t[0]), np.full_like(s, slope))
+
+
+def _constant(value: float) -> Curve:
+    return lambda s: (np.full_like(s, value), np.zeros_like(s))
+
+
+def _exponential(curve: Curve) -> Curve:
+    def exponential(s: Array) -> tuple[Array, Array]:
+        z, dz = curve(s)
+        u = np.exp(z)
+        return u, u * dz
+
+    return exponential
