@@ -57,7 +57,7 @@ class _Rerun:
 
 
 class _System(torch.nn.Module):
-    """f over (B, n) in the form torchdiffeq takes, counting its calls; a module, since `odeint_adjoint` asks for one."""
+    """f over (B, n) as torchdiffeq takes it, counting its calls; a module, since `odeint_adjoint` asks for one."""
 
     def __init__(self, spec: SolveSpec, p: Sequence[Tensor]) -> None:
         super().__init__()

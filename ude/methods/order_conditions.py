@@ -65,7 +65,7 @@ def stage_weights(a: Sequence[Sequence[Number]], tree: Tree) -> list[Number]:
     for child in tree:
         inner = stage_weights(a, child)
         for i, row in enumerate(a):
-            weights[i] = weights[i] * sum(entry * inner[j] for j, entry in enumerate(row))  # type: ignore[operator]
+            weights[i] = weights[i] * sum(entry * inner[j] for j, entry in enumerate(row))
     return weights
 
 
@@ -92,4 +92,4 @@ def interpolant_defects(tableau: ExplicitTableau, order: int) -> dict[Tree, list
 
 
 def _dot(left: Sequence[Number], right: Sequence[Number]) -> Number:
-    return sum((x * y for x, y in zip(left, right, strict=True)), start=0)  # type: ignore[operator]
+    return sum((x * y for x, y in zip(left, right, strict=True)), start=0)

@@ -104,8 +104,8 @@ def _piece(
     result = solved.engine.forward(backward, z, p)
     if bool(result.retcode.any()):
         # a backward solve that did not arrive has no gradient to give; NaN says so and never looks like one
-        z_end = torch.full_like(z, float("nan"))
-        return *z_end.chunk(2, dim=-1), [torch.full_like(leaf, float("nan")) for leaf in p]
+        nothing = torch.full_like(solved.end, float("nan"))
+        return nothing, nothing, [torch.full_like(leaf, float("nan")) for leaf in p]
     u, adjoint = result.record.u[-1].chunk(2, dim=-1)
     return u, adjoint, _parameter_integral(solved, backward, result.record, p)
 

@@ -203,24 +203,22 @@ class _Counts:
 
 
 def _result(spec: SolveSpec, rows: _Rows, state: _State, lanes: Lanes, counts: _Counts) -> ForwardResult:
-    batch, states = state.u.shape
-    empty = state.u.new_empty(0, batch)
+    empty = state.u.new_empty(0, state.u.shape[0])
     record = StepRecord(
         t=torch.stack(rows.t) if rows.t else empty,
         dt=torch.stack(rows.dt) if rows.dt else empty,
         u=torch.stack([*rows.u, state.u]),
     )
     codes = lanes.tensor(counts.codes).to(torch.int64)
-    if spec.saveat is None:
+    if spec.saveat is None or rows.values is None:
         times, values = _every_step(record, spec.t0, lanes.tensor(counts.accepted).to(torch.int64))
     else:
-        times, values = spec.saveat, rows.values
-        if values is not None:  # a span of length zero takes no step
-            still = (spec.t0 == spec.t1).view(-1, 1, 1)
-            values = torch.where(still, record.u[0].unsqueeze(1), values)
+        # a span of length zero takes no step, and every save of it is the initial state
+        still = (spec.t0 == spec.t1).view(-1, 1, 1)
+        times, values = spec.saveat, torch.where(still, record.u[0].unsqueeze(1), rows.values)
     return ForwardResult(
         times=times,
-        values=values if values is not None else state.u.new_empty(batch, 0, states),
+        values=values,
         record=record,
         retcode=codes,
         t_end=lanes.tensor(state.t),
