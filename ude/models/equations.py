@@ -258,18 +258,15 @@ def check_calls(system: System) -> None:
                 f"{call.name} is used with two signatures", expected=f"{earlier.text} as before", got=call.text
             )
         for argument, span in zip(call.arguments, call.argument_spans, strict=True):
+            expected = f"formulas of {', '.join((*system.states, TIME))}"
             strangers = sorted({free.name for free in argument.free_symbols} - allowed)
             if argument.atoms(AppliedUndef):
+                raise span.error(f"an unknown function in an argument of {call.name}", expected=expected)
+            if strangers:
                 raise span.error(
-                    f"an unknown function inside the arguments of {call.name}",
-                    expected="states, t and formulas of them",
-                )
-            if strangers or not argument.free_symbols:
-                what = f"{strangers[0]} in " if strangers else ""
-                raise span.error(
-                    f"{what}an argument of {call.name} is neither a state nor {TIME}"
-                    if not strangers
-                    else f"{strangers[0]}, in an argument of {call.name}, is neither a state nor {TIME}",
-                    expected=f"formulas of {', '.join((*system.states, TIME))}",
+                    f"the parameter {strangers[0]} in an argument of {call.name}",
+                    expected=expected,
                     got=to_text(argument),
                 )
+            if not argument.free_symbols:
+                raise span.error(f"a plain number as argument of {call.name}", expected=expected, got=to_text(argument))

@@ -13,19 +13,22 @@ import sympy
 from sympy.core.function import AppliedUndef
 from sympy.printing.latex import LatexPrinter
 
-from ude.models.expression import FormulaPrinter, check_supported, symbol, to_text
+from ude.models.expression import FormulaPrinter, check_supported, positive_first, symbol, to_text
 
-_JULIA_WORDS = frozenset(
-    "baremodule begin break catch const continue do else elseif end export false finally for function global if "
-    "import let local macro module quote return struct true try using while abstract mutable primitive type where in "
-    "isa im pi e".split()
-)
+_JULIA_TEXT = """
+    baremodule begin break catch const continue do else elseif end export false finally for function global if import
+    let local macro module quote return struct true try using while abstract mutable primitive type where in isa im pi
+"""
+_JULIA_WORDS = frozenset(_JULIA_TEXT.split())
 
 
 class _LatexPrinter(LatexPrinter):
     def __init__(self, digits: int | None) -> None:
         super().__init__({"ln_notation": False, "mul_symbol": None})
         self.digits = digits
+
+    def _as_ordered_terms(self, expr: sympy.Add, order: str | None = None) -> list[sympy.Expr]:
+        return positive_first(super()._as_ordered_terms(expr, order))
 
     def _print_Float(self, expr: sympy.Float) -> str:
         value = float(expr)
@@ -93,34 +96,19 @@ def to_python(equations: Mapping[str, sympy.Expr], values: Mapping[str, float], 
     """
     printer = _PythonPrinter(digits)
     functions = _functions(equations)
-    names = _rename((*equations, *values, *functions), {"np", "rhs", "u", "t", *keyword.kwlist})
+    names = _rename((*equations, *values, *functions), {"np", "rhs", "u", "t", "du", *keyword.kwlist})
     numbers = [f"{names[name]}={printer.number(value)}" for name, value in values.items()]
     signature = ", ".join(["t", "u", *(names[name] for name in functions), *numbers])
-    results = [printer.doprint(_renamed(rhs, names)) for rhs in equations.values()]
     unpack = ", ".join(names[state] for state in equations) + ("," if len(equations) == 1 else "")
-    body = [f"    d_{index} = {text}" for index, text in enumerate(results)]
-    stacked = ", ".join(
-        f"d_{index} + 0.0 * u[{index}]"
-        if not rhs.free_symbols & set(map(symbol, equations)) and not rhs.atoms(AppliedUndef)
-        else f"d_{index}"
-        for index, rhs in enumerate(equations.values())
+    lines = ["import numpy as np", "", "", f"def rhs({signature}):"]
+    lines.append(
+        f'    """Right-hand side of d({", ".join(equations)})/dt; u and the result: (state,) or (state, *batch).'
     )
-    needs = [f"    {names[name]} is an unknown function and must be given." for name in functions]
-    return "\n".join(
-        [
-            "import numpy as np",
-            "",
-            "",
-            f"def rhs({signature}):",
-            f'    """Right-hand side of d({", ".join(equations)})/dt; u: (state,) or (state, *batch).',
-            *needs,
-            '    """',
-            f"    {unpack} = u",
-            *body,
-            f"    return np.stack([{stacked}])",
-            "",
-        ]
-    )
+    lines += ["", *(f"    {names[name]} is an unknown function and must be given." for name in functions)]
+    lines += ['    """', f"    {unpack} = u", "    du = np.empty(np.shape(u))"]
+    for index, rhs in enumerate(equations.values()):
+        lines.append(f"    du[{index}] = {printer.doprint(_renamed(rhs, names))}")
+    return "\n".join([*lines, "    return du", ""])
 
 
 def to_julia(equations: Mapping[str, sympy.Expr], values: Mapping[str, float], digits: int | None = None) -> str:
@@ -158,14 +146,13 @@ def _functions(equations: Mapping[str, sympy.Expr]) -> list[str]:
 
 
 def _rename(names: Iterable[str], reserved: Iterable[str]) -> dict[str, str]:
-    taken, result = set(reserved), {}
-    # Names that may stay are settled first, so that none of them is taken by one that must move.
-    wanted = list(names)
-    taken |= {name for name in wanted if name not in taken}
-    kept = set(wanted) - set(reserved)
-    for name in wanted:
+    """Names for a language that keeps `reserved` for itself: those get underscores until they are free."""
+    names, reserved = list(names), set(reserved)
+    taken = reserved | set(names)
+    result = {}
+    for name in names:
         new = name
-        while new not in kept and new in taken or new.startswith("d_") and new != name:
+        while new in reserved or (new != name and new in taken):
             new += "_"
         result[name] = new
         taken.add(new)

@@ -14,6 +14,7 @@ Grammar (``^`` is ``**``; both bind tighter than unary minus and to the right)::
 
 from __future__ import annotations
 
+import cmath
 import difflib
 import math
 import re
@@ -43,8 +44,11 @@ _TOKEN = re.compile(
 _LOOKALIKES = str.maketrans({"−": "-", "–": "-", "·": "*", "×": "*", "⋅": "*", "∗": "*", "÷": "/", "∕": "/"})
 
 
-class sigmoid(sympy.Function):  # noqa: N801  (SymPy prints a function under its class name)
-    """``1/(1 + exp(-x))``; a function of its own because the quotient's derivative is inf/inf for large ``-x``."""
+class sigmoid(sympy.Function):
+    """``1/(1 + exp(-x))``; a function of its own because the quotient's derivative is inf/inf for large ``-x``.
+
+    Lower case, because SymPy prints a function under the name of its class.
+    """
 
     nargs = 1
 
@@ -204,9 +208,6 @@ def parse(
     parser = _Parser(text, text if source is None else source, offset, frozenset(states), frozenset(symbols))
     expression = parser.sum()
     parser.finish()
-    if symbol("pi") in expression.free_symbols and "pi" not in parser.symbols | parser.states:
-        expression = expression.xreplace({symbol("pi"): sympy.pi})
-        parser.names = [entry for entry in parser.names if entry[0] != "pi"]
     return Parsed(expression, tuple(parser.names), tuple(parser.calls))
 
 
@@ -270,17 +271,19 @@ class _Parser:
 
     def finish(self) -> None:
         """Raise unless every token is used."""
-        if self.token.kind == "end":
-            return
-        previous = self.tokens[self.index - 1]
+        self.refuse_juxtaposition()
+        if self.token.kind != "end":
+            self.fail("an operator or the end")
+
+    def refuse_juxtaposition(self) -> None:
+        """Raise where two operands meet: ``2x``, ``x (y + 1)``."""
         if self.token.kind in ("name", "number") or self.at("("):
             raise self.token_span(self.token).error(
                 "the formula does not parse",
                 expected="an operator",
                 got=repr(self.token.text),
-                fix=f"Write {previous.text}*{self.token.text} for a product.",
+                fix=f"Write {self.tokens[self.index - 1].text}*{self.token.text} for a product.",
             )
-        self.fail("an operator or the end")
 
     def sum(self) -> sympy.Expr:
         value = self.product()
@@ -343,7 +346,7 @@ class _Parser:
             return
         if self.token.kind == "end":
             raise self.token_span(opening).error("the formula does not parse: this '(' is never closed")
-        self.finish()
+        self.refuse_juxtaposition()
         self.fail("')'")
 
     def nested(self, rule: Callable[[], sympy.Expr]) -> sympy.Expr:
@@ -367,6 +370,8 @@ class _Parser:
 
     def name(self, token: _Token) -> sympy.Expr:
         name = normalise_name(token.text)
+        if name == "pi" and name not in self.symbols | self.states:
+            return sympy.pi
         self.names.append((name, self.token_span(token)))
         return symbol(name)
 
@@ -406,9 +411,10 @@ class _Parser:
 
     def checked(self, value: sympy.Expr, token: _Token) -> sympy.Expr:
         """Refuse what is not a finite real number as soon as it arises, where its place is known."""
-        if value.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
+        number = complex(value.evalf()) if value.is_number and not value.has(sympy.zoo) else 0j
+        if value.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo) or not cmath.isfinite(number):
             raise self.token_span(token).error("a part of the formula is not finite (a division by zero?)")
-        if value.has(sympy.I) or (value.is_number and value.is_extended_real is False):
+        if value.has(sympy.I) or number.imag != 0.0:
             raise self.token_span(token).error("a part of the formula is not a real number")
         return value
 
@@ -427,6 +433,11 @@ def check_supported(expression: sympy.Expr) -> None:
             f"{node} ({head}) has no meaning in a model",
             expected="sums, products, powers, numbers, symbols and " + ", ".join(sorted(KNOWN_FUNCTIONS)),
         )
+
+
+def positive_first(terms: list[sympy.Expr]) -> list[sympy.Expr]:
+    """SymPy's order of terms with the negative ones last: ``a*x - b*x*y``, not ``-b*x*y + a*x``."""
+    return sorted(terms, key=lambda term: bool(term.as_coeff_Mul()[0].is_negative))
 
 
 class FormulaPrinter(StrPrinter):
@@ -452,6 +463,9 @@ class FormulaPrinter(StrPrinter):
     def number(self, value: float) -> str:
         """A double; rounding never makes a number vanish because the digits are significant digits."""
         return repr(value) if self.digits is None else f"{value:.{self.digits}g}"
+
+    def _as_ordered_terms(self, expr: sympy.Add, order: str | None = None) -> list[sympy.Expr]:
+        return positive_first(super()._as_ordered_terms(expr, order))
 
     def _print_Float(self, expr: sympy.Float) -> str:
         return self.number(float(expr))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from ude.errors import InputError, ModelError
 from ude.models.expression import did_you_mean
 from ude.models.networks import MLP
-from ude.models.parameters import Parameter, ParameterStore, unknown_parameter
-from ude.models.terms import Neural, Symbolic, Term, call_term, term_key
-
-if TYPE_CHECKING:
-    from ude.problems import ODEProblem
+from ude.models.parameters import Parameter, ParameterStore, finite, unknown_parameter
+from ude.models.terms import Neural, Symbolic, Term, call_term, describe_parameters, term_key
+from ude.problems import ODEProblem
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class Model(nn.Module):
         for name, value in values.items():
             if name not in self._routes:
                 raise unknown_parameter(name, self._routes)
-            table[name].check(f"parameter {name}", finite_number(value, name))
+            table[name].check(f"parameter {name}", finite(value, f"parameter {name}"))
             key, local = self._routes[name]
             parts.setdefault(key, {})[local] = value
         stores = self._stores()
@@ -262,26 +260,15 @@ class Model(nn.Module):
 
     def problem(self, u0: Any, tspan: tuple[Any, Any]) -> ODEProblem:
         """``ODEProblem(model, u0, tspan)`` with the names of the states."""
-        from ude.problems import ODEProblem
-
         return ODEProblem(self, u0, tspan, names=self.states)
 
     def to_dict(self) -> dict[str, Any]:
         """A description in plain data (JSON, TOML); with the `state_dict` it restores the model."""
-        from ude.models.terms import describe_parameters
-
         return {
             "states": list(self.states),
             "parameters": describe_parameters(self.store.table()),
             "terms": [self.term(key).describe() for key in self.terms],
         }
-
-
-def finite_number(value: float, name: str) -> float:
-    """`value` of the parameter `name` as a finite float, or InputError."""
-    from ude.models.parameters import finite
-
-    return finite(value, f"parameter {name}")
 
 
 def parameters_from_description(description: Mapping[str, Mapping[str, Any]]) -> dict[str, Parameter]:

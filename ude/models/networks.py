@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ude.errors import InputError
 from ude.models.expression import did_you_mean, split_names
-from ude.models.terms import Neural
+from ude.models.terms import Neural, check_not_empty
 
 
 class GaussianBump(nn.Module):
@@ -65,6 +65,7 @@ class MLP(Neural):
                 expected=f"one of {', '.join(ACTIVATIONS)}",
                 fix=did_you_mean(str(activation), ACTIVATIONS),
             )
+        check_not_empty(inputs, outputs)
         sizes = [len(inputs), *[width] * depth, len(outputs)]
         super().__init__(_dense_layers(sizes, ACTIVATIONS[activation], seed), inputs, outputs)
         self.width, self.depth, self.activation, self.seed = width, depth, activation, seed

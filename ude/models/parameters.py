@@ -14,7 +14,7 @@ from ude.errors import InputError
 from ude.models.expression import did_you_mean, is_name, normalise_name
 
 _MARGIN = 1e-9
-"""A value exactly on a bound is moved inside by this fraction of the distance: the transforms reach bounds at infinity."""
+"""A value on a bound is moved inside by this fraction: the transforms reach their bounds only at infinity."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from ude.models.expression import (
     did_you_mean,
     parse,
     split_names,
-    symbol,
     to_real_symbols,
     to_text,
 )
@@ -46,8 +45,7 @@ class Neural(nn.Module):
             raise InputError("the network of a Neural is not a torch module", expected="nn.Module", got=repr(module))
         self.inputs = split_names(inputs, "inputs of a network")
         self.outputs = check_outputs(split_names(outputs, "outputs of a network"))
-        if not self.inputs or not self.outputs:
-            raise InputError("a network needs at least one input and one output", got=f"{inputs!r} -> {outputs!r}")
+        check_not_empty(self.inputs, self.outputs)
         self.module = module.to(torch.float64)
         self.register_buffer("input_shift", torch.zeros(len(self.inputs), dtype=torch.float64))
         self.register_buffer("input_scale", torch.ones(len(self.inputs), dtype=torch.float64))
@@ -226,6 +224,13 @@ def check_outputs(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def check_not_empty(inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+    """Raise InputError unless a network has something to read and something to give."""
+    if not inputs or not outputs:
+        got = f"({', '.join(inputs)}) -> ({', '.join(outputs)})"
+        raise InputError("a network needs at least one input and one output", got=got)
+
+
 def check_arity(outputs: tuple[str, ...], inputs: tuple[str, ...], count: int) -> None:
     """Raise ModelError unless a term is called with one tensor an input."""
     if count != len(inputs):
@@ -237,7 +242,7 @@ def check_arity(outputs: tuple[str, ...], inputs: tuple[str, ...], count: int) -
 
 
 def term_key(term: Term) -> str:
-    """The name of a term in `model.terms`: its outputs joined, ``U1_U2``; set apart from `nn.ModuleDict`'s own names."""
+    """The name of a term in `model.terms`: its outputs joined, ``U1_U2``; `nn.ModuleDict`'s own names get a ``_``."""
     key = "_".join(term.outputs)
     return f"{key}_" if hasattr(nn.ModuleDict, key) else key
 

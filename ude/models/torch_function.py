@@ -48,7 +48,7 @@ class _TorchPrinter(FormulaPrinter):
         if power in (0.5, -0.5):
             root = f"torch.sqrt({self._print(base)})"
             return root if power > 0 else f"(1.0/{root})"
-        left = self.parenthesize(base, PRECEDENCE["Atom"])
+        left = self._print(base) if base.is_Symbol else f"({self._print(base)})"
         if power.is_integer():
             size = int(abs(power))
             product = "*".join([left] * size) if base.is_Symbol and size <= _MOST_FACTORS else f"{left}**{size}"
@@ -95,7 +95,7 @@ def to_torch(expressions: Sequence[sympy.Expr], symbols: Sequence[str]) -> Calla
     lines.append(f"    return ({''.join(f'{text}, ' for text in texts)})")
     source = "\n".join(lines)
     namespace: dict[str, object] = {"torch": torch}
-    exec(compile(source, "<formula>", "exec"), namespace)  # noqa: S102  (generated above, over generated names)
+    exec(compile(source, "<formula>", "exec"), namespace)  # generated above, over generated names
     function = namespace["compiled"]
     function.__source__ = source  # type: ignore[attr-defined]
     return function  # type: ignore[return-value]

@@ -298,16 +298,12 @@ def _check_terms(terms: list[Term], system: System) -> None:
         calls = [call for call in system.calls if call.name == name]
         if not calls:
             raise _never_used(name, system)
-        texts = [tuple(to_text(argument) for argument in call.arguments) for call in calls]
-        # Names of the term's own (U(x/y) with inputs="ratio") are fine; names of states must be the states' places.
-        if term.inputs not in texts and set(term.inputs) & {*system.states, TIME} and not _detected(term, texts[0]):
-            raise calls[0].span.error(
-                f"{name} is called with other arguments than its inputs",
-                expected=f"{name}({', '.join(term.inputs)})",
-                got=calls[0].text,
-            )
-
-
-def _detected(term: Term, arguments: tuple[str, ...]) -> bool:
-    """Whether the names of the inputs are the ones that would have been chosen for these arguments."""
-    return term.inputs == _input_names(arguments)
+        # An input named like a state must be that state; other names are the term's own (U(x/y) with inputs="ratio").
+        for index, wanted in enumerate(term.inputs):
+            given = {to_text(call.arguments[index]) for call in calls}
+            if wanted in {*system.states, TIME} and wanted not in given:
+                raise calls[0].span.error(
+                    f"{name} is called with other arguments than its inputs",
+                    expected=f"{name}({', '.join(term.inputs)})",
+                    got=calls[0].text,
+                )

@@ -1,0 +1,125 @@
+"""Equations in other languages."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ude
+from ude.models import UDE, Symbolic
+
+HARE = "dhare/dt = a*hare - U1(hare, lynx)\ndlynx/dt = U2(hare, lynx) - d*lynx"
+ALL = """
+    du/dt = p*sigmoid(u) + max(u, lambda, 0.3) + heaviside(u - 1) + abs(end)^1.5
+    dend/dt = sqrt(u)/log10(u + 2) - atan(end)*exp(-t) + pi*min(end, 2) + sign(u - end)/3
+    dw/dt = p/7
+"""
+
+
+def hudson_bay() -> UDE:
+    model = UDE(HARE, parameters={"a": 0.480712345, "d": 0.92}, fit="a, d")
+    formula = "c0*hare*lynx"
+    return model.replace(
+        {
+            "U1": Symbolic({"U1": formula}, "hare, lynx", {"c0": 0.0248}),
+            "U2": Symbolic({"U2": formula}, "hare, lynx", {"c0": 0.0276}),
+        }
+    )
+
+
+def run(source: str) -> dict[str, Any]:
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)  # the exported source is what is tested
+    return namespace
+
+
+@pytest.mark.parametrize(
+    "model", [hudson_bay(), UDE(ALL, parameters={"p": 1.5, "lambda": 0.2})], ids=["hudson_bay", "all_functions"]
+)
+def test_exported_python_computes_what_the_model_computes(model: UDE) -> None:
+    u = torch.rand(6, len(model.states), generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 2 + 0.1
+    rhs = run(model.to_python())["rhs"]
+    t = torch.tensor(0.3, dtype=torch.float64)
+    expected = model(u, None, t).detach().numpy()
+    np.testing.assert_allclose(rhs(0.3, u.numpy().T).T, expected, rtol=1e-13)
+    np.testing.assert_allclose(rhs(0.3, list(u[0].numpy())), expected[0], rtol=1e-13)
+
+
+def test_exported_python_takes_parameters_and_unknown_functions() -> None:
+    source = UDE(HARE, parameters={"a": 0.5, "d": 0.9}).to_python()
+    assert "def rhs(t, u, U1, U2, a=0.5, d=0.9):" in source
+    assert "U1 is an unknown function and must be given." in source
+    result = run(source)["rhs"](0.0, [2.0, 3.0], lambda x, y: x * y, lambda x, y: x, a=1.0)
+    assert result.tolist() == [2.0 - 6.0, 2.0 - 0.9 * 3.0]
+
+
+def test_exported_ude_source_builds_the_same_model() -> None:
+    model = hudson_bay()
+    again = run(model.to_ude())["model"]
+    assert isinstance(again, ude.UDE)
+    u = torch.tensor([30.0, 4.0], dtype=torch.float64)
+    torch.testing.assert_close(again(u), model(u), rtol=1e-15, atol=1e-15)
+
+
+def test_julia_is_a_complete_function() -> None:
+    assert hudson_bay().to_julia(digits=3) == (
+        "p = (a = 0.481, d = 0.92, U1_c0 = 0.0248, U2_c0 = 0.0276)\n"
+        "\n"
+        "function f!(du, u, p, t)\n"
+        "    hare = u[1]\n"
+        "    lynx = u[2]\n"
+        "    a = p[1]\n"
+        "    d = p[2]\n"
+        "    U1_c0 = p[3]\n"
+        "    U2_c0 = p[4]\n"
+        "    du[1] = a*hare - U1_c0*hare*lynx\n"
+        "    du[2] = U2_c0*hare*lynx - d*lynx\n"
+        "    return nothing\n"
+        "end\n"
+    )
+
+
+def test_julia_renames_what_julia_keeps_for_itself_and_writes_julia_operators() -> None:
+    source = UDE(ALL, parameters={"p": 2, "lambda": 0.2}).to_julia()
+    assert "p = (p_ = 2.0, lambda = 0.2)" in source
+    assert "u_ = u[1]" in source
+    assert "end_ = u[2]" in source
+    assert "p_ = p[1]" in source
+    assert "**" not in source
+    assert "np." not in source
+    assert "sigmoid" not in source
+    assert "abs(end_)^1.5" in source
+    assert len(re.findall(r"\bend\b", source)) == 1
+
+
+def test_julia_says_which_functions_are_missing() -> None:
+    source = UDE("dx/dt = a*U(x)", parameters={"a": 1.0}).to_julia()
+    assert source.startswith("# U is an unknown function: define U(...) before use\np = (a = 1.0,)\n")
+
+
+def test_latex_has_a_line_for_every_equation() -> None:
+    assert hudson_bay().latex(digits=3) == (
+        "\\begin{aligned}\n"
+        "  \\frac{d \\mathrm{hare}}{d t} &= 0.481 \\mathrm{hare} - 0.0248 \\mathrm{hare} \\mathrm{lynx} \\\\\n"
+        "  \\frac{d \\mathrm{lynx}}{d t} &= 0.0276 \\mathrm{hare} \\mathrm{lynx} - 0.92 \\mathrm{lynx}\n"
+        "\\end{aligned}"
+    )
+
+
+def test_latex_writes_greek_letters_powers_of_ten_and_words() -> None:
+    text = UDE("dx/dt = 1e-7*beta*x^2/(1 + sigmoid(x)) + U1_c0*x", parameters={"beta": 1.0, "U1_c0": 2.0}).latex(
+        values=False
+    )
+    assert r"\beta" in text
+    assert r"1 \cdot 10^{-7}" in text
+    assert r"\mathrm{U1\_c0}" in text
+    assert r"\sigma\left(x\right)" in text
+    assert "x^{2}" in text
+
+
+def test_an_unset_parameter_keeps_its_name_in_the_text() -> None:
+    assert UDE("dx/dt = a*x + b", parameters={"b": 2.0}, fit="a").text() == "dx/dt = a*x + 2.0"
