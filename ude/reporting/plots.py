@@ -18,6 +18,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from ude.errors import InputError
@@ -176,36 +177,49 @@ def phase_plane(
 def terms(found: Sequence[Term], *, time_name: str = "t") -> Figure:
     """What each network does along the trajectories, and how far the formula agrees; one row a term.
 
-    Left: both against time. Right: the formula against the network, where agreement is the diagonal. When no formula
-    is given, the right panel shows the network against its first input instead.
+    Left: both against time. Right: both against the input when there is one; with several inputs the formula against
+    the network, where agreement is the diagonal.
     """
     if not found:
         raise InputError("there is no term to draw", fix="Give at least one unknown function.")
     figure, axes = _new(len(found), 2, width=9.5, height=0.6 + 3.0 * len(found))
     for row, term in enumerate(found):
-        network = np.asarray(term.network, dtype=float)
-        t = np.arange(len(network), dtype=float) if term.t is None else np.asarray(term.t, dtype=float)
-        # a line across two trajectories would show a motion that nobody saw
-        breaks = np.flatnonzero(np.diff(t) < 0) + 1
-        left, right = axes[2 * row], axes[2 * row + 1]
-        call = f"{term.name}({', '.join(term.inputs)})"
-        left.plot(*_broken(t, network, breaks), color=COLOURS[0], linewidth=3.2, alpha=0.55, label="network")
-        if term.formula is None:
-            name, values = next(iter(term.inputs.items()))
-            right.plot(np.asarray(values), network, ".", color=COLOURS[0], markersize=4)
-            right.set_xlabel(name)
-            right.set_ylabel(call)
-        else:
-            formula = np.asarray(term.formula, dtype=float)
-            left.plot(*_broken(t, formula, breaks), color=COLOURS[1], linestyle="--", linewidth=1.6, label=term.text)
-            _diagonal(right, network, formula)
-            right.set_xlabel("network")
-            right.set_ylabel("formula")
-        left.set_xlabel("sample" if term.t is None else time_name)
-        left.set_ylabel(call)
-        _finish(left, legend=True)
-        _finish(right)
+        _term_against_time(axes[2 * row], term, time_name)
+        _term_against_input(axes[2 * row + 1], term)
     return figure
+
+
+def _term_against_time(axis: Axes, term: Term, time_name: str) -> None:
+    network = np.asarray(term.network, dtype=float)
+    t = np.arange(len(network), dtype=float) if term.t is None else np.asarray(term.t, dtype=float)
+    # a line across two trajectories would show a motion that nobody saw
+    breaks = np.flatnonzero(np.diff(t) < 0) + 1
+    axis.plot(*_broken(t, network, breaks), color=COLOURS[0], linewidth=3.2, alpha=0.55, label="network")
+    if term.formula is not None:
+        formula = np.asarray(term.formula, dtype=float)
+        axis.plot(*_broken(t, formula, breaks), color=COLOURS[1], linestyle="--", linewidth=1.6, label=term.text)
+    axis.set_xlabel("sample" if term.t is None else time_name)
+    axis.set_ylabel(f"{term.name}({', '.join(term.inputs)})")
+    _finish(axis, legend_above=True)
+
+
+def _term_against_input(axis: Axes, term: Term) -> None:
+    network = np.asarray(term.network, dtype=float)
+    formula = None if term.formula is None else np.asarray(term.formula, dtype=float)
+    name, values = next(iter(term.inputs.items()))
+    if len(term.inputs) == 1 or formula is None:
+        x = np.asarray(values, dtype=float)
+        order = np.argsort(x)
+        axis.plot(x, network, ".", color=COLOURS[0], markersize=6, alpha=0.55)
+        if formula is not None:
+            axis.plot(x[order], formula[order], color=COLOURS[1], linestyle="--", linewidth=1.6)
+        axis.set_xlabel(name)
+        axis.set_ylabel(f"{term.name}({', '.join(term.inputs)})")
+    else:
+        _diagonal(axis, network, formula)
+        axis.set_xlabel(f"{term.name}: network")
+        axis.set_ylabel(f"{term.name}: formula")
+    _finish(axis)
 
 
 def front(
@@ -349,14 +363,19 @@ def _broken(
     return np.insert(t, breaks, np.nan), np.insert(values, breaks, np.nan)
 
 
-def _finish(axis: Axes, *, legend: bool = False, title: str = "") -> None:
+def _finish(axis: Axes, *, legend: bool = False, legend_above: bool = False, title: str = "") -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(True, color="#DDDDDD", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.margins(x=0.02)
-    # years are written as 1905, not as 5 + 1.9e3
-    axis.ticklabel_format(axis="x", useOffset=False) if axis.get_xscale() == "linear" else None
+    if axis.get_xscale() == "linear":
+        # years are written as 1905, not as 1902.5 and not as 5 + 1.9e3
+        low, high = axis.get_xlim()
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=high - low > 5))
+        axis.ticklabel_format(axis="x", useOffset=False)
     if title:
         axis.set_title(title, fontsize=11, color=INK)
-    if legend:
+    if legend_above:  # where a curve fills the panel, no corner of it is free
+        axis.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    elif legend:
         axis.legend(frameon=False, fontsize=9)
