@@ -374,7 +374,18 @@ XY = "dx/dt = a*x - U1(x, y)\ndy/dt = U1(x, y)"
             "The independent variable is always called t.\n    dx/dyear = x\n    ^^^^^^^^",
         ),
         ("dx/dt", {}, "the equation has no '=': expected dx/dt = ..., got 'dx/dt'.\n    dx/dt\n    ^^^^^"),
-        ("dx/dt == x", {}, "the equation has two '=': expected dx/dt = ....\n    dx/dt == x\n           ^"),
+        (
+            "dx/dt = y, dy/dt = x",
+            {},
+            "the equation has two '=': expected dx/dt = .... Separate equations by new lines or ';'.\n"
+            "    dx/dt = y, dy/dt = x\n                     ^",
+        ),
+        (
+            "d2x/dt2 = -x",
+            {},
+            "the left-hand side is not the derivative of a state: expected dNAME/dt or NAME', got 'd2x/dt2'. "
+            "Write an equation of higher order as several of first order.\n    d2x/dt2 = -x\n    ^^^^^^^",
+        ),
         ("dx/dt =", {}, "the equation has no right-hand side: expected dx/dt = ....\n    dx/dt =\n          ^"),
         (" # nothing", {}, "there are no equations: expected text such as \"dx/dt = a*x\", got ' # nothing'."),
         ("dt/dt = 1", {}, "t is the time and cannot be a state. Rename the state.\n    dt/dt = 1\n    ^^^^^"),

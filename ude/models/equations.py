@@ -194,7 +194,9 @@ def _split(line: str) -> tuple[str, int, Span]:
         raise whole.error("the equation has no '='", expected="dx/dt = ...", got=repr(line))
     second = line.find("=", equals + 1)
     if second >= 0:
-        raise Span(line, second, 1).error("the equation has two '='", expected="dx/dt = ...")
+        raise Span(line, second, 1).error(
+            "the equation has two '='", expected="dx/dt = ...", fix="Separate equations by new lines or ';'."
+        )
     span = Span(line, 0, max(1, len(line[:equals].rstrip())))
     match = _LEFT.fullmatch(line[:equals])
     name = match and (match["plain"] or match["inside"] or match["prime"])
@@ -203,11 +205,17 @@ def _split(line: str) -> tuple[str, int, Span]:
             "the left-hand side is not the derivative of a state",
             expected="dNAME/dt or NAME'",
             got=repr(line[:equals].strip()),
-            fix=f"The independent variable is always called {TIME}." if "/d" in line[:equals] else "",
+            fix=_left_advice(line[:equals]),
         )
     if not line[equals + 1 :].strip():
         raise Span(line, equals, 1).error("the equation has no right-hand side", expected=f"d{name}/dt = ...")
     return normalise_name(name), equals + 1, span
+
+
+def _left_advice(left: str) -> str:
+    if re.search(r"d[2²3³^]|''|dt[2²3³^]", left):
+        return "Write an equation of higher order as several of first order."
+    return f"The independent variable is always called {TIME}." if "/d" in left else ""
 
 
 def check_names(system: System, parameters: Iterable[str], fitted: Iterable[str]) -> None:
