@@ -1,0 +1,17 @@
+"""From samples of a term to the formula that the data choose."""
+
+from __future__ import annotations
+
+from ude.discovery.library import LibraryRegressor
+from ude.discovery.pysr import PySR
+from ude.discovery.regressor import Candidate, Samples, SymbolicRegressor
+from ude.discovery.selection import SelectionOptions
+
+__all__ = [
+    "Candidate",
+    "LibraryRegressor",
+    "PySR",
+    "Samples",
+    "SelectionOptions",
+    "SymbolicRegressor",
+]

@@ -1,0 +1,379 @@
+"""Which combination of candidate formulas the observed trajectories choose.
+
+The error of a trained network is smooth, so formulas scored on its samples come out too complex. Here every
+combination (one candidate for each unknown term) is put back into the differential equation, all constants are refitted
+on the *observed* trajectories, and
+
+    score = N log(SSE/N + floor^2) + complexity log N          (lower is better)
+
+decides, with N the observed numbers, SSE the sum of their squared scaled errors and complexity that of all terms
+together (Schwarz 1978, with complexity in the place of the number of constants). The floor, a relative accuracy below
+which differences are those of arithmetic rather than of formulas, keeps noiseless data from choosing by rounding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations, product
+from math import inf, log
+
+import numpy as np
+import sympy as sp
+
+from ude.discovery.embedding import (
+    Array,
+    ClosedForm,
+    Constant,
+    EmbeddedFit,
+    FitOptions,
+    Integrator,
+    Trajectory,
+    fit_closed_form,
+    simulate,
+    state_scale,
+)
+from ude.discovery.regressor import Candidate, complexity, rename_constants
+from ude.errors import InputError, ModelError
+
+Progress = Callable[[int, int, str], None]
+SEARCH = "search"
+
+
+@dataclass(frozen=True)
+class OpenSystem:
+    """A system in which terms are still unknown.
+
+    equations: state -> right-hand side with unknown terms as applied functions, ``U1(hare, lynx)``.
+    parameters: the model's own constants. calls: unknown term -> the names that its candidates are written in.
+    """
+
+    states: tuple[str, ...]
+    equations: dict[str, sp.Expr]
+    calls: dict[str, tuple[str, ...]]
+    parameters: dict[str, Constant] = field(default_factory=dict)
+    time: str = "t"
+
+    def close(self, chosen: Mapping[str, Candidate]) -> tuple[ClosedForm, dict[str, dict[str, str]]]:
+        """The system with a candidate in the place of each term, and for each term its constants' names there."""
+        missing = [term for term in self.calls if term not in chosen]
+        if missing:
+            raise ModelError("terms without a formula", expected=", ".join(self.calls), got=f"none for {missing}")
+        parameters, names, bodies = dict(self.parameters), {}, {}
+        for term, candidate in chosen.items():
+            own = {constant: f"{term}_{constant}" for constant in candidate.constants}
+            clash = sorted(set(own.values()) & ({*parameters, *self.states, self.time}))
+            if clash:
+                raise ModelError(
+                    f"name {clash[0]}", expected="a name of its own", fix=f"Rename the parameter {clash[0]}."
+                )
+            parameters.update({name: Constant(candidate.constants[constant]) for constant, name in own.items()})
+            bodies[term] = candidate.expression.xreplace({sp.Symbol(c): sp.Symbol(n) for c, n in own.items()})
+            names[term] = own
+        equations = {state: self._substitute(rate, bodies) for state, rate in self.equations.items()}
+        return ClosedForm(self.states, equations, parameters, self.time), names
+
+    def _substitute(self, rate: sp.Expr, bodies: Mapping[str, sp.Expr]) -> sp.Expr:
+        for call in rate.atoms(sp.core.function.AppliedUndef):
+            term = str(call.func)
+            if term not in bodies:
+                raise ModelError(f"no formula for {call}", expected=f"one of {', '.join(bodies)}")
+            formal = [sp.Symbol(name) for name in self.calls[term]]
+            if len(formal) != len(call.args):
+                raise ModelError(f"{call}", expected=f"{len(formal)} arguments", got=str(len(call.args)))
+            rate = rate.xreplace({call: bodies[term].xreplace(dict(zip(formal, call.args, strict=True)))})
+        return rate
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """How many combinations are tried, and how each is fitted.
+
+    max_candidates: candidates of one term that are put back into the equations, see `shortlist`.
+    max_combinations: when there are more, a coordinate search from the closest combination takes the place of trying
+        all. max_seconds: after these the best so far is returned with ``complete=False``.
+    floor: relative error that is not worth a more complex formula.
+    margin: difference of scores that does not count; 2 is "not worth more than a bare mention" (Kass & Raftery 1995).
+    simplify: whether the winner's constants are tried at zero, singly and in pairs, refitted and scored.
+    """
+
+    max_candidates: int = 6
+    max_combinations: int = 36
+    max_seconds: float = 120.0
+    floor: float = 1e-3
+    margin: float = 2.0
+    simplify: bool = True
+    fit: FitOptions = FitOptions(max_rhs_calls=100_000, max_seconds=4.0)
+
+    def __post_init__(self) -> None:
+        for name in ("max_candidates", "max_combinations", "max_seconds", "floor"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"SelectionOptions({name})", expected="above 0", got=str(getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One candidate for every unknown term, fitted together on the observed trajectories.
+
+    candidates: term -> candidate, with the constants as refitted. closed: the system they make.
+    complexity: of all terms together. score: lower is better. held_out_rmse: state -> error of simulating on over the
+    held-out times from the fitted initial states; empty where nothing was held out; not used for ranking.
+    step: "search" for a combination of what the searches found, "dropped c0 of U1 = c0 + c1*x" for one simplified.
+    """
+
+    candidates: dict[str, Candidate]
+    closed: ClosedForm
+    fit: EmbeddedFit
+    complexity: int
+    score: float
+    held_out_rmse: dict[str, float]
+    step: str = SEARCH
+
+    def __str__(self) -> str:
+        return ", ".join(f"{term} = {candidate.expression}" for term, candidate in self.candidates.items())
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Combinations in order of their score, best first, and the one chosen.
+
+    chosen: the simplest of those whose score is within ``margin`` of the best.
+    interrupted: Ctrl-C ended it early. complete: every combination that was planned has been tried.
+    """
+
+    ranked: list[Combination]
+    chosen: Combination
+    interrupted: bool
+    complete: bool
+
+
+def score(sse: float, n: int, complexity: int, floor: float) -> float:
+    """``N log(SSE/N + floor^2) + complexity log N``; infinite for a fit that did not come off."""
+    return n * log(sse / n + floor**2) + complexity * log(n) if np.isfinite(sse) else inf
+
+
+def shortlist(candidates: Sequence[Candidate], limit: int, n: int, network_error: float = 0.1) -> list[Candidate]:
+    """The ``limit`` simplest adequate candidates, simplest first.
+
+    Ranked by ``n log(nmse + network_error^2) + complexity log n``: n is the number of *observed* numbers (that many
+    independent facts went into the samples, however many samples there are), and closeness beyond the relative error
+    of the trained network itself, which is smooth and therefore easily fitted by more terms, earns little.
+    """
+    order = sorted(candidates, key=lambda c: (score(c.nmse * n, n, c.complexity, network_error), str(c.expression)))
+    return sorted(order[:limit], key=lambda c: (c.complexity, c.nmse, str(c.expression)))
+
+
+def select(
+    system: OpenSystem,
+    fronts: Mapping[str, Sequence[Candidate]],
+    train: Sequence[Trajectory],
+    *,
+    u0: Array | None = None,
+    held_out: Sequence[Trajectory] = (),
+    options: SelectionOptions = SelectionOptions(),
+    on_progress: Progress | None = None,
+) -> Selection:
+    """Fit combinations of candidates on the observed trajectories and rank them (see the module's own text).
+
+    fronts: candidates of each unknown term. u0: starting initial states (trajectory, state). held_out: one trajectory
+    for each training trajectory, continuing it. on_progress: called with (done, total, best so far).
+
+    Raises ModelError where a term has no candidates, or nothing could be fitted at all.
+    """
+    empty = [term for term in system.calls if not fronts.get(term)]
+    if empty:
+        raise ModelError(f"no candidate formulas for {', '.join(empty)}", fix="Search with another regressor.")
+    trial = _Trial(system, train, u0, held_out, options, on_progress)
+    lists = {term: shortlist(fronts[term], options.max_candidates, trial.n) for term in system.calls}
+    try:
+        total = int(np.prod([len(choices) for choices in lists.values()]))
+        if total <= options.max_combinations:
+            trial.total = total
+            trial.all_of(lists)
+        else:
+            trial.total = options.max_combinations
+            trial.coordinate_search(lists)
+        if options.simplify:
+            trial.simplify()
+    except KeyboardInterrupt:
+        trial.interrupted = True
+    if not trial.done:
+        raise ModelError("interrupted before any formula had been fitted", fix="Let it run a little longer.")
+    ranked = sorted(trial.done.values(), key=lambda c: (c.score, c.complexity, str(c)))
+    return Selection(ranked, trial.best, trial.interrupted, trial.complete)
+
+
+class _OutOfTime(Exception):
+    pass
+
+
+class _Trial:
+    """The combinations fitted so far, by what they say."""
+
+    def __init__(
+        self,
+        system: OpenSystem,
+        train: Sequence[Trajectory],
+        u0: Array | None,
+        held_out: Sequence[Trajectory],
+        options: SelectionOptions,
+        on_progress: Progress | None,
+    ) -> None:
+        self.system, self.train, self.u0, self.held_out = system, list(train), u0, list(held_out)
+        self.options, self.on_progress = options, on_progress
+        self.scale = state_scale(self.train)
+        self.n = int(sum(np.isfinite(trajectory.u).sum() for trajectory in self.train))
+        self.done: dict[tuple[str, ...], Combination] = {}
+        self.total, self.interrupted, self.complete = 0, False, True
+        self.deadline = time.perf_counter() + options.max_seconds
+
+    def evaluate(self, candidates: Mapping[str, Candidate], step: str = SEARCH) -> Combination:
+        key = tuple(str(candidates[term].expression) for term in self.system.calls)
+        if key in self.done:
+            return self.done[key]
+        if self.done and time.perf_counter() > self.deadline:
+            self.complete = False
+            raise _OutOfTime
+        combination = evaluate_combination(
+            self.system, candidates, self.train, self.u0, self.held_out, self.scale, self.options, step
+        )
+        self.done[key] = combination
+        if self.on_progress is not None:
+            self.total = max(self.total, len(self.done))
+            self.on_progress(len(self.done), self.total, str(self.best))
+        return combination
+
+    @property
+    def best(self) -> Combination:
+        """The simplest combination that the data do not tell from the one of lowest score."""
+        lowest = min(c.score for c in self.done.values())
+        near = [c for c in self.done.values() if c.score <= lowest + self.options.margin]
+        return min(near, key=lambda c: (c.complexity, c.score, str(c)))
+
+    def all_of(self, lists: Mapping[str, Sequence[Candidate]]) -> None:
+        """Every combination, simplest first, so that an early end leaves the simple ones tried."""
+        every = [dict(zip(lists, choice, strict=True)) for choice in product(*lists.values())]
+        every.sort(key=lambda chosen: sum(candidate.complexity for candidate in chosen.values()))
+        try:
+            for chosen in every:
+                self.evaluate(chosen)
+        except _OutOfTime:
+            return
+
+    def coordinate_search(self, lists: Mapping[str, Sequence[Candidate]]) -> None:
+        """Change one term at a time, keeping what lowers the score, from the closest and from the simplest start.
+
+        With more than a few terms the product of their lists is out of reach, while a wrong formula for one term is
+        mostly seen whatever the others are.
+        """
+        starts = [
+            {term: min(choices, key=lambda c: c.nmse) for term, choices in lists.items()},
+            {
+                term: min(choices, key=lambda c: score(c.nmse * self.n, self.n, c.complexity, 0.1))
+                for term, choices in lists.items()
+            },
+        ]
+        try:
+            for start in starts:
+                current, changed = self.evaluate(start), True
+                while changed:
+                    changed = False
+                    for term, choices in lists.items():
+                        for choice in choices:
+                            if len(self.done) >= self.options.max_combinations:
+                                self.complete = False
+                                return
+                            found = self.evaluate({**start, term: choice})
+                            if found.score < current.score:
+                                start, current, changed = {**start, term: choice}, found, True
+        except _OutOfTime:
+            return
+
+    def simplify(self) -> None:
+        """Constants of the best combination at zero: refitted, scored, and the new best treated likewise."""
+        try:
+            improved = True
+            while improved:
+                improved, best = False, self.best
+                for at_once in (1, 2):  # two small terms can stand in for each other, so that neither goes alone
+                    for step, simpler in _simplifications(best, at_once):
+                        self.evaluate(simpler, step)
+                    improved = self.best is not best
+                    if improved:
+                        break
+        except _OutOfTime:
+            return
+
+
+def _simplifications(combination: Combination, at_once: int) -> Iterator[tuple[str, dict[str, Candidate]]]:
+    """The combination with one constant, or two, at zero, wherever a formula is left; with what was done in words."""
+    constants = [(term, name) for term, candidate in combination.candidates.items() for name in candidate.constants]
+    earlier = "" if combination.step == SEARCH else f"{combination.step}; "
+    for dropped in combinations(constants, at_once):
+        candidates, words = dict(combination.candidates), []
+        for term in dict.fromkeys(term for term, _ in dropped):
+            names = [name for owner, name in dropped if owner == term]
+            smaller = _without(candidates[term], names)
+            if smaller is None:
+                break
+            words.append(f"dropped {', '.join(names)} of {term} = {candidates[term].expression}")
+            candidates[term] = smaller
+        else:
+            yield earlier + "; ".join(words), candidates
+
+
+def _without(candidate: Candidate, names: Sequence[str]) -> Candidate | None:
+    expression = candidate.expression.subs(dict.fromkeys(map(sp.Symbol, names), 0))
+    if expression.has(sp.nan, sp.zoo, sp.oo):
+        return None
+    left = {sp.Symbol(name): value for name, value in candidate.constants.items() if name not in names}
+    inputs = [str(symbol) for symbol in expression.free_symbols if symbol not in left]
+    simple, constants = rename_constants(expression, left, inputs)
+    return Candidate(simple, constants, complexity(simple, constants), candidate.nmse, candidate.source)
+
+
+def evaluate_combination(
+    system: OpenSystem,
+    candidates: Mapping[str, Candidate],
+    train: Sequence[Trajectory],
+    u0: Array | None,
+    held_out: Sequence[Trajectory],
+    scale: Array,
+    options: SelectionOptions,
+    step: str = SEARCH,
+) -> Combination:
+    """Put the candidates into the system, refit all constants on the training trajectories, score."""
+    closed, names = system.close(candidates)
+    fit = fit_closed_form(closed, train, u0, scale, options.fit)
+    total = sum(candidate.complexity for candidate in candidates.values())
+    refitted = {
+        term: replace(candidate, constants={c: fit.values[name] for c, name in names[term].items()})
+        for term, candidate in candidates.items()
+    }
+    value = score(fit.sse, fit.n_observations, total, options.floor)
+    error = continuation_rmse(closed, fit, train, held_out, scale) if np.isfinite(value) else {}
+    return Combination(refitted, closed, fit, total, value, error, step)
+
+
+def continuation_rmse(
+    closed: ClosedForm, fit: EmbeddedFit, train: Sequence[Trajectory], held_out: Sequence[Trajectory], scale: Array
+) -> dict[str, float]:
+    """Root mean square error per state, in its own units, of simulating on from the fitted u0 over held-out times."""
+    errors: list[Array] = []  # where the solution blows up, the error is infinite
+    for index, later in enumerate(held_out):
+        if not len(later.t):
+            continue
+        start = train[index].t[0]
+        span = Trajectory(np.concatenate([[start], later.t]), np.concatenate([later.u[:1] * np.nan, later.u]))
+        [found] = simulate(Integrator(closed), [span], fit.u0[index : index + 1], fit.values, scale)
+        errors.append(np.full_like(later.u, np.inf) if found is None else found[1:] - later.u)
+    if not errors:
+        return {}
+    with np.errstate(over="ignore"):
+        squares = np.concatenate(errors) ** 2
+    seen = np.isfinite(np.concatenate([later.u for later in held_out if len(later.t)]))
+    return {
+        state: float(np.sqrt(np.mean(squares[seen[:, i], i]))) if seen[:, i].any() else float("nan")
+        for i, state in enumerate(closed.states)
+    }
