@@ -80,6 +80,8 @@ def caret(error: ModelError) -> str:
         ("log(0)", "a part of the formula is not finite", "log"),
         ("x*exp(1000)", "a part of the formula is not finite", "exp"),
         ("(pi*tan(2.0))^0.5", "a part of the formula is not a real number.", "^"),
+        ("asin(2)*x", "a part of the formula is not a real number.", "asin"),
+        ("min(x, cos(2)^(-1.5))", "a part of the formula is not a real number.", "^"),
         ("x*sqrt(-1)", "a part of the formula is not a real number.", "sqrt"),
         ("9**9**9", "a power of numbers is too large", "**"),
         ("1e999*x", "the number 1e999 is too large for a float.", "1e999"),
