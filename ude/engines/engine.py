@@ -51,11 +51,13 @@ class StepRecord:
     so its step is the identity.
 
     Args:
-        t, dt: Start and signed size of each step (rows, B).
+        t: Start of each step (rows + 1, B); the last row is the time reached. It is kept rather than added up from
+            dt, since a rounding error would push a save at the very end out of the last step.
+        dt: Signed size of each step (rows, B).
         u: State at the start of each step (rows + 1, B, n); the last row is the final state.
     """
 
-    t: Float[Tensor, "rows B"]
+    t: Float[Tensor, "rows_and_end B"]
     dt: Float[Tensor, "rows B"]
     u: Float[Tensor, "rows_and_end B n"]
 

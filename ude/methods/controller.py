@@ -17,6 +17,7 @@ class Arithmetic(Protocol):
     def maximum(self, x: Any, y: Any) -> Any: ...
     def power(self, x: Any, exponent: float) -> Any: ...
     def where(self, condition: Any, x: Any, y: Any) -> Any: ...
+    def round(self, x: Any) -> Any: ...
 
 
 class FloatArithmetic:
@@ -34,11 +35,20 @@ class FloatArithmetic:
     def where(self, condition: bool, x: float, y: float) -> float:
         return x if condition else y
 
+    def round(self, x: float) -> float:
+        return float(round(x))
+
 
 # An error below this counts as this: far below it the step grows by qmax anyway, and 0**-beta is no number.
 SMALLEST_ERROR = 1e-30
 # What the first accepted step compares with, and the floor of the remembered error (OrdinaryDiffEq's qoldinit).
 INITIAL_ERROR = 1e-4
+
+
+# Factors are rounded to multiples of this. The error estimate is a difference of nearly equal numbers, so the order of
+# a sum changes its eighth digit; rounded factors keep that out of the step sizes, and the same problem takes the same
+# steps alone, in any batch, in any engine.
+FACTOR_GRID = 2.0**-10
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,8 @@ class PIController:
         q        = error^beta1 / previous_error^beta2 / gamma
         dt_next  = dt / clamp(q, 1/qmax, 1/qmin)         after an accepted step (error <= 1)
         dt_next  = dt / min(error^beta1 / gamma, 1/qmin) after a rejected one
+
+    The factor dt_next/dt is rounded to a multiple of `FACTOR_GRID`, so that rounding errors do not change steps.
 
     Args:
         beta1: Exponent of the current error; None means 7/(10 order).
@@ -73,7 +85,8 @@ class PIController:
         after_rejection = self.gamma / proportional
         after_acceptance = after_rejection * ops.power(previous_error, beta2)
         limited = ops.minimum(ops.maximum(after_acceptance, self.qmin), self.qmax)
-        return ops.where(accepted, limited, ops.maximum(after_rejection, self.qmin))
+        factor = ops.where(accepted, limited, ops.maximum(after_rejection, self.qmin))
+        return ops.round(factor / FACTOR_GRID) * FACTOR_GRID
 
     def remember(self, ops: Arithmetic, error: Any) -> Any:
         """Return what the next step is told of an accepted step's error."""

@@ -48,7 +48,7 @@ class TorchEngine:
         self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor]
     ) -> Iterator[tuple[Float[Tensor, "B n"], Float[Tensor, "B"], Float[Tensor, "B"]]]:
         numbers = tableau_tensors(_tableau(spec), record.u.dtype, record.u.device)
-        for row in range(record.t.shape[0]):
+        for row in range(record.dt.shape[0]):
             u, t, dt = record.u[row], record.t[row], record.dt[row]
             for i, state, time in stage_arguments(lambda u, t: as_batch(spec, u, t, p), numbers, u, t, dt):
                 yield state, time, numbers.weights[i] * dt

@@ -79,6 +79,9 @@ class TensorLanes:
     def where(self, condition: Tensor, x: Any, y: Any) -> Tensor:
         return torch.where(condition, x, y)
 
+    def round(self, x: Tensor) -> Tensor:
+        return x.round()
+
     def read(self, x: Tensor) -> Any:
         return x
 

@@ -52,7 +52,7 @@ class _Reads:
     def __init__(
         self, spec: SolveSpec, numbers: TableauTensors, record: StepRecord, times: Tensor, grad: Tensor
     ) -> None:
-        rows = record.t.shape[0]
+        rows = record.dt.shape[0]
         row, theta = locate(record.t, record.dt, times, direction(spec))
         flat = row.clamp(max=rows - 1).reshape(-1)
         order = flat.argsort(stable=True)
@@ -84,7 +84,7 @@ def pullback(
     first state and to the leaves. One graph for a few steps is faster than one for each stage by a factor of two, and
     never larger than `_ROWS_IN_ONE_GRAPH` steps.
     """
-    rows = record.t.shape[0]
+    rows = record.dt.shape[0]
     if rows == 0:
         return grad.sum(1), tuple(None for _ in p)
     numbers = tableau_tensors(tableau, record.u.dtype, record.u.device)

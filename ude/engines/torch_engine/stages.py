@@ -102,14 +102,17 @@ def interpolation_weights(numbers: TableauTensors, theta: Float[Tensor, "m"]) ->
 
 
 def locate(
-    t: Float[Tensor, "rows B"], dt: Float[Tensor, "rows B"], times: Float[Tensor, "B T"], sign: Float[Tensor, "B"]
+    t: Float[Tensor, "rows_and_end B"],
+    dt: Float[Tensor, "rows B"],
+    times: Float[Tensor, "B T"],
+    sign: Float[Tensor, "B"],
 ) -> tuple[Tensor, Tensor]:
     """Find the step that holds each time and where in it: rows (B, T), equal to the number of rows when the time
     lies past the last one, and theta (B, T)."""
-    ends = ((t + dt) * sign).T.contiguous()
-    row = torch.searchsorted(ends, (times * sign.unsqueeze(-1)).contiguous())
-    inside = row.clamp(max=t.shape[0] - 1)
-    start, size = t.T.gather(1, inside), dt.T.gather(1, inside)
+    ends = t[1:].T.contiguous()
+    row = torch.searchsorted(ends * sign.unsqueeze(-1), (times * sign.unsqueeze(-1)).contiguous())
+    inside = row.clamp(max=dt.shape[0] - 1)
+    start, size = t[:-1].T.gather(1, inside), dt.T.gather(1, inside)
     # a step of size zero belongs to a trajectory that stood still in this row
     theta = torch.where(size == 0, torch.zeros_like(size), (times - start) / torch.where(size == 0, 1.0, size))
-    return row, theta
+    return row, torch.where((times == ends.gather(1, inside)) & (size != 0), 1.0, theta)

@@ -14,7 +14,7 @@ from ude.engines.engine import ForwardResult, SolveSpec, StepRecord, as_batch
 from ude.engines.torch_engine.lanes import Lanes, lanes_for
 from ude.engines.torch_engine.stages import TableauTensors, combine, compute_stages, extend, locate, tableau_tensors
 from ude.methods import ExplicitTableau
-from ude.methods.controller import INITIAL_ERROR
+from ude.methods.controller import FACTOR_GRID, INITIAL_ERROR
 from ude.solution import ReturnCode
 
 # Saves are evaluated from the stages of this many steps at a time, so that stages need not be kept for all.
@@ -40,13 +40,13 @@ class _Rows:
     sign: Tensor
     saveat: Float[Tensor, "B T"] | None
     values: Float[Tensor, "B T n"] | None
-    t: list[Tensor] = field(default_factory=list)
+    t: list[Tensor]
     dt: list[Tensor] = field(default_factory=list)
     u: list[Tensor] = field(default_factory=list)
     stages: list[Tensor] = field(default_factory=list)
 
-    def add(self, t: Tensor, dt: Tensor, u: Tensor, stages: Tensor) -> None:
-        self.t.append(t)
+    def add(self, end: Tensor, dt: Tensor, u: Tensor, stages: Tensor) -> None:
+        self.t.append(end)
         self.dt.append(dt)
         self.u.append(u)
         if self.saveat is not None:
@@ -59,7 +59,7 @@ class _Rows:
         held = len(self.stages)
         if self.saveat is None or self.values is None or not held:
             return
-        t, dt, u = (torch.stack(rows[-held:]) for rows in (self.t, self.dt, self.u))
+        t, dt, u = torch.stack(self.t[-held - 1 :]), torch.stack(self.dt[-held:]), torch.stack(self.u[-held:])
         row, theta = locate(t, dt, self.saveat, self.sign)
         after_start = self.saveat * self.sign.unsqueeze(-1) >= (t[0] * self.sign).unsqueeze(-1)
         lane, save = ((row < held) & after_start).nonzero(as_tuple=True)
@@ -88,7 +88,7 @@ def integrate(spec: SolveSpec, tableau: ExplicitTableau, u0: Tensor, p: Sequence
     f = _Counted(spec, p)
     sign_tensor = torch.where(spec.t1 >= spec.t0, 1.0, -1.0).to(u0.dtype)
     values = None if spec.saveat is None else u0.new_full((*spec.saveat.shape, u0.shape[1]), float("nan"))
-    rows = _Rows(numbers, sign_tensor, spec.saveat, values)
+    rows = _Rows(numbers, sign_tensor, spec.saveat, values, [spec.t0])
     sign, end = lanes.read(sign_tensor), lanes.read(spec.t1)
     state = _State(
         t=lanes.read(spec.t0),
@@ -134,16 +134,19 @@ def _attempt(
         error, finite = _scaled_error(spec, numbers, lanes, state.u, u, k, dt)
         accept = finite & (error <= 1.0) & state.active
         if lanes.any(accept):
-            rows.add(t, lanes.tensor(lanes.where(accept, size * sign, size * 0.0)), state.u, k)
+            state.t = lanes.where(accept, lanes.where(last, end, state.t + size * sign), state.t)
+            taken = lanes.tensor(lanes.where(accept, size * sign, size * 0.0))
+            rows.add(lanes.tensor(state.t), taken, state.u, k)
             k1 = k[-1] if reuse_last else f(u, t + dt)
             state.u, state.k1 = lanes.select(accept, u, state.u), lanes.select(accept, k1, state.k1)
-            state.t = lanes.where(accept, lanes.where(last, end, state.t + size * sign), state.t)
         if spec.adaptive:
             factor = spec.controller.factor(lanes, error, state.error, accept, order)
             state.dt = lanes.where(state.active, lanes.minimum(size * factor, spec.dtmax), state.dt)
             state.error = lanes.where(accept, spec.controller.remember(lanes, error), state.error)
         smallest = lanes.maximum(abs(state.t) * resolution, max(spec.dtmin, tiny))
         stuck = lanes.negate(accept) & ((state.dt < smallest) | (not spec.adaptive))
+        # a small last step or a cautious controller is no failure: only a rejection at the smallest step is
+        state.dt = lanes.maximum(state.dt, spec.dtmin) if spec.dtmin else state.dt
         failed = lanes.where(finite, float(ReturnCode.DtLessThanMin), float(ReturnCode.Unstable))
         return accept, lanes.where(stuck, failed, failed * 0.0)
 
@@ -191,7 +194,10 @@ def _first_step(
     chosen = torch.minimum(100 * h0, h1)
     # a probe outside the domain of f says nothing; its own size is the cautious choice
     chosen = torch.where(torch.isfinite(chosen), chosen, h0)
-    return torch.minimum(chosen, span.clamp(max=spec.dtmax))
+    # ten binary digits, so that rounding errors in f do not reach the steps (see FACTOR_GRID)
+    mantissa, exponent = torch.frexp(chosen)
+    chosen = torch.ldexp((mantissa / FACTOR_GRID).round() * FACTOR_GRID, exponent)
+    return torch.minimum(chosen, span.clamp(max=spec.dtmax)).clamp(min=spec.dtmin)
 
 
 @dataclass(frozen=True)
@@ -203,15 +209,14 @@ class _Counts:
 
 
 def _result(spec: SolveSpec, rows: _Rows, state: _State, lanes: Lanes, counts: _Counts) -> ForwardResult:
-    empty = state.u.new_empty(0, state.u.shape[0])
     record = StepRecord(
-        t=torch.stack(rows.t) if rows.t else empty,
-        dt=torch.stack(rows.dt) if rows.dt else empty,
+        t=torch.stack(rows.t),
+        dt=torch.stack(rows.dt) if rows.dt else state.u.new_empty(0, state.u.shape[0]),
         u=torch.stack([*rows.u, state.u]),
     )
     codes = lanes.tensor(counts.codes).to(torch.int64)
     if spec.saveat is None or rows.values is None:
-        times, values = _every_step(record, spec.t0, lanes.tensor(counts.accepted).to(torch.int64))
+        times, values = _every_step(record, lanes.tensor(counts.accepted).to(torch.int64))
     else:
         # a span of length zero takes no step, and every save of it is the initial state
         still = (spec.t0 == spec.t1).view(-1, 1, 1)
@@ -228,16 +233,15 @@ def _result(spec: SolveSpec, rows: _Rows, state: _State, lanes: Lanes, counts: _
     )
 
 
-def _every_step(record: StepRecord, t0: Tensor, accepted: Tensor) -> tuple[Tensor, Tensor]:
+def _every_step(record: StepRecord, accepted: Tensor) -> tuple[Tensor, Tensor]:
     """Collect each trajectory's own accepted points; shorter ones repeat their end."""
-    rows, batch = record.t.shape
+    rows, batch = record.dt.shape
     # rows where the trajectory moved come first, in order
     order = torch.argsort((record.dt == 0).to(torch.int8), dim=0, stable=True)
     count = int(accepted.max()) if rows else 0
     index = torch.cat([order[:count], torch.full((1, batch), rows, device=order.device)])
     position = torch.arange(count + 1, device=order.device).unsqueeze(-1)
     index = torch.where(position < accepted, index, rows)
-    ends = torch.cat([record.t, (record.t[-1] + record.dt[-1] if rows else t0).unsqueeze(0)])
-    times = ends.gather(0, index)
+    times = record.t.gather(0, index)
     values = record.u.gather(0, index.unsqueeze(-1).expand(-1, -1, record.u.shape[-1]))
     return times.T.contiguous(), values.transpose(0, 1).contiguous()
