@@ -120,7 +120,7 @@ def data_and_model(
             _points(axis, measured, state, colour=i if len(data) > 1 else state, start=start)
         for i, line in enumerate(model):
             axis.plot(line.t, line.u[:, state], **_line(i if len(data) > 1 else state, solid=True))
-        if held_out_from is not None and len(data) == 1:
+        if held_out_from is not None and len(data) == 1 and np.isfinite(held_out_from[0]):
             _shade(axis, held_out_from[0], _last(data, model), with_text=state == 0)
         axis.set_ylabel(labels.of(name))
         _finish(axis)
