@@ -16,7 +16,10 @@ ORDER = 5
 HALF_GRID = 2.0**-11
 
 
-def factor(error: float, previous: float, controller: PIController = PIController()) -> float:
+DEFAULT = PIController()
+
+
+def factor(error: float, previous: float, controller: PIController = DEFAULT) -> float:
     return controller.factor(FloatArithmetic(), error, previous, error <= 1.0, ORDER)
 
 
