@@ -75,6 +75,15 @@ def test_states_come_in_the_order_asked_for(write):
     np.testing.assert_array_equal(data.trajectories[0].u, [[2.0, 1.0], [4.0, 3.0]])
 
 
+def test_states_may_be_read_under_the_names_of_the_model(write):
+    path = write("t,hare,lynx\n0,1,2\n1,3,4\n")
+    data = read_csv(path, states={"y": "lynx", "x": "hare"})
+    assert data.states == ("y", "x")
+    np.testing.assert_array_equal(data.trajectories[0].u, [[2.0, 1.0], [4.0, 3.0]])
+    with pytest.raises(DataError, match="the data have no column 'hares' for the state"):
+        read_csv(path, states={"x": "hares"})
+
+
 def test_trajectory_column_separates_runs_in_order_of_appearance(write):
     data = read_csv(write("run,t,x\nb,0,1\na,0,5\nb,1,2\na,2,6\n"), trajectory="run")
     assert [trajectory.name for trajectory in data.trajectories] == ["b", "a"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -109,7 +109,7 @@ class Dataset:
         cls,
         frame: pd.DataFrame,
         time: str | None = None,
-        states: Sequence[str] | str | None = None,
+        states: Mapping[str, str] | Sequence[str] | str | None = None,
         trajectory: str | None = None,
         *,
         lines: Sequence[int] | None = None,
@@ -117,7 +117,8 @@ class Dataset:
         """A table with one row a measurement time, one column a state.
 
         `time`: the time column; guessed from its name when None, else the first column (said in `notes`).
-        `states`: the state columns, all others when None. `trajectory`: a column that tells runs apart.
+        `states`: the state columns, all others when None; a mapping {state: column} reads them under the names that
+        the model uses ({"x": "hare", "y": "lynx"}). `trajectory`: a column that tells runs apart.
         `lines`: the line of the file each row came from, so that errors can name it.
 
         Raises `DataError`: a column that is missing, a cell that is empty or no finite number, times that repeat or
@@ -126,7 +127,8 @@ class Dataset:
         columns = [str(column) for column in frame.columns]
         frame = frame.set_axis(columns, axis=1)
         _refuse_repeated(columns)
-        named = _state_names(states) if states is not None else ()
+        renamed = dict(states) if isinstance(states, Mapping) else {}
+        named = _state_names(list(renamed.values()) if renamed else states) if states is not None else ()
         for wanted, role in [(time, "time"), (trajectory, "trajectory"), *((name, "state") for name in named)]:
             if wanted is not None and wanted not in columns:
                 raise missing_column(wanted, columns, role)
@@ -148,7 +150,7 @@ class Dataset:
         for label, rows in groups:
             _check_times(numbers[rows, 0], [where(i) for i in rows], time, label, trajectory)
             trajectories.append(Trajectory(numbers[rows, 0].copy(), numbers[rows, 1:].copy(), label))
-        return cls(names, tuple(trajectories), time, notes)
+        return cls(_state_names(list(renamed)) if renamed else names, tuple(trajectories), time, notes)
 
     def select(self, states: Sequence[str]) -> Dataset:
         """The same trajectories with only these states, in this order. Raises `DataError` for a state without data."""
@@ -206,7 +208,7 @@ class Dataset:
 def read_csv(
     path: str | Path,
     time: str | None = None,
-    states: Sequence[str] | str | None = None,
+    states: Mapping[str, str] | Sequence[str] | str | None = None,
     trajectory: str | None = None,
 ) -> Dataset:
     """Read a CSV file with a header line into a `Dataset`; arguments as in `Dataset.from_frame`.
@@ -373,7 +375,7 @@ def _is_list_of_arrays(t: npt.ArrayLike | Sequence[npt.ArrayLike]) -> bool:
     return isinstance(t, (list, tuple)) and len(t) > 0 and not np.isscalar(t[0]) and np.ndim(t[0]) > 0
 
 
-def _state_names(states: Sequence[str] | str) -> tuple[str, ...]:
+def _state_names(states: Mapping[str, str] | Sequence[str] | str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in states.split(",")) if isinstance(states, str) else tuple(states)
     _refuse_repeated(names)
     if not names:
