@@ -14,6 +14,7 @@ or leaves the domain of a function has an infinite cost instead of an exception.
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +50,7 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         t, u = np.asarray(self.t, dtype=np.float64), np.asarray(self.u, dtype=np.float64)
-        if t.ndim != 1 or u.ndim != 2 or len(t) != len(u) or len(t) < 1:
+        if t.ndim != 1 or u.ndim != 2 or len(t) != len(u):
             raise DataError("trajectory", expected="t (T,) and u (T, state)", got=f"t {t.shape}, u {u.shape}")
         if not np.all(np.isfinite(t)) or np.any(np.diff(t) <= 0):
             raise DataError("times of a trajectory must increase", fix="Sort the rows by time and merge duplicates.")
@@ -64,6 +65,7 @@ class ClosedForm:
     states: names, in the order of the columns of the data.
     equations: state -> expression in the states, the constants and ``time``.
     parameters: constant -> `Constant`.
+    positive: states that are positive by nature; a solution in which one reaches zero counts as none.
 
     Raises ModelError for a symbol that is none of these, or a state without an equation.
     """
@@ -72,6 +74,7 @@ class ClosedForm:
     equations: dict[str, sp.Expr]
     parameters: dict[str, Constant] = field(default_factory=dict)
     time: str = "t"
+    positive: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         missing = [state for state in self.states if state not in self.equations]
@@ -244,12 +247,27 @@ def _compile(system: ClosedForm, *, sensitivities: bool) -> Callable[..., list[f
         results += list(jacobian * s + forcing)
         arguments += list(s)
     results = [_without_distributions(result) for result in results]
-    return sp.lambdify([sp.Symbol(system.time), arguments, constants], results, modules="math", cse=True)
+    modules = [_EXTRA, "math"]
+    return sp.lambdify([sp.Symbol(system.time), arguments, constants], results, modules=modules, cse=True)
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
+
+
+# Functions that models may use and that the module `math` lacks.
+_EXTRA: dict[str, Callable[..., float]] = {
+    "sigmoid": _sigmoid,
+    "Heaviside": lambda x, at_zero=0.5: at_zero if x == 0 else float(x > 0),
+    "sign": lambda x: float((x > 0) - (x < 0)),
+    "Min": min,
+    "Max": max,
+}
 
 
 def _without_distributions(expression: sp.Expr) -> sp.Expr:
-    """Derivatives of |x| and sign(x) leave Derivative and delta terms, which are zero almost everywhere."""
-    if not expression.has(sp.Abs, sp.sign, sp.Derivative, sp.DiracDelta, sp.re, sp.im):
+    """Derivatives of |x|, sign(x) and steps leave delta terms, which are zero almost everywhere."""
+    if not expression.has(sp.Abs, sp.sign, sp.Heaviside, sp.Min, sp.Max, sp.Derivative, sp.DiracDelta):
         return expression
     real = {symbol: sp.Dummy(symbol.name, real=True) for symbol in expression.free_symbols}
     simple = expression.xreplace(real).doit().replace(sp.DiracDelta, lambda *_: sp.S.Zero)
@@ -345,6 +363,7 @@ class _Problem:
         integrator: Integrator,
     ) -> None:
         self.integrator = integrator
+        self.positive = np.array([state in system.positive for state in system.states])
         self.system, self.trajectories, self.options = system, list(trajectories), options
         _check(system, self.trajectories)
         self.masks = [np.isfinite(trajectory.u) for trajectory in self.trajectories]
@@ -372,8 +391,9 @@ class _Problem:
         with np.errstate(divide="ignore"):
             low = np.where(self.logarithmic, np.log(np.maximum(lower, 0.0) / self.unit), lower / self.unit)
             high = np.where(self.logarithmic, np.log(np.maximum(upper, 0.0) / self.unit), upper / self.unit)
-        free = self.u0.size if self.options.fit_u0 else 0
-        self.bounds = (np.append(low, np.full(free, -np.inf)), np.append(high, np.full(free, np.inf)))
+        least = np.where(self.positive, 0.0, -np.inf)
+        start_low = np.tile(least, len(self.u0)) if self.options.fit_u0 else np.empty(0)
+        self.bounds = (np.append(low, start_low), np.append(high, np.full(len(start_low), np.inf)))
 
     def encode(self, values: Array, u0: Array) -> Array:
         with np.errstate(all="ignore"):
@@ -440,6 +460,8 @@ class _Problem:
             found = self.integrator.sensitivities(trajectory.t, u0[index], named, self.scale, units)
             if found is None:
                 return
+            if np.any(found[0][:, self.positive] <= 0.0):
+                return
             residuals.append(((found[0] - trajectory.u) / self.scale)[mask])
             jacobian = np.zeros((*found[0].shape, len(theta)))
             jacobian[..., :fitted] = found[1][..., :fitted] * slope / self.scale[:, None]
@@ -505,6 +527,8 @@ def _check(system: ClosedForm, trajectories: Sequence[Trajectory]) -> None:
     if not trajectories:
         raise DataError("no trajectories to fit", expected="at least one")
     for index, trajectory in enumerate(trajectories):
+        if not len(trajectory.t):
+            raise DataError(f"trajectory {index} is empty", fix="Leave it out.")
         if trajectory.u.shape[1] != len(system.states):
             raise DataError(
                 f"trajectory {index}",

@@ -47,6 +47,7 @@ class OpenSystem:
 
     equations: state -> right-hand side with unknown terms as applied functions, ``U1(hare, lynx)``.
     parameters: the model's own constants. calls: unknown term -> the names that its candidates are written in.
+    positive: states that are positive by nature.
     """
 
     states: tuple[str, ...]
@@ -54,6 +55,7 @@ class OpenSystem:
     calls: dict[str, tuple[str, ...]]
     parameters: dict[str, Constant] = field(default_factory=dict)
     time: str = "t"
+    positive: tuple[str, ...] = ()
 
     def close(self, chosen: Mapping[str, Candidate]) -> tuple[ClosedForm, dict[str, dict[str, str]]]:
         """The system with a candidate in the place of each term, and for each term its constants' names there."""
@@ -72,7 +74,7 @@ class OpenSystem:
             bodies[term] = candidate.expression.xreplace({sp.Symbol(c): sp.Symbol(n) for c, n in own.items()})
             names[term] = own
         equations = {state: self._substitute(rate, bodies) for state, rate in self.equations.items()}
-        return ClosedForm(self.states, equations, parameters, self.time), names
+        return ClosedForm(self.states, equations, parameters, self.time, self.positive), names
 
     def _substitute(self, rate: sp.Expr, bodies: Mapping[str, sp.Expr]) -> sp.Expr:
         for call in rate.atoms(sp.core.function.AppliedUndef):

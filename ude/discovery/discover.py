@@ -1,0 +1,129 @@
+"""discover: sample the networks -> search formulas -> put them back -> let the observed trajectories choose -> refit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
+from ude.discovery.library import LibraryRegressor
+from ude.discovery.regressor import Candidate, SymbolicRegressor, mark_pareto
+from ude.discovery.result import Discovery
+from ude.discovery.sampling import observed, open_system, sample_terms
+from ude.discovery.selection import Combination, SelectionOptions, select
+from ude.errors import InputError
+from ude.progress import ProgressBar
+from ude.training.fit import Fit
+
+
+def discover(
+    fit: Fit,
+    regressors: SymbolicRegressor | Sequence[SymbolicRegressor] | None = None,
+    *,
+    max_candidates: int | None = None,
+    options: SelectionOptions | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Discovery:
+    """Replace the networks of a fitted model by formulas.
+
+    1. Each network is sampled along the fitted trajectories, in natural units.
+    2. Each regressor searches formulas for each sampled function, beside the directions that fitted parameters of the
+       model can take up as well.
+    3. The simplest adequate candidates are put back into the equations, combination by combination; all constants and
+       initial states are refitted on the training data, and ``N log(SSE/N) + complexity log N`` decides.
+    4. Constants of the winner are tried at zero, refitted and scored.
+    5. The winner's constants are refitted on all data, held-out ones included. Both sets of constants are kept; the
+       error on held-out data is that of the constants from training data alone.
+
+    fit: the result of `ude.fit` for a `UDE`. regressors: one or several searches; `LibraryRegressor()` when None.
+    max_candidates: how many formulas of each function are put back; options: the other settings of the selection.
+    seed: of the starts of refits, for options with several.
+
+    Ctrl-C ends the selection and returns the best so far, with ``interrupted=True``.
+
+    Raises ModelError for a model without equations or networks, InputError for arguments that are not usable, and
+    what the regressors raise (BackendMissing).
+    """
+    chosen_options = _options(options, max_candidates, seed)
+    searches = _searches(regressors)
+    system = open_system(fit)
+    samples = sample_terms(fit)
+    train = observed(fit.train)
+    held_out = observed(fit.held_out) if fit.held_out is not None else []
+    with ProgressBar(progress) as bar:
+        with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
+            fronts = {}
+            for name, own in samples.items():
+                found = []
+                for search in searches:
+                    found += search.search(own)
+                    stage.advance()
+                fronts[name] = _merged(found)
+        with bar.stage("fitting them to the data", None) as stage:
+            selection = select(
+                system,
+                fronts,
+                train,
+                u0=fit.u0,
+                held_out=held_out,
+                options=chosen_options,
+                on_progress=lambda done, total, best: stage.advance(),
+            )
+        interrupted = selection.interrupted or fit.interrupted
+        final = selection.chosen.fit
+        if held_out and not selection.interrupted:
+            with bar.stage("refitting on all data", 1) as stage:
+                try:
+                    final = refit_on_all(selection.chosen, fit, chosen_options.fit)
+                except KeyboardInterrupt:
+                    interrupted = True
+                stage.advance()
+    return Discovery(fit, samples, fronts, selection, final, interrupted)
+
+
+def refit_on_all(chosen: Combination, fit: Fit, options: FitOptions) -> EmbeddedFit:
+    """The chosen system's constants and initial states on all observations, from their training values.
+
+    Falls back to the training values where no better fit was found from there.
+    """
+    started = {
+        name: replace(constant, start=chosen.fit.values[name]) for name, constant in chosen.closed.parameters.items()
+    }
+    final = fit_closed_form(
+        replace(chosen.closed, parameters=started), observed(fit.data), chosen.fit.u0, options=options
+    )
+    return final if final.sse < float("inf") else chosen.fit
+
+
+def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates of all searches; of equal formulas the closer one."""
+    best: dict[str, Candidate] = {}
+    for candidate in candidates:
+        key = str(candidate.expression)
+        if key not in best or candidate.nmse < best[key].nmse:
+            best[key] = candidate
+    return mark_pareto(list(best.values()))
+
+
+def _searches(regressors: SymbolicRegressor | Sequence[SymbolicRegressor] | None) -> list[SymbolicRegressor]:
+    if regressors is None:
+        return [LibraryRegressor()]
+    given = [regressors] if isinstance(regressors, SymbolicRegressor) else regressors
+    searches = list(given) if isinstance(given, Sequence) else []
+    if not searches or not all(isinstance(search, SymbolicRegressor) for search in searches):
+        raise InputError(
+            "regressors are not usable",
+            expected="objects with a method search(samples), such as ude.LibraryRegressor()",
+            got=repr(regressors),
+        )
+    return searches
+
+
+def _options(options: SelectionOptions | None, max_candidates: int | None, seed: int) -> SelectionOptions:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError("seed is not usable", expected="an integer, zero or more", got=repr(seed))
+    chosen = options or SelectionOptions()
+    if max_candidates is not None:
+        chosen = replace(chosen, max_candidates=max_candidates)
+    return replace(chosen, fit=replace(chosen.fit, seed=seed))
