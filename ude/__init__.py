@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ude.engines import TorchDiffEq
 from ude.errors import BackendMissing, DataError, EngineRefused, InputError, ModelError, SolveFailed, UdeError
+from ude.interpolation import Interpolation
 from ude.methods import BS3, DP5, PIController, Tsit5
 from ude.problems import ODEProblem, Parameters, remake
 from ude.sensitivity import BacksolveAdjoint, DiscreteAdjoint
@@ -44,6 +45,7 @@ __all__ = [
     "Fit",
     "FunctionModel",
     "InputError",
+    "Interpolation",
     "LibraryRegressor",
     "Model",
     "ModelError",
