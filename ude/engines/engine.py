@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.errors import EngineRefused
@@ -24,6 +24,8 @@ class SolveSpec:
         first_du: f(u0, p, t0) of shape (B, n), already computed by validation.
         dt: First step (or the step, when not adaptive), positive; None lets the engine choose.
         dtmin: Smallest step allowed; 0 means the resolution of the time itself.
+        watch: Called as ``watch(t, u, t_next, u_next, moved)`` after an iteration in which some trajectory accepted a
+            step (those in `moved`); says which trajectories shall end there (B,). Events are found this way.
     """
 
     f: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
@@ -41,6 +43,7 @@ class SolveSpec:
     dtmax: float = float("inf")
     adaptive: bool = True
     maxiters: int = 100_000
+    watch: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Bool[Tensor, "B"]] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,6 +80,8 @@ class TorchDiffEqEngine:
             return f"{algorithm.name} is not a torchdiffeq method; write TorchDiffEq('dopri5')"
         if bool((spec.t0 != spec.t0[0]).any() | (spec.t1 != spec.t1[0]).any()):
             return "torchdiffeq integrates all trajectories over the same span"
+        if spec.watch is not None:
+            return "torchdiffeq's steps cannot be watched, so it has no callbacks"
         if spec.saveat is None:
             return "torchdiffeq does not tell its own steps; give saveat"
         if bool((spec.saveat != spec.saveat[0]).any()):

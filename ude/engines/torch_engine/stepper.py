@@ -79,6 +79,7 @@ class _State:
     k1: Tensor
     error: Any
     active: Any
+    stopped: Any
 
 
 def integrate(spec: SolveSpec, tableau: ExplicitTableau, u0: Tensor, p: Sequence[Tensor]) -> ForwardResult:
@@ -97,6 +98,7 @@ def integrate(spec: SolveSpec, tableau: ExplicitTableau, u0: Tensor, p: Sequence
         k1=spec.first_du,
         error=lanes.read(torch.full_like(spec.t0, INITIAL_ERROR)),
         active=lanes.read(spec.t0 != spec.t1),
+        stopped=lanes.read(torch.zeros_like(spec.t0, dtype=torch.bool)),
     )
     accepted = rejected = lanes.read(torch.zeros_like(spec.t0))
     codes = lanes.read(torch.zeros_like(spec.t0))
@@ -109,7 +111,7 @@ def integrate(spec: SolveSpec, tableau: ExplicitTableau, u0: Tensor, p: Sequence
         accepted = accepted + lanes.where(accept, 1.0, 0.0)
         rejected = rejected + lanes.where(lanes.negate(accept) & live, 1.0, 0.0)
         codes = lanes.where(live, code, codes)
-        state.active = live & (code == 0.0) & ((end - state.t) * sign > 0.0)
+        state.active = live & (code == 0.0) & ((end - state.t) * sign > 0.0) & lanes.negate(state.stopped)
     codes = lanes.where(state.active, float(ReturnCode.MaxIters), codes)
     rows.flush()
     return _result(spec, rows, state, lanes, _Counts(accepted, rejected, codes, f.calls))
@@ -137,6 +139,10 @@ def _attempt(
             state.t = lanes.where(accept, lanes.where(last, end, state.t + size * sign), state.t)
             taken = lanes.tensor(lanes.where(accept, size * sign, size * 0.0))
             rows.add(lanes.tensor(state.t), taken, state.u, k)
+            if spec.watch is not None:
+                moved = lanes.tensor(accept).to(torch.bool)
+                stop = spec.watch(t, state.u, lanes.tensor(state.t), u, moved) & moved
+                state.stopped = state.stopped | lanes.read(stop)
             k1 = k[-1] if reuse_last else f(u, t + dt)
             state.u, state.k1 = lanes.select(accept, u, state.u), lanes.select(accept, k1, state.k1)
         if spec.adaptive:
