@@ -1,0 +1,22 @@
+"""Data, losses, derivative matching, shooting and the staged fit."""
+
+from __future__ import annotations
+
+from ude.training.checkpoints import load_fit
+from ude.training.collocation import Smoothing, smooth
+from ude.training.data import Dataset, Trajectory, read_csv
+from ude.training.fit import Fit, FitOptions, fit
+from ude.training.shooting import SolverOptions
+
+__all__ = [
+    "Dataset",
+    "Fit",
+    "FitOptions",
+    "Smoothing",
+    "SolverOptions",
+    "Trajectory",
+    "fit",
+    "load_fit",
+    "read_csv",
+    "smooth",
+]

@@ -1,0 +1,180 @@
+"""A fit as a folder: `fit.safetensors` (weights, data, initial states), `fit.json` (all else), `history.csv`.
+
+Both main files are plain data: nothing is unpickled, so that a folder from elsewhere cannot run code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ude.errors import InputError
+from ude.models import UDE, FunctionModel, Model
+from ude.training.data import Dataset, Trajectory
+from ude.training.fit import Fit, FitOptions
+from ude.training.shooting import SolverOptions
+
+FORMAT = 1
+_JSON, _TENSORS, _HISTORY = "fit.json", "fit.safetensors", "history.csv"
+
+
+def save_fit(fit: Fit, directory: str | Path) -> Path:
+    """Write the fit into a folder, made when missing; existing files of a fit are replaced one by one, each whole.
+
+    Raises InputError where the folder cannot be written.
+    """
+    folder = Path(directory)
+    tensors = {f"model.{name}": value.detach().clone().contiguous() for name, value in fit.model.state_dict().items()}
+    tensors["u0"] = torch.as_tensor(fit.u0)
+    tensors["scale"], tensors["noise"] = torch.as_tensor(fit.scale), torch.as_tensor(fit.noise)
+    for i, trajectory in enumerate(fit.data.trajectories):
+        tensors[f"data.{i}.t"], tensors[f"data.{i}.u"] = torch.tensor(trajectory.t), torch.tensor(trajectory.u)
+    description = {
+        "format": FORMAT,
+        "model": fit.model.to_dict(),
+        "data": {
+            "states": list(fit.data.states),
+            "time_name": fit.data.time_name,
+            "notes": list(fit.data.notes),
+            "names": [trajectory.name for trajectory in fit.data.trajectories],
+            "trained_on": [len(trajectory) for trajectory in fit.train.trajectories],
+            "digest": fit.data.digest,
+        },
+        "seed": fit.seed,
+        "interrupted": fit.interrupted,
+        "positive": [bool(flag) for flag in fit.positive],
+        "options": asdict(fit.options),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("ude", "torch", "numpy")},
+        },
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / _TENSORS, lambda path: save_file(tensors, path))
+        _replace(folder / _HISTORY, lambda path: fit.history.to_csv(path, index=False))
+        _replace(folder / _JSON, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
+    except OSError as error:
+        raise InputError(
+            f"the fit cannot be written to {folder}", got=str(error), fix="Choose another folder."
+        ) from error
+    return folder
+
+
+def load_fit(
+    directory: str | Path,
+    *,
+    modules: Mapping[str, nn.Module] | None = None,
+    f: Callable[[Tensor, Any, Tensor], Tensor] | None = None,
+) -> Fit:
+    """The fit that `Fit.save` wrote.
+
+    modules: the user's own networks by output name; f: the function of a `FunctionModel`. Neither can be kept in plain
+    data.
+
+    Raises InputError: no fit in the folder, one of a later version, damaged files, a missing `modules` or `f`.
+    """
+    folder = Path(directory)
+    if not (folder / _JSON).is_file() or not (folder / _TENSORS).is_file():
+        raise InputError(f"there is no saved fit in {folder}", expected=f"{_JSON} and {_TENSORS}")
+    try:
+        description = json.loads((folder / _JSON).read_text())
+        if description["format"] > FORMAT:
+            raise InputError(
+                f"the fit in {folder} was written by a later ude",
+                expected=f"format {FORMAT}",
+                got=str(description["format"]),
+                fix="Upgrade ude.",
+            )
+        tensors = load_file(folder / _TENSORS)
+        history = pd.read_csv(folder / _HISTORY)
+        return _rebuild(description, tensors, history, modules, f)
+    except InputError:
+        raise
+    except Exception as error:  # JSON, safetensors and a wrong shape each raise their own
+        raise InputError(f"the fit in {folder} is damaged", got=f"{type(error).__name__}: {error}") from error
+
+
+def _rebuild(
+    description: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    history: pd.DataFrame,
+    modules: Mapping[str, nn.Module] | None,
+    f: Callable[[Tensor, Any, Tensor], Tensor] | None,
+) -> Fit:
+    model = _model(description["model"], modules, f)
+    model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
+    info = description["data"]
+    trajectories = tuple(
+        Trajectory(tensors[f"data.{i}.t"].numpy(), tensors[f"data.{i}.u"].numpy(), name)
+        for i, name in enumerate(info["names"])
+    )
+    data = Dataset(tuple(info["states"]), trajectories, info["time_name"], tuple(info["notes"]))
+    if data.digest != info["digest"]:
+        raise ValueError("the data are not those that the fit was made from")
+    kept = info["trained_on"]
+    train = replace(data, trajectories=tuple(_part(tr, slice(k)) for tr, k in zip(trajectories, kept, strict=True)))
+    tail = tuple(_part(tr, slice(k, None)) for tr, k in zip(trajectories, kept, strict=True))
+    settings = description["options"]
+    for name in ("derivative_iterations", "continuity", "single_iterations"):
+        settings[name] = tuple(settings[name])
+    settings["solver"] = SolverOptions(**settings["solver"])
+    return Fit(
+        model=model,
+        data=data,
+        train=train,
+        held_out=replace(data, trajectories=tail) if any(len(tr) for tr in tail) else None,
+        u0=tensors["u0"].numpy(),
+        history=history,
+        interrupted=description["interrupted"],
+        seed=description["seed"],
+        options=FitOptions(**settings),
+        positive=np.array(description["positive"], dtype=bool),
+        scale=tensors["scale"].numpy(),
+        noise=tensors["noise"].numpy(),
+    )
+
+
+def _model(
+    description: Mapping[str, Any],
+    modules: Mapping[str, nn.Module] | None,
+    f: Callable[[Tensor, Any, Tensor], Tensor] | None,
+) -> Model:
+    if description["kind"] != "function":
+        return UDE.from_dict(description, modules)
+    if f is None:
+        raise InputError(
+            "the right-hand side of the saved model is a function of your own and must be given",
+            expected=f"f={description['function']}",
+        )
+    return FunctionModel.from_dict(description, f, modules)
+
+
+def _part(trajectory: Trajectory, points: slice) -> Trajectory:
+    return replace(trajectory, t=trajectory.t[points], u=trajectory.u[points])
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside and rename: an interruption leaves the old file or the new one, never half of either."""
+    beside = path.with_name(f".{path.name}.tmp")
+    write(beside)
+    os.replace(beside, path)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # running from a source tree
+        return "unknown"

@@ -1,0 +1,81 @@
+"""The coordinates in which a fit integrates: log u for states that are positive, u over its scale for the others.
+
+In z = log u a state can never cross zero, whatever a half-trained network says, and a tolerance means a relative error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ude.errors import DataError, InputError
+from ude.models import Model
+from ude.training.data import Dataset
+
+Positive = bool | str | Sequence[str]
+
+
+class Coordinates:
+    """u <-> z: ``z = log u`` where `positive`, else ``z = u / scale``; both over the last axis (state)."""
+
+    def __init__(self, positive: npt.ArrayLike, scale: npt.ArrayLike) -> None:
+        self.positive = torch.as_tensor(np.asarray(positive, dtype=bool))
+        self.scale = torch.as_tensor(np.asarray(scale, dtype=np.float64))
+
+    def natural(self, z: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
+        if bool(self.positive.all()):
+            return z.exp()
+        # The other branch of a `where` must stay finite, or its zero gradient becomes 0 * inf.
+        return torch.where(self.positive, torch.where(self.positive, z, 0.0).exp(), z * self.scale)
+
+    def inner(self, u: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
+        return torch.where(self.positive, torch.where(self.positive, u, 1.0).log(), u / self.scale)
+
+    def inner_rate(self, u: Tensor, du: Tensor) -> Tensor:
+        """dz/dt from u and du/dt."""
+        return du / torch.where(self.positive, u, self.scale)
+
+
+class InnerField(nn.Module):
+    """``dz/dt = f(u(z), p, t) dz/du``: a model in the coordinates of a fit. Owns the model, hence its parameters."""
+
+    def __init__(self, model: Model, coordinates: Coordinates) -> None:
+        super().__init__()
+        self.model, self.coordinates = model, coordinates
+
+    def forward(self, z: Tensor, p: None, t: Tensor) -> Tensor:
+        u = self.coordinates.natural(z)
+        return self.coordinates.inner_rate(u, self.model(u, None, t))
+
+
+def positive_states(data: Dataset, positive: Positive) -> npt.NDArray[np.bool_]:
+    """(state,): which states are positive. "auto": those whose data all are; True, False, or names of states.
+
+    Raises `InputError` for a name that is no state, `DataError` for a state said to be positive whose data are not.
+    """
+    least = np.min([trajectory.u.min(axis=0) for trajectory in data.trajectories], axis=0)
+    if isinstance(positive, str) and positive == "auto":
+        return np.asarray(least > 0)
+    if isinstance(positive, bool):
+        named = data.states if positive else ()
+    else:
+        named = tuple(n.strip() for n in positive.split(",")) if isinstance(positive, str) else tuple(positive)
+    for name in named:
+        if name not in data.states:
+            raise InputError(
+                f"positive names {name!r}",
+                expected=f'"auto", True, False or some of {", ".join(data.states)}',
+            )
+        if least[data.states.index(name)] <= 0:
+            raise DataError(
+                f"state {name!r} is said to be positive",
+                expected="data above zero",
+                got=f"{least[data.states.index(name)]:g}",
+                fix="Leave the state out of positive=..., or drop the rows with zero or less.",
+            )
+    return np.array([state in named for state in data.states])

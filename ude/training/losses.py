@@ -1,0 +1,67 @@
+"""What a fit minimises: Gaussian misfit in natural units over a scale a state, and a prior on network weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ude.models import Model, Neural
+
+# What a point costs that a failed solve did not reach, in squared scales: as if it were this far off. Finite, so that
+# an optimiser can compare two failures (the one that got further is better), and far above any fit worth keeping.
+COST_OF_A_MISSING_POINT = 100.0
+
+
+def misfit(
+    predicted: Float[Tensor, "*batch time state"],
+    observed: Float[Tensor, "*batch time state"],
+    scale: Float[Tensor, " state"],
+    counts: Bool[Tensor, "*batch time"],
+) -> Float[Tensor, ""]:
+    """Mean of ``((predicted - observed) / scale)²`` over the points that count.
+
+    A point that is not finite (the solve failed before it) costs `COST_OF_A_MISSING_POINT` and has no gradient.
+    """
+    reached = torch.isfinite(predicted).all(-1)
+    use = (reached & counts).unsqueeze(-1)
+    residual = (torch.where(use, predicted, observed) - observed) / scale
+    total = (residual**2).sum() / scale.numel() + COST_OF_A_MISSING_POINT * (counts & ~reached).sum()
+    return total / counts.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The prior w ~ N(0, σ²/strength) on network weights, with σ² = 2/(fan_in + fan_out) of Glorot & Bengio (2010):
+    a weight is as likely to stay as large as it was drawn.
+
+    With N observations of noise ν (in scales of the loss) the posterior is ``Σ r²/2ν² + strength Σ w²/2σ²``; that times
+    2ν²/N is the loss. Thus noisy data get a smooth function and clean data the function they ask for.
+    """
+
+    weights: tuple[Tensor, ...]
+    factors: tuple[float, ...]
+
+    @classmethod
+    def of(cls, model: Model, noise: float, observations: int, strength: float) -> Prior:
+        """noise: ν, the root mean square of the noise over the loss's scale; observations: N, numbers measured."""
+        weights = network_weights(model)
+        common = strength * noise**2 / max(observations, 1)
+        return cls(tuple(weights), tuple(common * (w.shape[0] + w[0].numel()) / 2.0 for w in weights))
+
+    def __call__(self) -> Tensor:
+        terms = (factor * (w**2).sum() for factor, w in zip(self.factors, self.weights, strict=True))
+        return sum(terms, torch.zeros((), dtype=torch.float64))
+
+
+def network_weights(model: Model) -> list[Tensor]:
+    """The weight matrices of all networks: what the prior shrinks. Biases are free, as is usual."""
+    return [
+        p
+        for term in model.terms.values()
+        if isinstance(term, Neural)
+        for p in term.parameters()
+        if p.ndim >= 2 and p.requires_grad
+    ]
