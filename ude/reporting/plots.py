@@ -10,6 +10,7 @@ apart. A line style or a marker always says the same as the colour, so that the 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -248,13 +249,16 @@ def front(
     axis.plot(x[shown], y[shown], "o", color=COLOURS[0], markersize=6, label="candidate")
     best = np.array([np.min(y[shown & (x <= limit)], initial=np.inf) for limit in np.unique(x[shown])])
     axis.step(np.unique(x[shown]), best, where="post", color=COLOURS[0], linewidth=1, alpha=0.6, label="best so far")
-    text = f"chosen: {texts[chosen]}" if texts else "chosen"
-    axis.plot(x[chosen], y[chosen], "*", color=COLOURS[1], markersize=17, label=text, zorder=4)
+    axis.plot(x[chosen], y[chosen], "*", color=COLOURS[1], markersize=17, label="chosen", zorder=4)
     if np.all(y[shown] > 0):
         axis.set_yscale("log")
     axis.set_xlabel("complexity (nodes + fitted constants + unary functions)")
     axis.set_ylabel(error_name)
-    _finish(axis, legend=True, title=title)
+    _finish(axis, legend=True)
+    # a formula is longer than the free corner of any panel: it stands above, where it can be broken into lines
+    lines = [title] if title else []
+    lines += textwrap.wrap(f"chosen: {texts[chosen]}", 90) if texts else []
+    axis.set_title("\n".join(lines), fontsize=9, loc="left", color=INK)
     return figure
 
 
