@@ -1,4 +1,4 @@
-"""discover: sample the networks -> search formulas -> put them back -> let the observed trajectories choose -> refit."""
+"""discover: sample the networks, search formulas, put them back, let the observed trajectories choose, refit."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from ude.training.fit import Fit
 class Discovery:
     """Closed-form equations found for a fitted model.
 
-    fit:        what was searched. samples: of each unknown function. candidates: formulas found for each, simplest first.
+    fit:        what was searched. samples: of each unknown function. candidates: formulas found for it, simplest first.
     selection:  all combinations that were put back into the equations, and the chosen one, fitted on training data.
     final:      the chosen system refitted on all data (where nothing was held out: the same as on training data).
     interrupted: Ctrl-C ended the fit or the selection early; this is the best up to there.

@@ -39,6 +39,8 @@ from ude.errors import InputError, ModelError
 
 Progress = Callable[[int, int, str], None]
 SEARCH = "search"
+NETWORK_ERROR = 0.1  # relative error that a trained network is taken to have where candidates are shortlisted
+NEAR = 0.1  # normalised squared error below which a simple candidate is worth a trial whatever else there is
 
 
 @dataclass(frozen=True)
@@ -93,15 +95,15 @@ class SelectionOptions:
     """How many combinations are tried, and how each is fitted.
 
     max_candidates: candidates of one term that are put back into the equations, see `shortlist`.
-    max_combinations: when there are more, a coordinate search from the closest combination takes the place of trying
+    max_combinations: when there are more, a coordinate search from the likeliest combination takes the place of trying
         all. max_seconds: after these the best so far is returned with ``complete=False``.
     floor: relative error that is not worth a more complex formula.
     margin: difference of scores that does not count; 2 is "not worth more than a bare mention" (Kass & Raftery 1995).
     simplify: whether the winner's constants are tried at zero, singly and in pairs, refitted and scored.
     """
 
-    max_candidates: int = 6
-    max_combinations: int = 36
+    max_candidates: int = 10
+    max_combinations: int = 64
     max_seconds: float = 120.0
     floor: float = 1e-3
     margin: float = 2.0
@@ -155,15 +157,24 @@ def score(sse: float, n: int, complexity: int, floor: float) -> float:
     return n * log(sse / n + floor**2) + complexity * log(n) if np.isfinite(sse) else inf
 
 
-def shortlist(candidates: Sequence[Candidate], limit: int, n: int, network_error: float = 0.1) -> list[Candidate]:
-    """The ``limit`` simplest adequate candidates, simplest first.
+def shortlist(candidates: Sequence[Candidate], limit: int, n: int) -> list[Candidate]:
+    """The ``limit`` candidates worth putting back into the equations, simplest first.
 
-    Ranked by ``n log(nmse + network_error^2) + complexity log n``: n is the number of *observed* numbers (that many
-    independent facts went into the samples, however many samples there are), and closeness beyond the relative error
-    of the trained network itself, which is smooth and therefore easily fitted by more terms, earns little.
+    Half of them are the best by ``n log(nmse + NETWORK_ERROR^2) + complexity log n``: n is the number of *observed*
+    numbers (that many independent facts went into the samples, however many samples there are), and closeness beyond
+    the relative error of a trained network earns little. That error is smooth, hence easily fitted by more terms, and
+    with noisy data larger than usual; so the other half are simply the simplest that are near at all (``NEAR``).
     """
-    order = sorted(candidates, key=lambda c: (score(c.nmse * n, n, c.complexity, network_error), str(c.expression)))
-    return sorted(order[:limit], key=lambda c: (c.complexity, c.nmse, str(c.expression)))
+    order = sorted(candidates, key=lambda c: _closeness(c, n))
+    chosen = order[: (limit + 1) // 2]
+    near = sorted((c for c in candidates if c.nmse < NEAR), key=lambda c: (c.complexity, c.nmse, str(c.expression)))
+    chosen += [c for c in near if c not in chosen][: limit - len(chosen)]
+    chosen += [c for c in order if c not in chosen][: limit - len(chosen)]
+    return sorted(chosen, key=lambda c: (c.complexity, c.nmse, str(c.expression)))
+
+
+def _closeness(candidate: Candidate, n: int) -> tuple[float, str]:
+    return score(candidate.nmse * n, n, candidate.complexity, NETWORK_ERROR), str(candidate.expression)
 
 
 def select(
@@ -264,17 +275,14 @@ class _Trial:
             return
 
     def coordinate_search(self, lists: Mapping[str, Sequence[Candidate]]) -> None:
-        """Change one term at a time, keeping what lowers the score, from the closest and from the simplest start.
+        """Change one term at a time, keeping what lowers the score, from the likeliest and from the simplest start.
 
         With more than a few terms the product of their lists is out of reach, while a wrong formula for one term is
         mostly seen whatever the others are.
         """
         starts = [
-            {term: min(choices, key=lambda c: c.nmse) for term, choices in lists.items()},
-            {
-                term: min(choices, key=lambda c: score(c.nmse * self.n, self.n, c.complexity, 0.1))
-                for term, choices in lists.items()
-            },
+            {term: min(choices, key=lambda c: _closeness(c, self.n)) for term, choices in lists.items()},
+            {term: min(choices, key=lambda c: (c.complexity, c.nmse)) for term, choices in lists.items()},
         ]
         try:
             for start in starts:
