@@ -14,10 +14,20 @@ from fractions import Fraction
 from functools import cache
 from itertools import combinations_with_replacement
 from math import prod
+from typing import Protocol
 
-from ude.methods.tableau import ExplicitTableau, Number
+from ude.methods.tableau import Number
 
 Tree = tuple["Tree", ...]
+
+
+class RungeKuttaTableau(Protocol):
+    """What order conditions need of a Runge-Kutta method; the rows of `a` may be shorter than the number of stages."""
+
+    @property
+    def a(self) -> tuple[tuple[Number, ...], ...]: ...
+    @property
+    def interpolant(self) -> tuple[tuple[Number, ...], ...]: ...
 
 
 @cache
@@ -69,7 +79,20 @@ def stage_weights(a: Sequence[Sequence[Number]], tree: Tree) -> list[Number]:
     return weights
 
 
-def order_defects(tableau: ExplicitTableau, weights: Sequence[Number], order: int) -> dict[Tree, Number]:
+def rosenbrock_weights(alpha: Sequence[Sequence[Number]], beta: Sequence[Sequence[Number]], tree: Tree) -> list[Number]:
+    """Phi_i(tree) of a Rosenbrock method: a node with one child sums with beta = alpha + gamma, others with alpha.
+
+    Source: E. Hairer & G. Wanner, Solving Ordinary Differential Equations II, IV.7.
+    """
+    rows = beta if len(tree) == 1 else alpha
+    weights: list[Number] = [1] * len(alpha)
+    for child in tree:
+        inner = rosenbrock_weights(alpha, beta, child)
+        weights = [weight * _dot(row, inner) for weight, row in zip(weights, rows, strict=True)]
+    return weights
+
+
+def order_defects(tableau: RungeKuttaTableau, weights: Sequence[Number], order: int) -> dict[Tree, Number]:
     """``sum_i weights_i Phi_i(tree) - 1/gamma(tree)`` for every tree up to `order`; all zero when it holds."""
     return {
         tree: _dot(weights, stage_weights(tableau.a, tree)) - Fraction(1, density(tree))
@@ -78,7 +101,7 @@ def order_defects(tableau: ExplicitTableau, weights: Sequence[Number], order: in
     }
 
 
-def interpolant_defects(tableau: ExplicitTableau, order: int) -> dict[Tree, list[Number]]:
+def interpolant_defects(tableau: RungeKuttaTableau, order: int) -> dict[Tree, list[Number]]:
     """Coefficients of theta^1, theta^2, ... of the continuous order conditions; all zero when they hold."""
     defects: dict[Tree, list[Number]] = {}
     for nodes in range(1, order + 1):
