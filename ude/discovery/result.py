@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from ude.models import UDE, Parameter, Symbolic, to_text
 from ude.problems import ODEProblem
 from ude.training.data import Dataset
 from ude.training.fit import Fit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +188,24 @@ class Discovery:
 
     def __str__(self) -> str:
         return self.to_text()
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Data as points and the found equations as lines, fitted to training data alone; also written to `path`."""
+        from ude.discovery import figures
+
+        figure = figures.data_and_prediction(self)
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+    def report(self, path: str | Path) -> Path:
+        """Write equations, errors, figures and candidates as one HTML page that stands alone; returns its path.
+
+        Raises InputError where it cannot be written.
+        """
+        from ude.discovery import figures
+
+        return figures.write_report(self, path)
 
     def save(self, directory: str | Path) -> Path:
         """Write the equations (text, LaTeX, Python, Julia), the front (CSV) and all numbers (JSON) into a folder.
