@@ -1,0 +1,302 @@
+"""From a fitted model to equations. The fits are put together by hand, except in the one end-to-end test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sympy as sp
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor, nn
+
+from ude.discovery import Candidate, Discovery, LibraryRegressor, Samples, SelectionOptions, discover
+from ude.discovery.sampling import gauge_directions, open_system, sample_terms
+from ude.errors import DataError, InputError, ModelError
+from ude.models import UDE, FunctionModel, Model, Neural
+from ude.training.data import Dataset
+from ude.training.fit import Fit, FitOptions, fit
+
+A, B, C, D = 0.5, 0.03, 0.02, 0.8  # dx = A x - B x y, dy = C x y - D y
+
+
+class Almost(nn.Module):
+    """The true interactions with a smooth error of 5 %, and some of `a*x` moved into U1: as a network would have it."""
+
+    def __init__(self, shift: float = 0.1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([shift, 0.05], dtype=torch.float64))
+
+    def forward(self, u: Tensor) -> Tensor:
+        x, y = u.unbind(-1)
+        bump = self.weight[1] * torch.cos(x / 15.0 + y / 20.0)
+        return torch.stack([B * x * y * (1 + bump) + self.weight[0] * x, C * x * y * (1 - bump)], -1)
+
+
+def _dataset(noise: float = 0.03, runs: int = 1) -> Dataset:
+    random = np.random.default_rng(1)
+    times, states = [], []
+    for run in range(runs):
+        t = np.linspace(0.0, 20.0, 41)
+        solution = solve_ivp(
+            lambda _, u: [A * u[0] - B * u[0] * u[1], C * u[0] * u[1] - D * u[1]],
+            (0, 20),
+            [30.0 + 8.0 * run, 8.0],
+            t_eval=t,
+            rtol=1e-9,
+        ).y.T
+        times.append(t)
+        states.append(solution * np.exp(noise * random.standard_normal(solution.shape)))
+    return Dataset.from_arrays(times, states, ["x", "y"])
+
+
+def _fit(model: Model, data: Dataset, holdout: float = 0.25) -> Fit:
+    train, held_out = data.split(holdout)
+    return Fit(
+        model=model,
+        data=data,
+        train=train,
+        held_out=held_out,
+        u0=np.stack([trajectory.u[0] for trajectory in data.trajectories]),
+        history=pd.DataFrame(),
+        interrupted=False,
+        seed=0,
+        options=FitOptions(),
+        positive=np.array([True, True]),
+        scale=np.array([20.0, 15.0]),
+        noise=np.zeros(2),
+    )
+
+
+def _model() -> UDE:
+    return UDE(
+        "dx/dt = a*x - U1(x, y)\ndy/dt = U2(x, y) - d*y",
+        parameters={"a": A + 0.1, "d": D},
+        fit="a, d",
+        unknown=Neural(Almost(), "x, y", "U1, U2"),
+    )
+
+
+FAST = SelectionOptions(max_candidates=4)
+
+
+@pytest.fixture(scope="module")
+def found() -> Discovery:
+    return discover(_fit(_model(), _dataset()), options=FAST, progress=False)
+
+
+def test_each_equation_gets_its_one_interaction(found: Discovery) -> None:
+    x, y = sp.symbols("x y")
+    values = found.constants
+    assert str(found.chosen) == "U1 = c0*x*y, U2 = c0*x*y"
+    assert values == pytest.approx({"a": A, "d": D, "U1_c0": B, "U2_c0": C}, rel=0.05)
+    expected = {"x": values["a"] * x - values["U1_c0"] * x * y, "y": values["U2_c0"] * x * y - values["d"] * y}
+    assert {state: sp.expand(rate - expected[state]) for state, rate in found.equations.items()} == {"x": 0, "y": 0}
+    assert found.terms == {"U1": values["U1_c0"] * x * y, "U2": values["U2_c0"] * x * y}
+    assert not found.interrupted
+
+
+def test_both_sets_of_constants_are_kept(found: Discovery) -> None:
+    """On all data and on training data alone: the forecast error belongs to the latter."""
+    assert found.constants != found.training_constants
+    assert found.constants == pytest.approx(found.training_constants, rel=0.05)
+    assert found.fit.held_out is not None
+    assert found.rmse(found.fit.held_out, training_constants=True) == pytest.approx(found.held_out_rmse, rel=1e-4)
+    assert found.final.n_observations == 82
+    assert found.chosen.fit.n_observations == 62
+
+
+def test_front_shows_every_combination_and_which_was_chosen(found: Discovery) -> None:
+    front = found.front
+    assert list(front.columns) == [
+        "U1", "U2", "complexity", "sse", "score", "nmse U1", "nmse U2",
+        "held-out rmse x", "held-out rmse y", "step", "chosen",
+    ]  # fmt: skip
+    assert front["chosen"].sum() == 1
+    assert front["score"].is_monotonic_increasing
+    row = front[front["chosen"]].iloc[0]
+    assert (row["U1"], row["U2"], row["complexity"]) == ("c0*x*y", "c0*x*y", 12)
+    assert len(front) == len(found.selection.ranked) >= 10
+
+
+def test_model_has_the_formulas_and_their_constants(found: Discovery) -> None:
+    u = torch.tensor([[30.0, 8.0], [12.0, 25.0]], dtype=torch.float64)
+    rates = found.model(u).detach().numpy()
+    x, y, v = u[:, 0].numpy(), u[:, 1].numpy(), found.constants
+    assert rates == pytest.approx(
+        np.stack([v["a"] * x - v["U1_c0"] * x * y, v["U2_c0"] * x * y - v["d"] * y], axis=1), rel=1e-12
+    )
+    assert found.model.unknown_outputs == ()
+    assert found.problem().tspan == (0.0, 20.0)
+    assert np.asarray(found.problem().u0).ravel() == pytest.approx(found.u0[0])
+
+
+def test_predictions_start_at_the_fitted_state_and_make_the_error(found: Discovery) -> None:
+    [states] = found.predict()
+    data = found.fit.data.trajectories[0]
+    assert states[0] == pytest.approx(found.u0[0])
+    assert found.rmse() == pytest.approx(dict(zip("xy", np.sqrt(np.mean((states - data.u) ** 2, axis=0)), strict=True)))
+    [later] = found.predict(np.array([10.0, 20.0]))
+    assert later[1] == pytest.approx(states[-1], rel=1e-5)
+
+
+def test_written_forms_are_the_same_model(found: Discovery, tmp_path: Path) -> None:
+    assert found.to_text(3).splitlines()[0].startswith("dx/dt = 0.")
+    assert found.latex().count(r"\frac{d") == 2
+    assert "function f!(du, u, p, t)" in found.to_julia()
+    namespace: dict[str, object] = {}
+    exec(found.to_python(), namespace)
+    u = np.array([30.0, 8.0])
+    ours = found.model(torch.tensor(u)).detach().numpy()
+    assert namespace["rhs"](0.0, u) == pytest.approx(ours, rel=1e-12)  # type: ignore[operator]
+    again = UDE(found.to_text(None))
+    assert again(torch.tensor(u)).detach().numpy() == pytest.approx(ours, rel=1e-12)
+    folder = found.save(tmp_path / "run")
+    assert {path.name for path in folder.iterdir()} == {
+        "equations.txt", "equations.tex", "equations.py", "equations.jl", "front.csv", "discovery.json",
+    }  # fmt: skip
+    saved = json.loads((folder / "discovery.json").read_text())
+    assert saved["constants"] == found.constants
+    assert len(pd.read_csv(folder / "front.csv")) == len(found.front)
+
+
+def test_same_answer_every_time(found: Discovery) -> None:
+    again = discover(_fit(_model(), _dataset()), options=FAST, progress=False)
+    assert again.constants == found.constants
+    assert again.to_text(None) == found.to_text(None)
+
+
+def test_samples_are_what_the_network_says_on_the_trajectory() -> None:
+    fitted = _fit(_model(), _dataset(runs=2))
+    samples = sample_terms(fitted, total=100)
+    assert list(samples) == ["U1", "U2"]
+    one = samples["U1"]
+    assert one.size == 2 * (30 * 2 + 1)  # two samples an interval, and the last time
+    expected = Almost()(torch.tensor(np.stack([one.inputs["x"], one.inputs["y"]], axis=1)))[:, 0].detach().numpy()
+    assert one.output == pytest.approx(expected, rel=1e-12)
+    assert one.nuisance == pytest.approx(-one.inputs["x"][:, None])
+    assert samples["U2"].nuisance == pytest.approx(-one.inputs["y"][:, None])
+
+
+@pytest.mark.parametrize(
+    ("equations", "fitted", "expected"),
+    [
+        ("dx/dt = a*x - U1(x, y)\ndy/dt = x - y", "a", ["-x"]),
+        ("dx/dt = a*x + b*U1(x, y)\ndy/dt = x - y", "a", ["x/b"]),
+        ("dx/dt = a*x + b - U1(x, y)\ndy/dt = x - y", "a, b", ["-x", "-1"]),
+        ("dx/dt = x*a - U1(x, y)\ndy/dt = U1(x, y) - y", "a", []),  # dy would show it
+        ("dx/dt = a*x - U1(x, y)\ndy/dt = U1(x, y) - a*x", "a", ["-x"]),
+        ("dx/dt = x - U1(x, y)\ndy/dt = a*x - y", "a", []),  # another equation
+        ("dx/dt = x/(a + x) - U1(x, y)\ndy/dt = x - y", "a", []),  # not linear
+        ("dx/dt = a*x - U1(x, y)\ndy/dt = x - y", "", []),  # not fitted
+        ("dx/dt = a*x - U1(x, y) - U1(y, x)\ndy/dt = x - y", "a", []),  # two calls
+    ],
+)
+def test_free_directions_leave_no_trace_in_any_equation(equations: str, fitted: str, expected: list[str]) -> None:
+    given = {name: 0.5 for name in ("a", "b") if name in equations.replace("tan", "")}
+    model = UDE(equations, parameters=given, fit=fitted or None, unknown=Neural(nn.Linear(2, 1), "x, y", "U1"))
+    assert [str(direction) for direction in gauge_directions(model, "U1")] == expected
+
+
+def test_parameters_keep_bounds_and_fixed_ones_stay() -> None:
+    model = UDE(
+        "dx/dt = a*x - U1(x, y)\ndy/dt = U2(x, y) - d*y",
+        parameters={"d": D},
+        fit="a=0.6 in [0.1, 2]",
+        unknown=Neural(Almost(), "x, y", "U1, U2"),
+    )
+    system = open_system(_fit(model, _dataset()))
+    assert (system.parameters["a"].lower, system.parameters["a"].upper) == (0.1, 2.0)
+    assert not system.parameters["d"].fitted
+    assert system.positive == ("x", "y")
+    result = discover(_fit(model, _dataset()), options=FAST, progress=False)
+    assert result.constants["d"] == D
+
+
+def test_without_held_out_data_the_final_constants_are_those_of_the_selection() -> None:
+    result = discover(_fit(_model(), _dataset(), holdout=0.0), options=FAST, progress=False)
+    assert result.constants == result.training_constants
+    assert result.held_out_rmse == {}
+    assert "held-out rmse x" not in result.front
+
+
+def test_any_object_with_a_search_will_do() -> None:
+    class Oracle:
+        def search(self, samples: Samples) -> list[Candidate]:
+            x, y, c0 = sp.symbols("x y c0")
+            return [Candidate(c0 * x * y, {"c0": 0.01}, 6, 0.02, "oracle", True)]
+
+    result = discover(_fit(_model(), _dataset()), Oracle(), progress=False)
+    assert {c.source for c in result.chosen.candidates.values()} == {"oracle"}
+    assert len(result.selection.ranked) == 4  # the one; and with U1, U2 or both dropped
+    both = discover(_fit(_model(), _dataset()), [Oracle(), LibraryRegressor()], max_candidates=2, progress=False)
+    assert str(both.chosen) == "U1 = c0*x*y, U2 = c0*x*y"
+
+
+def test_wrong_input_is_refused_in_words(found: Discovery) -> None:
+    data = _dataset()
+
+    def rates(u: Tensor, p: object, t: Tensor) -> Tensor:
+        return u
+
+    with pytest.raises(
+        ModelError, match="discover needs a model with equations: expected ude.UDE or ude.NeuralODE, got"
+    ):
+        discover(_fit(FunctionModel(rates, "x, y"), data), progress=False)
+    with pytest.raises(ModelError, match="the model has no network left to replace"):
+        discover(_fit(UDE("dx/dt = x\ndy/dt = -y"), data), progress=False)
+    with pytest.raises(
+        InputError, match=r"regressors are not usable: expected objects with a method search\(samples\)"
+    ):
+        discover(_fit(_model(), data), [3], progress=False)  # type: ignore[list-item]
+    with pytest.raises(InputError, match="seed is not usable: expected an integer, zero or more, got -1"):
+        discover(_fit(_model(), data), seed=-1, progress=False)
+    with pytest.raises(DataError, match="the data have other trajectories than the fit: expected 1, got 2"):
+        found.rmse(_dataset(runs=2))
+    with pytest.raises(InputError, match="t lies before the start of a trajectory: expected times from 0 on, got -1"):
+        found.predict(np.array([-1.0, 2.0]))
+
+
+def test_a_folder_that_cannot_be_written_is_said(found: Discovery, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write into .*file"):
+        found.save(tmp_path / "file")
+
+
+@pytest.mark.end_to_end
+def test_hudson_bay_has_one_interaction_in_each_equation() -> None:
+    """Hewitt's pelts 1900-1920: the networks trained on 1900-1915 turn out to be one hare*lynx term each."""
+    hare = [
+        30,
+        47.2,
+        70.2,
+        77.4,
+        36.3,
+        20.6,
+        18.1,
+        21.4,
+        22,
+        25.4,
+        27.1,
+        40.3,
+        57,
+        76.6,
+        52.3,
+        19.5,
+        11.2,
+        7.6,
+        14.6,
+        16.2,
+        24.7,
+    ]
+    lynx = [4, 6.1, 9.8, 35.2, 59.4, 41.7, 19, 13, 8.3, 9.1, 7.4, 8, 12.3, 19.5, 45.7, 51.1, 29.7, 15.8, 9.7, 10.1, 8.6]
+    data = Dataset.from_arrays(np.arange(1900.0, 1921.0), np.stack([hare, lynx], axis=1), ["hare", "lynx"])
+    model = UDE("dhare/dt = a*hare - U1(hare, lynx)\ndlynx/dt = U2(hare, lynx) - d*lynx", fit="a, d")
+    result = discover(fit(model, data, progress=False), progress=False)
+    assert str(result.chosen) == "U1 = c0*hare*lynx, U2 = c0*hare*lynx"
+    rmse = result.rmse()
+    assert rmse["hare"] < 4.6
+    assert rmse["lynx"] < 3.5
