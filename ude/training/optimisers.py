@@ -145,7 +145,7 @@ def lbfgs(
         level = 10.0 * abs(objective.best) + 1.0 if np.isfinite(objective.best) else 1e10
         return level, level * away / (np.linalg.norm(away) ** 2 + 1e-12)
 
-    def each(x: Array) -> None:
+    def each(xk: Array) -> None:  # the name by which SciPy knows this kind of callback
         nonlocal trials
         trials = 0
         seen.append(objective.best)
