@@ -26,6 +26,7 @@ class ReturnCode(IntEnum):
     MaxIters = 1
     DtLessThanMin = 2
     Unstable = 3
+    ConvergenceFailure = 6
 
     def __str__(self) -> str:
         return self.name
@@ -45,6 +46,10 @@ ADVICE = {
         "f or the state became infinite or NaN however small the step",
         "The solution blows up or leaves the domain of f (a log or a root of a negative number?).",
     ),
+    ReturnCode.ConvergenceFailure: (
+        "the stages of an implicit step could not be solved however small the step",
+        "f may be discontinuous there, or its derivative wrong: check f, or try a Rosenbrock method.",
+    ),
 }
 
 
@@ -59,6 +64,7 @@ class Statistics:
         why_not: For every engine that was considered first, the sentence that says why it did not run.
         algorithm, sensealg: Names of what was used; sensealg is "none" when no gradient was possible.
         seconds: Wall-clock time of the forward solve.
+        njacs, nw: Jacobians df/du and factorisations of implicit methods, each of the whole batch.
     """
 
     nf: int
@@ -69,6 +75,8 @@ class Statistics:
     sensealg: str
     seconds: float
     why_not: dict[str, str] = field(default_factory=dict)
+    njacs: int = 0
+    nw: int = 0
 
 
 class Solution:

@@ -58,11 +58,14 @@ class StepRecord:
             dt, since a rounding error would push a save at the very end out of the last step.
         dt: Signed size of each step (rows, B).
         u: State at the start of each step (rows + 1, B, n); the last row is the final state.
+        k1: Derivative that each step started with (rows, B, n), of methods that carry it over from the step before
+            and cannot compute it again from the state.
     """
 
     t: Float[Tensor, "rows_and_end B"]
     dt: Float[Tensor, "rows B"]
     u: Float[Tensor, "rows_and_end B n"]
+    k1: Float[Tensor, "rows B n"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +78,7 @@ class ForwardResult:
         retcode: `ReturnCode` of each trajectory (B,).
         t_end: Time reached (B,).
         nf: Calls of f on the whole batch.
+        njacs, nw: Jacobians and factorisations of the whole batch.
     """
 
     times: Float[Tensor, "B T"]
@@ -85,6 +89,8 @@ class ForwardResult:
     accepted_steps: Int[Tensor, "B"]
     rejected_steps: Int[Tensor, "B"]
     nf: int
+    njacs: int = 0
+    nw: int = 0
 
 
 class Engine(Protocol):

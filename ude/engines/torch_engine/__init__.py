@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.engine import ForwardResult, SolveSpec, StepRecord, as_batch
+from ude.engines.torch_engine.explicit import ExplicitScheme
 from ude.engines.torch_engine.pullback import interpolate, pullback
 from ude.engines.torch_engine.stages import stage_arguments, tableau_tensors
 from ude.engines.torch_engine.stepper import integrate
@@ -31,7 +32,7 @@ class TorchEngine:
 
     def forward(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> ForwardResult:
         with torch.no_grad():
-            return integrate(spec, _tableau(spec), u0, p)
+            return integrate(spec, ExplicitScheme(spec, _tableau(spec), p), u0)
 
     def interpolate(
         self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor], times: Float[Tensor, "B T"]

@@ -42,7 +42,9 @@ def interpolate(
         lane, save = (row == i).nonzero(as_tuple=True)
         u, t, dt = record.u[i], record.t[i], record.dt[i]
         k, _ = compute_stages(lambda u, t: as_batch(spec, u, t, p), numbers, u, t, dt, as_batch(spec, u, t, p))
-        values[lane, save] = extend(numbers, u[lane], dt[lane], theta[lane, save], k[:, lane].transpose(0, 1))
+        values[lane, save] = extend(
+            numbers.interpolant, u[lane], dt[lane], theta[lane, save], k[:, lane].transpose(0, 1)
+        )
     return values
 
 
@@ -144,7 +146,7 @@ def _segment(
                 outputs.append(end[lane])
             else:
                 taken = stages[:, lane].transpose(0, 1)
-                outputs.append(extend(numbers, u[lane], dt[lane], reads.theta[where], taken))
+                outputs.append(extend(numbers.interpolant, u[lane], dt[lane], reads.theta[where], taken))
             cotangents.append(reads.grad[where])
         u = end
     return [u, *outputs], cotangents

@@ -84,21 +84,23 @@ def stage_arguments(
 
 
 def extend(
-    numbers: TableauTensors,
+    interpolant: Float[Tensor, "stages powers"],
     u: Float[Tensor, "m n"],
     dt: Float[Tensor, "m"],
     theta: Float[Tensor, "m"],
     k: Float[Tensor, "m stages n"],
 ) -> Float[Tensor, "m n"]:
     """Evaluate the continuous extension at ``t + theta dt`` for m pairs of a step and a time."""
-    weights = interpolation_weights(numbers, theta)
+    weights = interpolation_weights(interpolant, theta)
     return torch.addcmul(u, dt.unsqueeze(-1), torch.bmm(weights.unsqueeze(1), k).squeeze(1))
 
 
-def interpolation_weights(numbers: TableauTensors, theta: Float[Tensor, "m"]) -> Float[Tensor, "m stages"]:
+def interpolation_weights(
+    interpolant: Float[Tensor, "stages powers"], theta: Float[Tensor, "m"]
+) -> Float[Tensor, "m stages"]:
     """``b_i(theta)`` of every stage."""
-    powers = torch.arange(1, numbers.interpolant.shape[1] + 1, dtype=theta.dtype, device=theta.device)
-    return theta.unsqueeze(-1) ** powers @ numbers.interpolant.T
+    powers = torch.arange(1, interpolant.shape[1] + 1, dtype=theta.dtype, device=theta.device)
+    return theta.unsqueeze(-1) ** powers @ interpolant.T
 
 
 def locate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import ForwardResult, SolveSpec, StepRecord, as_batch
+from ude.engines.engine import ForwardResult, SolveSpec, StepRecord
 from ude.engines.torch_engine.lanes import Lanes, lanes_for
-from ude.engines.torch_engine.stages import TableauTensors, combine, compute_stages, extend, locate, tableau_tensors
-from ude.methods import ExplicitTableau
+from ude.engines.torch_engine.scheme import Scheme, Work
+from ude.engines.torch_engine.stages import extend, locate
 from ude.methods.controller import FACTOR_GRID, INITIAL_ERROR
 from ude.solution import ReturnCode
 
@@ -21,34 +21,26 @@ from ude.solution import ReturnCode
 _ROWS_AT_ONCE = 64
 
 
-class _Counted:
-    """f over the batch, counting its calls."""
-
-    def __init__(self, spec: SolveSpec, p: Sequence[Tensor]) -> None:
-        self.spec, self.p, self.calls = spec, p, 0
-
-    def __call__(self, u: Tensor, t: Tensor) -> Tensor:
-        self.calls += 1
-        return as_batch(self.spec, u, t, self.p)
-
-
 @dataclass
 class _Rows:
     """Accepted steps so far, and the saves evaluated from them."""
 
-    numbers: TableauTensors
+    scheme: Scheme
     sign: Tensor
     saveat: Float[Tensor, "B T"] | None
     values: Float[Tensor, "B T n"] | None
     t: list[Tensor]
     dt: list[Tensor] = field(default_factory=list)
     u: list[Tensor] = field(default_factory=list)
+    k1: list[Tensor] = field(default_factory=list)
     stages: list[Tensor] = field(default_factory=list)
 
-    def add(self, end: Tensor, dt: Tensor, u: Tensor, stages: Tensor) -> None:
+    def add(self, end: Tensor, dt: Tensor, state: _State, stages: Tensor) -> None:
         self.t.append(end)
         self.dt.append(dt)
-        self.u.append(u)
+        self.u.append(state.u)
+        if self.scheme.carries_derivative:
+            self.k1.append(state.k1)
         if self.saveat is not None:
             self.stages.append(stages)
             if len(self.stages) == _ROWS_AT_ONCE:
@@ -65,7 +57,9 @@ class _Rows:
         lane, save = ((row < held) & after_start).nonzero(as_tuple=True)
         picked = row[lane, save]
         k = torch.stack(self.stages)[picked, :, lane]
-        self.values[lane, save] = extend(self.numbers, u[picked, lane], dt[picked, lane], theta[lane, save], k)
+        self.values[lane, save] = extend(
+            self.scheme.interpolant, u[picked, lane], dt[picked, lane], theta[lane, save], k
+        )
         self.stages.clear()
 
 
@@ -82,18 +76,16 @@ class _State:
     stopped: Any
 
 
-def integrate(spec: SolveSpec, tableau: ExplicitTableau, u0: Tensor, p: Sequence[Tensor]) -> ForwardResult:
+def integrate(spec: SolveSpec, scheme: Scheme, u0: Tensor) -> ForwardResult:
     """Integrate u0 (B, n) over the span of `spec` without building an autograd graph."""
-    numbers = tableau_tensors(tableau, u0.dtype, u0.device)
     lanes = lanes_for(u0, u0.shape[0])
-    f = _Counted(spec, p)
     sign_tensor = torch.where(spec.t1 >= spec.t0, 1.0, -1.0).to(u0.dtype)
     values = None if spec.saveat is None else u0.new_full((*spec.saveat.shape, u0.shape[1]), float("nan"))
-    rows = _Rows(numbers, sign_tensor, spec.saveat, values, [spec.t0])
+    rows = _Rows(scheme, sign_tensor, spec.saveat, values, [spec.t0])
     sign, end = lanes.read(sign_tensor), lanes.read(spec.t1)
     state = _State(
         t=lanes.read(spec.t0),
-        dt=lanes.read(_first_step(spec, f, numbers, tableau.order, u0, sign_tensor)),
+        dt=lanes.read(_first_step(spec, scheme.work, scheme.error_order, u0, sign_tensor)),
         u=u0,
         k1=spec.first_du,
         error=lanes.read(torch.full_like(spec.t0, INITIAL_ERROR)),
@@ -102,7 +94,7 @@ def integrate(spec: SolveSpec, tableau: ExplicitTableau, u0: Tensor, p: Sequence
     )
     accepted = rejected = lanes.read(torch.zeros_like(spec.t0))
     codes = lanes.read(torch.zeros_like(spec.t0))
-    attempt = _attempt(spec, tableau, numbers, lanes, f)
+    attempt = _attempt(spec, scheme, lanes)
     iterations = 0
     while lanes.any(state.active) and iterations < spec.maxiters:
         iterations += 1
@@ -114,68 +106,70 @@ def integrate(spec: SolveSpec, tableau: ExplicitTableau, u0: Tensor, p: Sequence
         state.active = live & (code == 0.0) & ((end - state.t) * sign > 0.0) & lanes.negate(state.stopped)
     codes = lanes.where(state.active, float(ReturnCode.MaxIters), codes)
     rows.flush()
-    return _result(spec, rows, state, lanes, _Counts(accepted, rejected, codes, f.calls))
+    return _result(spec, rows, state, lanes, _Counts(accepted, rejected, codes, scheme.work))
 
 
-def _attempt(
-    spec: SolveSpec, tableau: ExplicitTableau, numbers: TableauTensors, lanes: Lanes, f: _Counted
-) -> Callable[[_State, Any, Any, _Rows], tuple[Any, Any]]:
+def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State, Any, Any, _Rows], tuple[Any, Any]]:
     """Build the function that tries one step of every trajectory and moves those that accept it."""
     resolution = 16 * torch.finfo(spec.t0.dtype).eps
     tiny = 1e3 * torch.finfo(spec.t0.dtype).tiny
-    order = tableau.order
-    reuse_last = tableau.first_same_as_last
 
     def attempt(state: _State, sign: Any, end: Any, rows: _Rows) -> tuple[Any, Any]:
         remaining = (end - state.t) * sign
         last = state.dt >= remaining * (1 - 1e-10)
         size = lanes.where(state.active, lanes.minimum(state.dt, remaining), remaining * 0.0)
         t, dt = lanes.tensor(state.t), lanes.tensor(size * sign)
-        k, argument = compute_stages(f, numbers, state.u, t, dt, state.k1)
-        u = argument if reuse_last else torch.addcmul(state.u, dt.unsqueeze(-1), combine(numbers.b, k))
-        error, finite = _scaled_error(spec, numbers, lanes, state.u, u, k, dt)
+        trial = scheme.attempt(state.u, state.k1, t, dt)
+        u = trial.u
+        error, finite = _scaled_error(spec, lanes, state.u, u, trial.error)
         accept = finite & (error <= 1.0) & state.active
+        solved = None if trial.converged is None else lanes.read(trial.converged)
+        if solved is not None:
+            accept = accept & solved
         if lanes.any(accept):
             state.t = lanes.where(accept, lanes.where(last, end, state.t + size * sign), state.t)
             taken = lanes.tensor(lanes.where(accept, size * sign, size * 0.0))
-            rows.add(lanes.tensor(state.t), taken, state.u, k)
+            rows.add(lanes.tensor(state.t), taken, state, trial.k)
             if spec.watch is not None:
                 moved = lanes.tensor(accept).to(torch.bool)
                 stop = spec.watch(t, state.u, lanes.tensor(state.t), u, moved) & moved
                 state.stopped = state.stopped | lanes.read(stop)
-            k1 = k[-1] if reuse_last else f(u, t + dt)
+            k1 = scheme.derivative_after(trial, t + dt)
+            scheme.settle(lanes.tensor(accept).to(torch.bool))
             state.u, state.k1 = lanes.select(accept, u, state.u), lanes.select(accept, k1, state.k1)
         if spec.adaptive:
-            factor = spec.controller.factor(lanes, error, state.error, accept, order)
+            factor = spec.controller.factor(lanes, error, state.error, accept, scheme.error_order)
+            if solved is not None and trial.shrink is not None:
+                factor = lanes.where(solved, factor, lanes.read(trial.shrink))
             state.dt = lanes.where(state.active, lanes.minimum(size * factor, spec.dtmax), state.dt)
             state.error = lanes.where(accept, spec.controller.remember(lanes, error), state.error)
         smallest = lanes.maximum(abs(state.t) * resolution, max(spec.dtmin, tiny))
         stuck = lanes.negate(accept) & ((state.dt < smallest) | (not spec.adaptive))
+        code = float(ReturnCode.DtLessThanMin)
+        if solved is not None and trial.shrink is not None:
+            # a step that is tried again with a new Jacobian is not lost yet
+            stuck = stuck & (solved | (lanes.read(trial.shrink) < 1.0))
+            code = lanes.where(solved, code, float(ReturnCode.ConvergenceFailure))
         # a small last step or a cautious controller is no failure: only a rejection at the smallest step is
         state.dt = lanes.maximum(state.dt, spec.dtmin) if spec.dtmin else state.dt
-        failed = lanes.where(finite, float(ReturnCode.DtLessThanMin), float(ReturnCode.Unstable))
+        failed = lanes.where(finite, code, float(ReturnCode.Unstable))
         return accept, lanes.where(stuck, failed, failed * 0.0)
 
     return attempt
 
 
-def _scaled_error(
-    spec: SolveSpec, numbers: TableauTensors, lanes: Lanes, old: Tensor, new: Tensor, k: Tensor, dt: Tensor
-) -> tuple[Any, Any]:
+def _scaled_error(spec: SolveSpec, lanes: Lanes, old: Tensor, new: Tensor, error: Tensor | None) -> tuple[Any, Any]:
     """Root mean square of error/(abstol + reltol max(|u|, |u_next|)) of each trajectory, and whether it is finite."""
-    if not spec.adaptive or numbers.b_error is None:
+    if error is None:
         finite = lanes.isfinite(lanes.read(new.abs().sum(-1)))
         return lanes.where(finite, 0.0, float("inf")), finite
     scale = torch.maximum(old.abs(), new.abs()) * spec.reltol + spec.abstol
-    scaled = combine(numbers.b_error, k) * dt.unsqueeze(-1) / scale
-    error = lanes.read(torch.linalg.vector_norm(scaled, dim=-1) * old.shape[-1] ** -0.5)
-    finite = lanes.isfinite(error)
-    return lanes.where(finite, error, float("inf")), finite
+    size = lanes.read(torch.linalg.vector_norm(error / scale, dim=-1) * old.shape[-1] ** -0.5)
+    finite = lanes.isfinite(size)
+    return lanes.where(finite, size, float("inf")), finite
 
 
-def _first_step(
-    spec: SolveSpec, f: _Counted, numbers: TableauTensors, order: int, u0: Tensor, sign: Tensor
-) -> Float[Tensor, "B"]:
+def _first_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) -> Float[Tensor, "B"]:
     """Choose the first step of each trajectory so that an Euler step's error is about 1 % of the tolerance.
 
     Source: E. Hairer, S. P. Norsett, G. Wanner, Solving Ordinary Differential Equations I, II.4.
@@ -211,7 +205,7 @@ class _Counts:
     accepted: Any
     rejected: Any
     codes: Any
-    nf: int
+    work: Work
 
 
 def _result(spec: SolveSpec, rows: _Rows, state: _State, lanes: Lanes, counts: _Counts) -> ForwardResult:
@@ -219,6 +213,7 @@ def _result(spec: SolveSpec, rows: _Rows, state: _State, lanes: Lanes, counts: _
         t=torch.stack(rows.t),
         dt=torch.stack(rows.dt) if rows.dt else state.u.new_empty(0, state.u.shape[0]),
         u=torch.stack([*rows.u, state.u]),
+        k1=torch.stack(rows.k1) if rows.k1 else None,
     )
     codes = lanes.tensor(counts.codes).to(torch.int64)
     if spec.saveat is None or rows.values is None:
@@ -235,7 +230,9 @@ def _result(spec: SolveSpec, rows: _Rows, state: _State, lanes: Lanes, counts: _
         t_end=lanes.tensor(state.t),
         accepted_steps=lanes.tensor(counts.accepted).to(torch.int64),
         rejected_steps=lanes.tensor(counts.rejected).to(torch.int64),
-        nf=counts.nf,
+        nf=counts.work.calls,
+        njacs=counts.work.jacobians,
+        nw=counts.work.factorisations,
     )
 
 
