@@ -9,10 +9,36 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ude.callbacks import (
+    CallbackSet,
+    ContinuousCallback,
+    DiscreteCallback,
+    PeriodicCallback,
+    PresetTimeCallback,
+    VectorContinuousCallback,
+    terminate,
+)
 from ude.engines import TorchDiffEq
 from ude.errors import BackendMissing, DataError, EngineRefused, InputError, ModelError, SolveFailed, UdeError
 from ude.interpolation import Interpolation
-from ude.methods import BS3, DP5, PIController, Tsit5
+from ude.methods import (
+    BS3,
+    DP5,
+    TRBDF2,
+    ImplicitEuler,
+    KenCarp3,
+    KenCarp4,
+    KenCarp5,
+    Kvaerno3,
+    Kvaerno4,
+    Kvaerno5,
+    PIController,
+    Rodas4,
+    Rodas5P,
+    Rosenbrock23,
+    Trapezoid,
+    Tsit5,
+)
 from ude.problems import ODEProblem, Parameters, remake
 from ude.sensitivity import BacksolveAdjoint, DiscreteAdjoint
 from ude.solution import ReturnCode, Solution, Statistics
@@ -33,19 +59,30 @@ __all__ = [
     "BS3",
     "DP5",
     "MLP",
+    "TRBDF2",
     "UDE",
     "BackendMissing",
     "BacksolveAdjoint",
+    "CallbackSet",
     "Candidate",
+    "ContinuousCallback",
     "DataError",
     "Dataset",
     "Discovery",
     "DiscreteAdjoint",
+    "DiscreteCallback",
     "EngineRefused",
     "Fit",
     "FunctionModel",
+    "ImplicitEuler",
     "InputError",
     "Interpolation",
+    "KenCarp3",
+    "KenCarp4",
+    "KenCarp5",
+    "Kvaerno3",
+    "Kvaerno4",
+    "Kvaerno5",
     "LibraryRegressor",
     "Model",
     "ModelError",
@@ -55,16 +92,23 @@ __all__ = [
     "PIController",
     "Parameter",
     "Parameters",
+    "PeriodicCallback",
+    "PresetTimeCallback",
     "PySR",
     "ReturnCode",
+    "Rodas4",
+    "Rodas5P",
+    "Rosenbrock23",
     "Samples",
     "Solution",
     "SolveFailed",
     "Statistics",
     "Symbolic",
     "TorchDiffEq",
+    "Trapezoid",
     "Tsit5",
     "UdeError",
+    "VectorContinuousCallback",
     "__version__",
     "datasets",
     "discover",
@@ -73,6 +117,7 @@ __all__ = [
     "read_csv",
     "remake",
     "solve",
+    "terminate",
 ]
 
 _LAZY: dict[str, tuple[str, ...]] = {

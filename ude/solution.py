@@ -26,7 +26,14 @@ class ReturnCode(IntEnum):
     MaxIters = 1
     DtLessThanMin = 2
     Unstable = 3
+    Terminated = 4
+    MaxEvents = 5
     ConvergenceFailure = 6
+
+    @property
+    def ok(self) -> bool:
+        """Whether the trajectory arrived where it should: at its end, or where a callback ended it."""
+        return self in (ReturnCode.Success, ReturnCode.Terminated)
 
     def __str__(self) -> str:
         return self.name
@@ -50,7 +57,29 @@ ADVICE = {
         "the stages of an implicit step could not be solved however small the step",
         "f may be discontinuous there, or its derivative wrong: check f, or try a Rosenbrock method.",
     ),
+    ReturnCode.MaxEvents: (
+        "more events happened than max_events",
+        "Events may accumulate (a ball that comes to rest): end the trajectory with terminate, or raise max_events.",
+    ),
 }
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """Something that happened during a solve.
+
+    Args:
+        callback: Index of the callback in the (flattened) set.
+        which: The trajectories in which it happened (B,).
+        t: Time of the event in each trajectory (B,), meaningful where `which`; differentiable.
+        before, after: States on both sides of it (B, state).
+    """
+
+    callback: int
+    which: Bool[Tensor, "B"]
+    t: Float[Tensor, "B"]
+    before: Float[Tensor, "B n"]
+    after: Float[Tensor, "B n"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +118,11 @@ class Solution:
     ``sol[i]``       the i-th saved state ``(*batch, state)``; ``sol[2:5]`` keeps the time axis
     ``sol.retcode``  `ReturnCode`, or an array of them with a batch; ``sol.success`` the same as booleans
     ``sol.stats``    `Statistics`
+    ``sol.events``   what callbacks did, a tuple of `Event`
 
     Asking for the values of a solution in which a trajectory failed raises `SolveFailed`; ``sol.partial`` gives
-    them all the same, NaN where a trajectory did not arrive.
+    them all the same, NaN where a trajectory did not arrive. A trajectory that a callback ended has NaN at the times
+    after that in a batch; alone, it has no such times.
     """
 
     def __init__(
@@ -105,11 +136,12 @@ class Solution:
         retcode: Int[Tensor, "B"],
         stats: Statistics,
         dense: Callable[[Float[Tensor, "B T"]], Tensor],
+        events: tuple[Event, ...] = (),
     ) -> None:
-        self.names, self.stats = names, stats
+        self.names, self.stats, self.events = names, stats, events
         self._times, self._values, self._span, self._codes, self._dense = times, values, span, retcode, dense
         self._reached = reached
-        self._failed: bool = bool(retcode.any())
+        self._bad = [i for i, code in enumerate(retcode.tolist()) if not ReturnCode(code).ok]
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -127,7 +159,7 @@ class Solution:
         Raises:
             SolveFailed: A trajectory failed; the message says which, when and what to try.
         """
-        if self._failed:
+        if self._bad:
             raise self._failure()
         return self._values
 
@@ -147,7 +179,9 @@ class Solution:
 
     @property
     def success(self) -> Bool[Tensor, "*batch"]:
-        return (self._codes == ReturnCode.Success).view(self.batch)
+        fine = torch.ones_like(self._codes, dtype=torch.bool)
+        fine[self._bad] = False
+        return fine.view(self.batch)
 
     def __len__(self) -> int:
         return self._times.shape[-1]
@@ -169,7 +203,7 @@ class Solution:
             InputError: A time lies outside the span.
             SolveFailed: A trajectory failed.
         """
-        if self._failed:
+        if self._bad:
             raise self._failure()
         times = torch.as_tensor(t, dtype=self._times.dtype, device=self._times.device)
         if times.ndim > 1:
@@ -211,7 +245,7 @@ class Solution:
         return self._values.detach().reshape(*self._times.shape, -1).cpu().numpy()
 
     def _failure(self) -> SolveFailed:
-        bad = self._codes.nonzero().reshape(-1).tolist()
+        bad = self._bad
         code = ReturnCode(int(self._codes[bad[0]]))
         happened, advice = ADVICE[code]
         who = "the solve" if not self.batch else f"{len(bad)} of {len(self._codes)} trajectories (first: {bad[0]})"

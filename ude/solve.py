@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ude.callbacks import Callback, PresetTimeCallback, flatten_callbacks, terminate
 from ude.engines import ENGINES, SolveSpec, TorchDiffEq, choose_engine
 from ude.errors import InputError
+from ude.events import EventRun, preset_times, solve_with_events
 from ude.methods import Algorithm, PIController, Tsit5
 from ude.problems import FlatRightHandSide, ODEProblem, flatten
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
-from ude.solution import Solution, Statistics
+from ude.solution import ReturnCode, Solution, Statistics
 
 
 def solve(
@@ -33,6 +36,9 @@ def solve(
     controller: PIController | None = None,
     sensealg: SensitivityAlgorithm | None = None,
     engine: str = "auto",
+    callback: Callback | Sequence[Callback] | None = None,
+    tstops: Any = None,
+    max_events: int = 10_000,
 ) -> Solution:
     """Solve an initial value problem; the result is differentiable with respect to u0 and every leaf of p.
 
@@ -49,6 +55,10 @@ def solve(
         controller: Step-size control, `PIController()` unless given.
         sensealg: How gradients are computed: `DiscreteAdjoint()` (the default) or `BacksolveAdjoint()`.
         engine: "auto", or the name of an engine that then must be able to run it.
+        callback: Events and interventions: one callback, a `CallbackSet`, or a list of them.
+        tstops: Times that steps must hit, (k,) or ``(*batch, k)``: where f or its derivatives jump, such as the knots
+            of a forcing.
+        max_events: Most events of a solve, all trajectories together; more end it with `ReturnCode.MaxEvents`.
 
     Returns:
         A `Solution`. A trajectory that fails does not raise here: see `Solution.retcode`.
@@ -87,7 +97,64 @@ def solve(
     )
     if spec.saveat is None and isinstance(alg, TorchDiffEq):
         raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")
-    return _run(prob, spec, sensealg, engine, u0, p)
+    callbacks = flatten_callbacks(callback)
+    if not callbacks and tstops is None:
+        return _run(prob, spec, sensealg, engine, u0, p)
+    watched = replace(spec, watch=_never_stop) if callbacks else spec
+    run = EventRun(
+        spec=spec,
+        engine=choose_engine(ENGINES, watched, engine).engine,
+        sensealg=sensealg,
+        p=p,
+        tracked=_tracked(u0, p),
+        callbacks=callbacks,
+        tstops=_stops(tstops, spec),
+        max_events=max_events,
+    )
+    return _run_with_events(prob, run, u0)
+
+
+def _never_stop(t: Tensor, u: Tensor, t_next: Tensor, u_next: Tensor, moved: Tensor) -> Tensor:
+    return torch.zeros_like(moved)
+
+
+def _tracked(u0: Tensor, p: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and (u0.requires_grad or any(leaf.requires_grad for leaf in p))
+
+
+def _stops(tstops: Any, spec: SolveSpec) -> Float[Tensor, "B k"]:
+    if tstops is None:
+        return spec.t0.new_empty(len(spec.t0), 0)
+    return preset_times(PresetTimeCallback(tstops, terminate), spec)
+
+
+def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor) -> Solution:
+    spec = run.spec
+    result = solve_with_events(run, u0)
+    times, values = result.times, result.values
+    if not spec.batch and bool((result.retcode == ReturnCode.Terminated).all()):
+        sign = torch.where(spec.t1 >= spec.t0, 1.0, -1.0)
+        kept = (times[0] * sign) <= (result.t_end * sign)
+        times, values = times[:, kept], values[:, kept]
+    return Solution(
+        times,
+        values.view(*spec.batch, *values.shape[1:]),
+        names=prob.state_names,
+        span=(spec.t0, result.t_end),
+        reached=result.t_end,
+        retcode=result.retcode,
+        stats=Statistics(
+            nf=result.nf,
+            accepted_steps=result.accepted_steps.view(spec.batch),
+            rejected_steps=result.rejected_steps.view(spec.batch),
+            engine=run.engine.name,
+            algorithm=spec.algorithm.name,
+            sensealg=run.sensealg.name if run.tracked else "none",
+            seconds=result.seconds,
+        ),
+        dense=lambda asked: result.dense(asked).view(*spec.batch, asked.shape[1], -1),
+        events=result.events,
+    )
 
 
 def _run(
@@ -97,7 +164,7 @@ def _run(
     began = time.perf_counter()
     result = choice.engine.forward(spec, u0.detach(), p)
     seconds = time.perf_counter() - began
-    tracked = torch.is_grad_enabled() and (u0.requires_grad or any(leaf.requires_grad for leaf in p))
+    tracked = _tracked(u0, p)
     solved = Solved(choice.engine, spec, result.record, result.record.u[-1])
 
     def read(times: Tensor, values: Tensor | None = None) -> Tensor:
