@@ -16,7 +16,7 @@ from itertools import combinations_with_replacement
 from math import prod
 from typing import Protocol
 
-from ude.methods.tableau import Number
+from ude.methods.tableau import ExplicitTableau, Number
 
 Tree = tuple["Tree", ...]
 
@@ -69,13 +69,21 @@ def density(tree: Tree) -> int:
     return size(tree) * prod(density(child) for child in tree)
 
 
-def stage_weights(a: Sequence[Sequence[Number]], tree: Tree) -> list[Number]:
-    """Phi_i(tree) of every stage i: the product over children of ``sum_j a_ij Phi_j(child)``."""
+def stage_weights(
+    a: Sequence[Sequence[Number]], tree: Tree, sums: dict[Tree, list[Number]] | None = None
+) -> list[Number]:
+    """Phi_i(tree) of every stage i: the product over children of ``sum_j a_ij Phi_j(child)``.
+
+    Args:
+        sums: Those sums by child, found here and added to: trees of one set share most of their branches.
+    """
+    sums = {} if sums is None else sums
     weights: list[Number] = [1] * len(a)
     for child in tree:
-        inner = stage_weights(a, child)
-        for i, row in enumerate(a):
-            weights[i] = weights[i] * sum(entry * inner[j] for j, entry in enumerate(row))
+        if child not in sums:
+            inner = stage_weights(a, child, sums)
+            sums[child] = [sum(entry * inner[j] for j, entry in enumerate(row) if entry) for row in a]
+        weights = [weight * total for weight, total in zip(weights, sums[child], strict=True)]
     return weights
 
 
@@ -94,8 +102,9 @@ def rosenbrock_weights(alpha: Sequence[Sequence[Number]], beta: Sequence[Sequenc
 
 def order_defects(tableau: RungeKuttaTableau, weights: Sequence[Number], order: int) -> dict[Tree, Number]:
     """``sum_i weights_i Phi_i(tree) - 1/gamma(tree)`` for every tree up to `order`; all zero when it holds."""
+    sums: dict[Tree, list[Number]] = {}
     return {
-        tree: _dot(weights, stage_weights(tableau.a, tree)) - Fraction(1, density(tree))
+        tree: _dot(weights, stage_weights(tableau.a, tree, sums)) - Fraction(1, density(tree))
         for nodes in range(1, order + 1)
         for tree in rooted_trees(nodes)
     }
@@ -103,10 +112,12 @@ def order_defects(tableau: RungeKuttaTableau, weights: Sequence[Number], order: 
 
 def interpolant_defects(tableau: RungeKuttaTableau, order: int) -> dict[Tree, list[Number]]:
     """Coefficients of theta^1, theta^2, ... of the continuous order conditions; all zero when they hold."""
+    rows = tableau.all_a if isinstance(tableau, ExplicitTableau) else tableau.a
     defects: dict[Tree, list[Number]] = {}
+    sums: dict[Tree, list[Number]] = {}
     for nodes in range(1, order + 1):
         for tree in rooted_trees(nodes):
-            phi = stage_weights(tableau.a, tree)
+            phi = stage_weights(rows, tree, sums)
             powers = [_dot(column, phi) for column in zip(*tableau.interpolant, strict=True)]
             powers += [0] * (nodes - len(powers))
             powers[nodes - 1] = powers[nodes - 1] - Fraction(1, density(tree))
