@@ -89,7 +89,8 @@ def test_readme_installs_with_the_tested_pins() -> None:
 
 
 def test_everything_that_is_installed_is_pinned() -> None:
-    missing = {name for name in needed(("test", "dev", "docs")) - set(pins()) if not TORCHS_OWN.fullmatch(name)}
+    # what only developers install is not here to be looked into; that it is pinned itself is checked below
+    missing = {name for name in needed(("test",)) - set(pins()) if not TORCHS_OWN.fullmatch(name)}
     assert not missing
 
 

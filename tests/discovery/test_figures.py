@@ -16,9 +16,9 @@ from ude.training import FitOptions
 
 @pytest.fixture(scope="module")
 def found() -> Discovery:
-    """Logistic growth, dx/dt = 0.8 x - 0.1 x^2 from 0.5, in 16 points, with r fitted and the rest unknown."""
+    """Logistic growth, dx/dt = 0.8 x - 0.1 x^2 from 0.5, in 16 points with 1 % noise; r is fitted, the rest unknown."""
     t = np.linspace(0, 8, 16)
-    x = 8 / (1 + 15 * np.exp(-0.8 * t))
+    x = 8 / (1 + 15 * np.exp(-0.8 * t)) * np.random.default_rng(0).lognormal(0, 0.01, 16)
     model = ude.UDE("dx/dt = r*x - U(x)", fit="r")
     data = ude.Dataset.from_arrays(t, x[:, None], ["x"], time_name="day")
     early = FitOptions(derivative_iterations=(100, 100), multiple_iterations=10, single_iterations=(0, 20))
@@ -45,11 +45,14 @@ def test_one_state_has_no_phase_plane(found: Discovery) -> None:
 
 
 def test_network_is_drawn_with_what_the_fitted_rate_can_take_up(found: Discovery) -> None:
-    # r*x - U(x) with U = (r - 0.8) x + 0.1 x^2 is the same model for every r: in the formula's gauge they agree
+    # r*x - U(x) is the same model when r and U both gain a multiple of x: that multiple is the formula's
     left, _ = figures.terms(found).axes
     network, formula = (line.get_ydata() for line in left.lines)
-    scale = np.max(np.abs(formula))
-    assert np.max(np.abs(network - formula)) < 0.1 * scale
+    samples = found.samples["U"]
+    x = samples.inputs["x"]
+    shift = network - samples.output
+    assert_allclose(shift, shift[0] / x[0] * x, atol=1e-10)
+    assert abs((network - formula) @ x) < 1e-8 * (x @ x)
     assert left.get_xlabel() == "day"
 
 
