@@ -19,6 +19,7 @@ from ude.callbacks import (
     terminate,
 )
 from ude.engines import TorchDiffEq
+from ude.ensemble import EnsembleProblem, EnsembleSolution
 from ude.errors import BackendMissing, DataError, EngineRefused, InputError, ModelError, SolveFailed, UdeError
 from ude.interpolation import Interpolation
 from ude.methods import (
@@ -72,6 +73,8 @@ __all__ = [
     "DiscreteAdjoint",
     "DiscreteCallback",
     "EngineRefused",
+    "EnsembleProblem",
+    "EnsembleSolution",
     "Fit",
     "FunctionModel",
     "ImplicitEuler",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,6 +182,44 @@ class Solution:
         fine = torch.ones_like(self._codes, dtype=torch.bool)
         fine[self._bad] = False
         return fine.view(self.batch)
+
+    def trajectory(self, i: int) -> Solution:
+        """The i-th trajectory of a batch as a solution of its own, still connected to the graph.
+
+        Points with which a shorter trajectory was filled up to the longest are left out.
+        """
+        count = self._times.shape[0]
+        if not -count <= i < count:
+            raise InputError("no such trajectory", expected=f"an index below {count}", got=str(i))
+        i %= count
+        times, values = self._times[i], self._values.reshape(*self._times.shape, -1)[i]
+        kept = len(times) - int((times == times[-1]).flip(0).to(torch.int8).cumprod(0).sum()) + 1
+        if bool((times[1:] <= times[:-1]).any()) and bool((values[kept:] == values[kept - 1]).all()):
+            times, values = times[:kept], values[:kept]
+        stats = replace(
+            self.stats,
+            accepted_steps=self.stats.accepted_steps.reshape(-1)[i],
+            rejected_steps=self.stats.rejected_steps.reshape(-1)[i],
+        )
+
+        def dense(asked: Tensor) -> Tensor:
+            return self._dense(asked.expand(count, -1)).reshape(count, asked.shape[1], -1)[i]
+
+        return Solution(
+            times.unsqueeze(0),
+            values,
+            names=self.names,
+            span=(self._span[0][i : i + 1], self._span[1][i : i + 1]),
+            reached=self._reached[i : i + 1],
+            retcode=self._codes[i : i + 1],
+            stats=stats,
+            dense=dense,
+            events=tuple(
+                Event(e.callback, e.which[i : i + 1], e.t[i : i + 1], e.before[i : i + 1], e.after[i : i + 1])
+                for e in self.events
+                if bool(e.which[i])
+            ),
+        )
 
     def __len__(self) -> int:
         return self._times.shape[-1]

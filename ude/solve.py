@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ude.callbacks import Callback, PresetTimeCallback, flatten_callbacks, terminate
 from ude.engines import ENGINES, SolveSpec, TorchDiffEq, choose_engine
+from ude.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
 from ude.errors import InputError
 from ude.events import EventRun, preset_times, solve_with_events
 from ude.methods import Algorithm, PIController, Tsit5
@@ -21,8 +22,19 @@ from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solution import ReturnCode, Solution, Statistics
 
 
+# The overloads leave the options to the implementation, where they are spelled once.
+@overload
+def solve(prob: ODEProblem, alg: Algorithm | None = ..., **options: Any) -> Solution: ...
+
+
+@overload
 def solve(
-    prob: ODEProblem,
+    prob: EnsembleProblem, alg: Algorithm | None = ..., *, trajectories: int, **options: Any
+) -> EnsembleSolution: ...
+
+
+def solve(  # type: ignore[misc]
+    prob: ODEProblem | EnsembleProblem,
     alg: Algorithm | None = None,
     *,
     saveat: Any = None,
@@ -39,7 +51,10 @@ def solve(
     callback: Callback | Sequence[Callback] | None = None,
     tstops: Any = None,
     max_events: int = 10_000,
-) -> Solution:
+    trajectories: int | None = None,
+    batch_size: int = 4096,
+    batched: bool = True,
+) -> Solution | EnsembleSolution:
     """Solve an initial value problem; the result is differentiable with respect to u0 and every leaf of p.
 
     Args:
@@ -59,14 +74,34 @@ def solve(
         tstops: Times that steps must hit, (k,) or ``(*batch, k)``: where f or its derivatives jump, such as the knots
             of a forcing.
         max_events: Most events of a solve, all trajectories together; more end it with `ReturnCode.MaxEvents`.
+        trajectories: Of an `EnsembleProblem`, how many variants to solve.
+        batch_size, batched: Variants that share f and differ in u0, tspan and numbers in p are solved as batches of at
+            most so many; with ``batched=False``, or where they cannot be, one after another.
 
     Returns:
-        A `Solution`. A trajectory that fails does not raise here: see `Solution.retcode`.
+        A `Solution`, or an `EnsembleSolution`. A trajectory that fails does not raise here: see `Solution.retcode`.
 
     Raises:
         InputError: An argument cannot be used, or f does not fit u0.
         EngineRefused: The engine asked for cannot run this.
     """
+    options = {
+        name: value for name, value in locals().items() if name not in ("prob", "trajectories", "batch_size", "batched")
+    }
+    if isinstance(prob, EnsembleProblem):
+        if trajectories is None:
+            raise InputError("an ensemble needs a number of variants", fix="Give trajectories=100.")
+        return solve_ensemble(
+            prob,
+            lambda one: solve(one, **options),
+            trajectories=trajectories,
+            batch_size=batch_size,
+            batched=batched,
+        )
+    if trajectories is not None:
+        raise InputError(
+            "trajectories belongs to an ensemble", fix="Wrap the problem: EnsembleProblem(prob, prob_func)."
+        )
     alg = Tsit5() if alg is None else alg
     if not isinstance(alg, Algorithm):
         raise InputError("alg must be an algorithm object", expected="e.g. Tsit5()", got=repr(alg))
