@@ -317,6 +317,47 @@ def test_interrupt_keeps_the_fit_and_ends_with_130(tmp_path: Path) -> None:
     assert np.all(np.isfinite(fit.u0))
 
 
+@pytest.mark.parametrize(
+    "interruption", [KeyboardInterrupt(), ude.ModelError("interrupted before any formula had been fitted")]
+)
+def test_interrupt_before_the_first_formula_keeps_the_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, interruption: BaseException
+) -> None:
+    class Trained:
+        interrupted = False
+
+        def save(self, folder: Path) -> None:
+            (folder / "fit.json").write_text("{}")
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise interruption
+
+    monkeypatch.setattr(ude, "fit", lambda *_, **__: Trained())
+    monkeypatch.setattr(ude, "discover", interrupted)
+    out = tmp_path / "run"
+    assert main(["discover", table(tmp_path), *EQUATIONS, "--fit", "a,d", "--out", str(out)]) == 130
+    assert capsys.readouterr().out == f"Interrupted before a formula was found; the fit is in {out}\n"
+    assert (out / "fit.json").exists()
+
+
+def test_runs_of_one_table_are_fitted_together_with_nothing_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["run,t,x"]
+    for run, start in enumerate((0.5, 3.0)):
+        t = np.linspace(0, 8, 12)
+        x = solve_ivp(lambda _, x: 0.8 * x - 0.1 * x**2, (0, 8), [start], t_eval=t, rtol=1e-10, atol=1e-12).y[0]
+        rows += [f"{run},{ti:.6f},{xi:.4f}" for ti, xi in zip(t, x, strict=True)]
+    path, out = table(tmp_path, "\n".join(rows)), tmp_path / "run"
+    options = ["--param", "r=0.8", "--trajectory", "run", "--time", "t", "--holdout", "0", "--quiet"]
+    assert main(["discover", path, "-e", "dx/dt = r*x - U(x)", *options, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "Equations found from 24 points:" in printed
+    assert "held-out" not in printed
+    assert json.loads((out / "discovery.json").read_text())["terms"] == {"U": "c0*x**2"}
+    assert len(ude.load_fit(out).u0) == 2
+
+
 @pytest.fixture(scope="module")
 def hudson_bay(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The README's run, with the command as a user types it."""

@@ -133,7 +133,14 @@ def _discover(request: Request) -> int:
     if fit.interrupted:
         typer.echo(f"Interrupted; the fit so far is in {folder}")
         return INTERRUPTED
-    found = ude.discover(fit, seed=request.seed, progress=not request.quiet)
+    try:
+        found = ude.discover(fit, seed=request.seed, progress=not request.quiet)
+    except (KeyboardInterrupt, ude.ModelError) as error:
+        # interrupted before there was a first formula; afterwards discover returns the best so far
+        if isinstance(error, ude.ModelError) and not error.what.startswith("interrupted"):
+            raise
+        typer.echo(f"Interrupted before a formula was found; the fit is in {folder}")
+        return INTERRUPTED
     _write_discovery(folder, found)
     typer.echo(_summary(found, folder))
     return INTERRUPTED if found.interrupted else OK

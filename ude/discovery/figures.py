@@ -108,7 +108,8 @@ def error_table(found: Discovery) -> list[list[object]]:
     if fit.held_out is not None:
         fitted = found.rmse(fit.train, training_constants=True)
         rows.append(["on training data", *fitted.values()])
-        rows.append(["on held-out data (forecast)", *found.held_out_rmse.values()])
+        forecast = [found.held_out_rmse.get(state, float("inf")) for state in fit.model.states]
+        rows.append(["on held-out data (forecast)", *forecast])
     rows.append(["on all data, refitted to all", *found.rmse().values()])
     return rows
 
