@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec
 from ude.engines.torch_engine.scheme import Trial, Work
-from ude.engines.torch_engine.stages import combine, compute_stages, tableau_tensors
+from ude.engines.torch_engine.stages import combine, complete_stages, compute_stages, tableau_tensors
 from ude.methods import ExplicitTableau
 
 
@@ -24,18 +24,33 @@ class ExplicitScheme:
         self.numbers = tableau_tensors(tableau, spec.t0.dtype, spec.t0.device)
         self.interpolant = self.numbers.interpolant
         self.error_order = tableau.order
+        self.extra_stages = len(self.numbers.extra_a)
+        self.step_weights = self.numbers.b.unsqueeze(-1)
+        self._count = tableau.stages
         self._reuse_last = tableau.first_same_as_last
 
     def attempt(self, u: Tensor, k1: Tensor, t: Tensor, dt: Tensor) -> Trial:
         numbers = self.numbers
         k, argument = compute_stages(self.work, numbers, u, t, dt, k1)
+        own = k[: self._count]
         column = dt.unsqueeze(-1)
-        new = argument if self._reuse_last else torch.addcmul(u, column, combine(numbers.b, k))
-        estimate = self.spec.adaptive and numbers.b_error is not None
-        return Trial(new, k, combine(numbers.b_error, k) * column if estimate and numbers.b_error is not None else None)
+        new = argument if self._reuse_last else torch.addcmul(u, column, combine(numbers.b, own))
+        if not self.spec.adaptive or numbers.b_error is None:
+            return Trial(new, k, None)
+        error = combine(numbers.b_error, own) * column
+        low = None if numbers.b_error_low is None else combine(numbers.b_error_low, own) * column
+        return Trial(new, k, error, error_low=low)
 
     def derivative_after(self, trial: Trial, t: Tensor) -> Tensor:
-        return trial.k[-1] if self._reuse_last else self.work(trial.u, t)
+        if self._reuse_last:
+            return trial.k[self._count - 1]
+        after = self.work(trial.u, t)
+        if self.numbers.next_is_extra:
+            trial.k[self._count] = after
+        return after
+
+    def complete(self, u: Tensor, t: Tensor, dt: Tensor, k: Float[Tensor, "stages B n"]) -> Tensor:
+        return complete_stages(self.work, self.numbers, u, t, dt, k)
 
     def settle(self, accepted: Bool[Tensor, "B"]) -> None:
         """Nothing is kept from step to step."""

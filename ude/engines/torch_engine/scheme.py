@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +24,7 @@ class Trial:
         converged: Which trajectories could solve their stages; None when there is nothing to solve.
         shrink: By how much a trajectory that did not converge changes its step; 1 means that it tries again with a
             new Jacobian.
+        error_low: A second, cruder estimate; with both the error is ``e^2 / sqrt(e^2 + 0.01 e_low^2)`` in scaled norms.
     """
 
     u: Float[Tensor, "B n"]
@@ -31,6 +32,7 @@ class Trial:
     error: Float[Tensor, "B n"] | None
     converged: Bool[Tensor, "B"] | None = None
     shrink: Float[Tensor, "B"] | None = None
+    error_low: Float[Tensor, "B n"] | None = None
 
 
 class Work:
@@ -123,6 +125,19 @@ class Scheme(Protocol):
 
     def settle(self, accepted: Bool[Tensor, "B"]) -> None:
         """Learn which trajectories accepted the trial."""
+
+
+@runtime_checkable
+class LazyScheme(Protocol):
+    """A scheme whose dense output needs further stages, evaluated only in steps inside which something is read."""
+
+    #: How many; none at all for some methods.
+    extra_stages: int
+    #: Weights of the stages in the new state (stages, 1).
+    step_weights: Tensor
+
+    def complete(self, u: Tensor, t: Tensor, dt: Tensor, k: Float[Tensor, "stages B n"]) -> Tensor:
+        """Add the further stages to the stages k of the step of size dt (B,) from u (B, n) at t (B,)."""
 
 
 class ReversibleScheme(Scheme, Protocol):

@@ -19,14 +19,27 @@ Derivative = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class TableauTensors:
-    """A tableau as tensors; `a[i]` has i entries; `weights` is b as floats."""
+    """A tableau as tensors; `a[i]` has i entries; `weights` is b as floats.
+
+    Args:
+        end_count: How many of the first stages the new state needs.
+        extra_c, extra_a: Of the stages that only the dense output needs; `extra_a[i]` has an entry for each before it.
+        read: Which of all stages the dense output needs.
+        next_is_extra: Whether the first extra stage is f at the new state, which the next step starts with.
+    """
 
     c: tuple[float, ...]
     a: tuple[Tensor, ...]
     b: Tensor
     weights: tuple[float, ...]
     b_error: Tensor | None
+    b_error_low: Tensor | None
     interpolant: Float[Tensor, "stages powers"]
+    end_count: int
+    extra_c: tuple[float, ...]
+    extra_a: tuple[Tensor, ...]
+    read: tuple[bool, ...]
+    next_is_extra: bool
 
 
 @lru_cache(maxsize=64)
@@ -40,8 +53,22 @@ def tableau_tensors(tableau: ExplicitTableau, dtype: torch.dtype, device: torch.
         b=tensor(tableau.b),
         weights=tuple(float(x) for x in tableau.b),
         b_error=tensor(tableau.b_error) if tableau.b_error else None,
+        b_error_low=tensor(tableau.b_error_low) if tableau.b_error_low else None,
         interpolant=torch.stack([tensor(row) for row in tableau.interpolant]),
+        end_count=1 + max(i for i, weight in enumerate(tableau.b) if weight),
+        extra_c=tuple(float(x) for x in tableau.extra_c),
+        extra_a=tuple(tensor(row) for row in tableau.extra_a),
+        read=_stages_read(tableau),
+        next_is_extra=tableau.first_extra_is_next,
     )
+
+
+def _stages_read(tableau: ExplicitTableau) -> tuple[bool, ...]:
+    read = [any(row) for row in tableau.interpolant]
+    for i in reversed(range(len(read))):
+        for j, entry in enumerate(tableau.all_a[i]):
+            read[j] = read[j] or (read[i] and bool(entry))
+    return tuple(read)
 
 
 def combine(weights: Float[Tensor, "stages"], k: Float[Tensor, "stages B n"]) -> Float[Tensor, "B n"]:
@@ -55,10 +82,11 @@ def compute_stages(
     """Evaluate all stages of a step of signed size dt (B,) from u (B, n) at t (B,), given ``k1 = f(u, t)``.
 
     Returns:
-        The stages, and the argument of the last one (the new state when the method is first-same-as-last).
+        The stages, and the argument of the last one (the new state when the method is first-same-as-last). When the
+        first extra stage is what the next step starts with, there is room for it behind the stages.
     """
     count = len(numbers.a)
-    k = u.new_empty(count, *u.shape)
+    k = u.new_empty(count + numbers.next_is_extra, *u.shape)
     k[0] = k1
     column = dt.unsqueeze(-1)
     argument = u
@@ -66,6 +94,22 @@ def compute_stages(
         argument = torch.addcmul(u, column, combine(numbers.a[i], k[:i]))
         k[i] = f(argument, t + numbers.c[i] * dt)
     return k, argument
+
+
+def complete_stages(
+    f: Derivative, numbers: TableauTensors, u: Tensor, t: Tensor, dt: Tensor, k: Float[Tensor, "stages B n"]
+) -> Float[Tensor, "all_stages B n"]:
+    """Evaluate the extra stages of a step that `k` does not hold yet."""
+    count, known = len(numbers.a), k.shape[0]
+    if known == numbers.interpolant.shape[0]:
+        return k
+    every = u.new_empty(numbers.interpolant.shape[0], *u.shape)
+    every[:known] = k
+    column = dt.unsqueeze(-1)
+    for i in range(known - count, len(numbers.extra_a)):
+        argument = torch.addcmul(u, column, combine(numbers.extra_a[i], every[: count + i]))
+        every[count + i] = f(argument, t + numbers.extra_c[i] * dt)
+    return every
 
 
 def stage_arguments(

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ude.engines.engine import ForwardResult, SolveSpec, StepRecord
 from ude.engines.torch_engine.lanes import Lanes, lanes_for
-from ude.engines.torch_engine.scheme import Scheme, Work
+from ude.engines.torch_engine.scheme import LazyScheme, Scheme, Trial, Work
 from ude.engines.torch_engine.stages import extend, locate
-from ude.methods.controller import FACTOR_GRID, INITIAL_ERROR
+from ude.methods.controller import FACTOR_GRID, INITIAL_ERROR, SMALLEST_ERROR
 from ude.solution import ReturnCode
 
 # Saves are evaluated from the stages of this many steps at a time, so that stages need not be kept for all.
@@ -55,11 +55,21 @@ class _Rows:
         row, theta = locate(t, dt, self.saveat, self.sign)
         after_start = self.saveat * self.sign.unsqueeze(-1) >= (t[0] * self.sign).unsqueeze(-1)
         lane, save = ((row < held) & after_start).nonzero(as_tuple=True)
-        picked = row[lane, save]
-        k = torch.stack(self.stages)[picked, :, lane]
-        self.values[lane, save] = extend(
-            self.scheme.interpolant, u[picked, lane], dt[picked, lane], theta[lane, save], k
-        )
+        picked, theta = row[lane, save], theta[lane, save]
+        if isinstance(self.scheme, LazyScheme) and self.scheme.extra_stages:
+            # reads at the end of a step are its new state, for which no further stage is evaluated
+            inside = theta != 1.0
+            for i in picked[inside].unique().tolist():
+                here = inside & (picked == i)
+                k = self.scheme.complete(u[i], t[i], dt[i], self.stages[i])[:, lane[here]].transpose(0, 1)
+                start = u[i, lane[here]], dt[i, lane[here]]
+                self.values[lane[here], save[here]] = extend(self.scheme.interpolant, *start, theta[here], k)
+            lane, save, picked, theta = lane[~inside], save[~inside], picked[~inside], theta[~inside]
+            weights = self.scheme.step_weights
+        else:
+            weights = self.scheme.interpolant
+        k = torch.stack(self.stages)[picked, : len(weights), lane]
+        self.values[lane, save] = extend(weights, u[picked, lane], dt[picked, lane], theta, k)
         self.stages.clear()
 
 
@@ -121,7 +131,7 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
         t, dt = lanes.tensor(state.t), lanes.tensor(size * sign)
         trial = scheme.attempt(state.u, state.k1, t, dt)
         u = trial.u
-        error, finite = _scaled_error(spec, lanes, state.u, u, trial.error)
+        error, finite = _scaled_error(spec, lanes, state.u, trial)
         accept = finite & (error <= 1.0) & state.active
         solved = None if trial.converged is None else lanes.read(trial.converged)
         if solved is not None:
@@ -129,12 +139,13 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
         if lanes.any(accept):
             state.t = lanes.where(accept, lanes.where(last, end, state.t + size * sign), state.t)
             taken = lanes.tensor(lanes.where(accept, size * sign, size * 0.0))
+            # before the row is added: the dense output may be made of this derivative too
+            k1 = scheme.derivative_after(trial, t + dt)
             rows.add(lanes.tensor(state.t), taken, state, trial.k)
             if spec.watch is not None:
                 moved = lanes.tensor(accept).to(torch.bool)
                 stop = spec.watch(t, state.u, lanes.tensor(state.t), u, moved) & moved
                 state.stopped = state.stopped | lanes.read(stop)
-            k1 = scheme.derivative_after(trial, t + dt)
             scheme.settle(lanes.tensor(accept).to(torch.bool))
             state.u, state.k1 = lanes.select(accept, u, state.u), lanes.select(accept, k1, state.k1)
         if spec.adaptive:
@@ -158,13 +169,18 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
     return attempt
 
 
-def _scaled_error(spec: SolveSpec, lanes: Lanes, old: Tensor, new: Tensor, error: Tensor | None) -> tuple[Any, Any]:
+def _scaled_error(spec: SolveSpec, lanes: Lanes, old: Tensor, trial: Trial) -> tuple[Any, Any]:
     """Root mean square of error/(abstol + reltol max(|u|, |u_next|)) of each trajectory, and whether it is finite."""
+    new, error = trial.u, trial.error
     if error is None:
         finite = lanes.isfinite(lanes.read(new.abs().sum(-1)))
         return lanes.where(finite, 0.0, float("inf")), finite
     scale = torch.maximum(old.abs(), new.abs()) * spec.reltol + spec.abstol
-    size = lanes.read(torch.linalg.vector_norm(error / scale, dim=-1) * old.shape[-1] ** -0.5)
+    norm = torch.linalg.vector_norm(error / scale, dim=-1) * old.shape[-1] ** -0.5
+    if trial.error_low is not None:
+        low = torch.linalg.vector_norm(trial.error_low / scale, dim=-1) * old.shape[-1] ** -0.5
+        norm = norm * (norm / torch.hypot(norm, 0.1 * low).clamp(min=SMALLEST_ERROR))
+    size = lanes.read(norm)
     finite = lanes.isfinite(size)
     return lanes.where(finite, size, float("inf")), finite
 
