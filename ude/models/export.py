@@ -24,7 +24,7 @@ _JULIA_WORDS = frozenset(_JULIA_TEXT.split())
 
 class _LatexPrinter(LatexPrinter):
     def __init__(self, digits: int | None) -> None:
-        super().__init__({"ln_notation": False, "mul_symbol": None})
+        super().__init__({"ln_notation": False, "mul_symbol": r" \, "})
         self.digits = digits
 
     def _as_ordered_terms(self, expr: sympy.Add, order: str | None = None) -> list[sympy.Expr]:
@@ -104,7 +104,8 @@ def to_python(equations: Mapping[str, sympy.Expr], values: Mapping[str, float], 
     lines.append(
         f'    """Right-hand side of d({", ".join(equations)})/dt; u and the result: (state,) or (state, *batch).'
     )
-    lines += ["", *(f"    {names[name]} is an unknown function and must be given." for name in functions)]
+    given = [f"    {names[name]} is an unknown function and must be given." for name in functions]
+    lines += ["", *given] if given else []
     lines += ['    """', f"    {unpack} = u", "    du = np.empty(np.shape(u))"]
     for index, rhs in enumerate(equations.values()):
         lines.append(f"    du[{index}] = {printer.doprint(_renamed(rhs, names))}")
