@@ -165,7 +165,7 @@ class Fit:
                 saveat=torch.as_tensor(times),
                 abstol=reltol,
                 reltol=reltol,
-                maxiters=max(self.options.solver.maxiters, 100 * len(times)),
+                maxiters=10_000 + 100 * len(times),
             )
             z = solution.partial if partial else solution.u
             return coordinates.natural(z).numpy()

@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 Array = npt.NDArray[np.float64]
+LARGEST_GRADIENT = 1e100
 OnIteration = Callable[[float], None]
 
 
@@ -45,7 +46,7 @@ class Objective:
             start += p.numel()
 
     def __call__(self, x: Array) -> tuple[float, Array] | None:
-        """Loss and gradient at x, or None where either is not finite."""
+        """Loss and gradient at x, or None where either is not finite (or the gradient beyond all reason)."""
         self.assign(x)
         self.evaluations += 1
         with torch.enable_grad():
@@ -60,7 +61,8 @@ class Objective:
                 for p, g in zip(self.parameters, parts, strict=True)
             ]
         )
-        if not np.isfinite(gradient).all():
+        # Written so that NaN fails too. Beyond the limit, squares of the gradient overflow in any optimiser.
+        if not np.abs(gradient).max() <= LARGEST_GRADIENT:
             return None
         if value < self.best:
             self.best, self.best_point = value, x.copy()

@@ -71,12 +71,17 @@ class SolverOptions:
     """Tolerance (absolute and relative, in inner coordinates) and the most steps of one window.
 
     A trial of a line search may be wild and take thousands of steps to no purpose. A window therefore gets at most
-    `patience` times the steps that the start of the stage took, and never more than `maxiters`.
+    `patience` times the steps that the start of the stage took, and never more than `maxiters` (None: 200, and 20 for
+    each of its points). What it did not reach then counts as missing.
     """
 
     tolerance: float = 1e-4
-    maxiters: int = 5000
+    maxiters: int | None = None
     patience: float = 4.0
+
+    def steps(self, points: int) -> int:
+        """The most steps of a window of that many points."""
+        return 200 + 20 * points if self.maxiters is None else self.maxiters
 
 
 def simulate(
@@ -84,7 +89,9 @@ def simulate(
 ) -> Solution:
     """Inner states at the times `t` of each window, from z0 at its first time; `.partial` of it may hold NaN."""
     problem = ODEProblem(field, z0, (t[:, 0], t[:, -1]))
-    return solve(problem, saveat=t, abstol=options.tolerance, reltol=options.tolerance, maxiters=options.maxiters)
+    return solve(
+        problem, saveat=t, abstol=options.tolerance, reltol=options.tolerance, maxiters=options.steps(t.shape[1])
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +113,8 @@ class Shooting:
         """The same with the number of steps limited by what `starts` takes; see `SolverOptions`."""
         stats = simulate(self.field, starts, self.windows.t, self.options).stats
         tried = int((stats.accepted_steps + stats.rejected_steps).max())
-        maxiters = min(self.options.maxiters, int(self.options.patience * tried) + 20)
+        most = self.options.steps(self.windows.t.shape[1])
+        maxiters = min(most, int(self.options.patience * tried) + 20)
         return replace(self, options=replace(self.options, maxiters=maxiters))
 
     def __call__(self, starts: Float[Tensor, "window state"], continuity: float = 0.0) -> Float[Tensor, ""]:
