@@ -225,6 +225,8 @@ def _run(
             sensealg=sensealg.name if tracked else "none",
             seconds=seconds,
             why_not=choice.why_not,
+            njacs=result.njacs,
+            nw=result.nw,
         ),
         dense=read,
     )

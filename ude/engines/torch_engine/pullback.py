@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from ude.engines.engine import SolveSpec, StepRecord, as_batch, differentiable, 
 from ude.engines.torch_engine.stages import (
     TableauTensors,
     combine,
+    complete_stages,
     compute_stages,
     extend,
     locate,
@@ -28,32 +29,49 @@ def direction(spec: SolveSpec) -> Float[Tensor, "B"]:
 
 
 def interpolate(
-    spec: SolveSpec, tableau: ExplicitTableau, record: StepRecord, p: Sequence[Tensor], times: Float[Tensor, "B T"]
+    spec: SolveSpec,
+    record: StepRecord,
+    times: Float[Tensor, "B T"],
+    interpolant: Float[Tensor, "stages powers"],
+    stages: Callable[[int], Float[Tensor, "stages B n"]],
 ) -> Float[Tensor, "B T n"]:
-    """Evaluate the continuous extension at `times`, recomputing the stages of the steps that hold them."""
+    """Evaluate the continuous extension at `times`; `stages(row)` computes those of a recorded step again."""
     rows, batch, states = record.u.shape
     if rows == 1:
         return record.u[0].unsqueeze(1).expand(batch, times.shape[1], states).clone()
-    numbers = tableau_tensors(tableau, record.u.dtype, record.u.device)
     row, theta = locate(record.t, record.dt, times, direction(spec))
     row = row.clamp(max=rows - 2)
-    values = record.u.new_empty(batch, times.shape[1], states)
-    for i in row.unique().tolist():
-        lane, save = (row == i).nonzero(as_tuple=True)
-        u, t, dt = record.u[i], record.t[i], record.dt[i]
-        k, _ = compute_stages(lambda u, t: as_batch(spec, u, t, p), numbers, u, t, dt, as_batch(spec, u, t, p))
-        values[lane, save] = extend(
-            numbers.interpolant, u[lane], dt[lane], theta[lane, save], k[:, lane].transpose(0, 1)
-        )
+    # reads at the end of a step are its new state, and need no stage
+    values = record.u[1:].transpose(0, 1).gather(1, row.unsqueeze(-1).expand(-1, -1, states))
+    inside = theta != 1.0
+    for i in row[inside].unique().tolist():
+        lane, save = (inside & (row == i)).nonzero(as_tuple=True)
+        k = stages(i)[:, lane].transpose(0, 1)
+        values[lane, save] = extend(interpolant, record.u[i, lane], record.dt[i, lane], theta[lane, save], k)
     return values
 
 
-class _Reads:
+def interpolate_explicit(
+    spec: SolveSpec, tableau: ExplicitTableau, record: StepRecord, p: Sequence[Tensor], times: Float[Tensor, "B T"]
+) -> Float[Tensor, "B T n"]:
+    """Evaluate the continuous extension of explicit steps at `times`."""
+    numbers = tableau_tensors(tableau, record.u.dtype, record.u.device)
+
+    def f(u: Tensor, t: Tensor) -> Tensor:
+        return as_batch(spec, u, t, p)
+
+    def stages(row: int) -> Tensor:
+        u, t, dt = record.u[row], record.t[row], record.dt[row]
+        k, _ = compute_stages(f, numbers, u, t, dt, f(u, t))
+        return complete_stages(f, numbers, u, t, dt, k[: len(numbers.a)])
+
+    return interpolate(spec, record, times, numbers.interpolant, stages)
+
+
+class Reads:
     """Reads of the dense output, sorted by the step that they fall into."""
 
-    def __init__(
-        self, spec: SolveSpec, numbers: TableauTensors, record: StepRecord, times: Tensor, grad: Tensor
-    ) -> None:
+    def __init__(self, spec: SolveSpec, record: StepRecord, times: Tensor, grad: Tensor) -> None:
         rows = record.dt.shape[0]
         row, theta = locate(record.t, record.dt, times, direction(spec))
         flat = row.clamp(max=rows - 1).reshape(-1)
@@ -90,7 +108,7 @@ def pullback(
     if rows == 0:
         return grad.sum(1), tuple(None for _ in p)
     numbers = tableau_tensors(tableau, record.u.dtype, record.u.device)
-    reads = _Reads(spec, numbers, record, times, grad)
+    reads = Reads(spec, record, times, grad)
     wanted = differentiable(p)
     leaves = live_leaves(p, wanted)
     inputs = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]
@@ -120,33 +138,48 @@ def _segment(
     rows: range,
     u: Tensor,
     leaves: Sequence[Tensor],
-    reads: _Reads,
+    reads: Reads,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Compute steps again with a graph; returns the end state and what was read, and the cotangents of the reads."""
     outputs: list[Tensor] = []
     cotangents: list[Tensor] = []
-    last = len(numbers.a) - 1
     for row in rows:
         t, dt = record.t[row], record.dt[row]
         column = dt.unsqueeze(-1)
         read = reads.of(row)
         k = [as_batch(spec, u, t, leaves)]
-        argument = u
-        for i in range(1, last + 1):
+        for i in range(1, numbers.end_count):
             argument = torch.addcmul(u, column, combine(numbers.a[i], torch.stack(k)))
-            # the last stage of a first-same-as-last method is read by the dense output only
-            if i < last or numbers.weights[last] or (read is not None and not read[1]):
-                k.append(as_batch(spec, argument, t + numbers.c[i] * dt, leaves))
-        stages = torch.stack(k)
-        end = torch.addcmul(u, column, combine(numbers.b[: len(k)], stages)) if numbers.weights[last] else argument
+            k.append(as_batch(spec, argument, t + numbers.c[i] * dt, leaves))
+        end = torch.addcmul(u, column, combine(numbers.b[: len(k)], torch.stack(k)))
         if read is not None:
             where, at_end = read
             lane = reads.lane[where]
             if at_end:
                 outputs.append(end[lane])
             else:
-                taken = stages[:, lane].transpose(0, 1)
+                taken = _stages_read(spec, numbers, (u, t, dt), k, leaves)[:, lane].transpose(0, 1)
                 outputs.append(extend(numbers.interpolant, u[lane], dt[lane], reads.theta[where], taken))
             cotangents.append(reads.grad[where])
         u = end
     return [u, *outputs], cotangents
+
+
+def _stages_read(
+    spec: SolveSpec,
+    numbers: TableauTensors,
+    start: tuple[Tensor, Tensor, Tensor],
+    k: Sequence[Tensor],
+    leaves: Sequence[Tensor],
+) -> Float[Tensor, "all_stages B n"]:
+    """Add to the stages k of the new state those that the dense output needs beside; zeros for the others."""
+    u, t, dt = start
+    nodes, rows = (*numbers.c, *numbers.extra_c), (*numbers.a, *numbers.extra_a)
+    every = list(k)
+    for i in range(len(every), len(rows)):
+        if numbers.read[i]:
+            argument = torch.addcmul(u, dt.unsqueeze(-1), combine(rows[i], torch.stack(every)))
+            every.append(as_batch(spec, argument, t + nodes[i] * dt, leaves))
+        else:
+            every.append(torch.zeros_like(u))
+    return torch.stack(every)

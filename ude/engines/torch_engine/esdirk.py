@@ -1,0 +1,242 @@
+"""Steps of singly diagonally implicit Runge-Kutta methods, and their exact derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ude.engines.engine import SolveSpec, as_batch
+from ude.engines.torch_engine.newton import Newton
+from ude.engines.torch_engine.scheme import Cotangents, Trial, Work
+from ude.engines.torch_engine.stages import combine
+from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
+
+# A Jacobian serves the next step too while Newton's iteration contracts at least this fast with it.
+_GOOD_RATE = 0.03
+# A trajectory whose stages do not converge with a new Jacobian halves its step.
+_SHRINK = 0.5
+# In the reverse sweep stages are solved until rounding stops them; with a Jacobian of the step's start.
+_TIGHT_ITERATIONS = 60
+_TIGHT_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class EsdirkTensors:
+    """A tableau as tensors; `a[i]` holds the i entries left of the diagonal, `predictor[i]` weights of earlier stages
+    that guess stage i."""
+
+    c: tuple[float, ...]
+    a: tuple[Tensor, ...]
+    predictor: tuple[Tensor, ...]
+    b: Tensor
+    b_error: Tensor | None
+    interpolant: Float[Tensor, "stages powers"]
+    gamma: float
+    end: int
+    #: Which stages the new state or the dense output need; the others serve the error estimate alone.
+    needed: tuple[bool, ...]
+
+
+@lru_cache(maxsize=64)
+def esdirk_tensors(tableau: DiagonallyImplicitTableau, dtype: torch.dtype, device: torch.device) -> EsdirkTensors:
+    def tensor(row: Any) -> Tensor:
+        return torch.tensor([float(x) for x in row], dtype=dtype, device=device)
+
+    needed = [bool(weight) or any(row) for weight, row in zip(tableau.b, tableau.interpolant, strict=True)]
+    for i in reversed(range(tableau.stages)):
+        for j, entry in enumerate(tableau.a[i][:-1]):
+            needed[j] = needed[j] or (needed[i] and bool(entry))
+    c = tuple(float(x) for x in tableau.c)
+    return EsdirkTensors(
+        c=c,
+        a=tuple(tensor(row[:-1]) for row in tableau.a),
+        predictor=tuple(tensor(_predictor(c, i)) for i in range(tableau.stages)),
+        b=tensor(tableau.b),
+        b_error=tensor(tableau.b_error) if tableau.b_error else None,
+        interpolant=torch.stack([tensor(row) for row in tableau.interpolant]),
+        gamma=float(tableau.gamma),
+        end=tableau.end_stage,
+        needed=tuple(needed),
+    )
+
+
+def _predictor(c: Sequence[float], stage: int) -> list[float]:
+    """Weights of the earlier stages in a straight line through the two whose nodes lie nearest to c[stage]."""
+    weights = [0.0] * stage
+    if not stage:
+        return weights
+    nearest = sorted(range(stage), key=lambda j: (abs(c[j] - c[stage]), -j))
+    first = nearest[0]
+    second = next((j for j in nearest[1:] if abs(c[j] - c[first]) > 1e-3), None)
+    share = 0.0 if second is None else (c[stage] - c[first]) / (c[second] - c[first])
+    weights[first] = 1.0 - share
+    if second is not None:
+        weights[second] = share
+    return weights
+
+
+class EsdirkScheme:
+    """One of the ESDIRK methods bound to a solve.
+
+    The derivative at the start of a step is the last stage of the step before as its equation gave it,
+    ``k = z / (gamma dt)``. f evaluated at the new state would multiply the error of Newton's iteration by the
+    stiffness. It is therefore part of what a step starts from, in the record and in the adjoint too.
+    """
+
+    carries_derivative = True
+
+    def __init__(self, spec: SolveSpec, algorithm: DiagonallyImplicitRungeKutta, p: Sequence[Tensor]) -> None:
+        tableau = algorithm.tableau
+        self.spec, self.algorithm = spec, algorithm
+        self.work = Work(spec, p)
+        self.numbers = esdirk_tensors(tableau, spec.t0.dtype, spec.t0.device)
+        self.interpolant = self.numbers.interpolant
+        self.error_order = min(tableau.order, tableau.embedded_order) + 1 if tableau.b_error else tableau.order
+        self._jacobian: Tensor | None = None
+        self._wanted = torch.ones_like(spec.t0, dtype=torch.bool)
+        self._fresh = torch.zeros_like(self._wanted)
+        self._seen = torch.zeros_like(spec.t0)
+
+    def attempt(self, u: Tensor, k1: Tensor, t: Tensor, dt: Tensor) -> Trial:
+        numbers = self.numbers
+        jacobian = self._current_jacobian(u, t)
+        factors = self.work.factor(jacobian, numbers.gamma * dt)
+        newton = Newton(
+            self.work,
+            factors,
+            numbers.gamma * dt,
+            self._scale(u),
+            tolerance=self.algorithm.newton_tolerance,
+            maxiters=self.algorithm.newton_maxiters,
+        )
+        estimate = self.spec.adaptive and numbers.b_error is not None
+        k, end, _ = self._solve_stages(newton, (u, k1, t, dt), all_stages=estimate)
+        error: Tensor | None = None
+        if estimate and numbers.b_error is not None:
+            error = factors.solve(combine(numbers.b_error, k) * dt.unsqueeze(-1))
+        converged = newton.converged
+        self._seen = newton.rate
+        shrink = torch.where(self._fresh, _SHRINK, 1.0).to(dt.dtype)
+        self._wanted = ~converged & ~self._fresh
+        return Trial(end, k, error, converged, shrink)
+
+    def derivative_after(self, trial: Trial, t: Tensor) -> Tensor:
+        return trial.k[self.numbers.end]
+
+    def settle(self, accepted: Bool[Tensor, "B"]) -> None:
+        self._fresh = self._fresh & ~accepted
+        self._wanted = self._wanted | (accepted & (self._seen > _GOOD_RATE))
+
+    def _scale(self, u: Tensor) -> Tensor:
+        return u.abs() * self.spec.reltol + self.spec.abstol
+
+    def _current_jacobian(self, u: Tensor, t: Tensor) -> Tensor:
+        if self._jacobian is None or bool(self._wanted.any()):
+            _, new, _ = self.work.linearise(u, t)
+            old = self._jacobian
+            self._jacobian = new if old is None else torch.where(self._wanted.view(-1, 1, 1), new, old)
+            self._fresh = self._fresh | self._wanted
+        return self._jacobian
+
+    def _solve_stages(
+        self, newton: Newton, start: tuple[Tensor, Tensor, Tensor, Tensor], *, all_stages: bool
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return the stages k, the new state, and the argument of every stage."""
+        numbers, (u, k1, t, dt) = self.numbers, start
+        count = len(numbers.a)
+        k = u.new_zeros(count, *u.shape)
+        k[0] = k1
+        column = dt.unsqueeze(-1)
+        step = numbers.gamma * column
+        divisor = torch.where(step == 0, 1.0, step)
+        arguments = [u]
+        for i in range(1, count):
+            if not (all_stages or numbers.needed[i]):
+                arguments.append(u)
+                continue
+            base = torch.addcmul(u, column, combine(numbers.a[i], k[:i]))
+            guess = step * combine(numbers.predictor[i], k[:i])
+            z = newton.solve(base, t + numbers.c[i] * dt, guess)
+            k[i] = z / divisor
+            arguments.append(base + z)
+        return k, arguments[numbers.end], arguments
+
+    def _tight(self, start: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Solve the stages of a recorded step as exactly as rounding allows."""
+        u, _, t, dt = start
+        with torch.no_grad():
+            _, jacobian, _ = self.work.linearise(u, t)
+            step = self.numbers.gamma * dt
+            newton = Newton(
+                self.work,
+                self.work.factor(jacobian, step),
+                step,
+                self._scale(u),
+                tolerance=_TIGHT_TOLERANCE,
+                maxiters=_TIGHT_ITERATIONS,
+            )
+            k, _, arguments = self._solve_stages(newton, start, all_stages=False)
+        return k, arguments
+
+    def stages(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> Float[Tensor, "stages B n"]:
+        return self._tight((u, _carried(k1), t, dt))[0]
+
+    def pull_step(
+        self, start: tuple[Tensor, Tensor | None, Tensor, Tensor], cotangents: Cotangents, inputs: Sequence[Tensor]
+    ) -> tuple[Cotangents, Sequence[Tensor | None]]:
+        """Reverse a step by the implicit function theorem.
+
+        ``k_i = f(x_i + gamma dt k_i)`` gives ``w_i = (I - gamma dt J_i)^-T kbar_i``, then ``xbar_i = J_i^T w_i`` and
+        ``pbar += (df/dp)^T w_i`` with J_i at the converged stage.
+        """
+        numbers, (u, k1, t, dt) = self.numbers, start
+        _, arguments = self._tight((u, _carried(k1), t, dt))
+        column = dt.unsqueeze(-1)
+        moved = column != 0
+        own = numbers.b.view(-1, 1, 1) * cotangents.u
+        k_bar = column * (own if cotangents.stages is None else own + cotangents.stages)
+        k_bar[numbers.end] += torch.where(moved, cotangents.k1, 0.0)
+        u_bar = cotangents.u if cotangents.start is None else cotangents.u + cotangents.start
+        totals: list[Tensor | None] = [None] * len(inputs)
+        for i in reversed(range(1, len(numbers.a))):
+            if not numbers.needed[i]:
+                continue
+            x_bar, parts = self._pull_stage(arguments[i], t + numbers.c[i] * dt, numbers.gamma * dt, k_bar[i], inputs)
+            u_bar = u_bar + x_bar
+            k_bar[:i] += numbers.a[i].view(-1, 1, 1) * (column * x_bar)
+            totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
+        return Cotangents(u_bar, torch.where(moved, k_bar[0], cotangents.k1)), totals
+
+    def _pull_stage(
+        self, argument: Tensor, t: Tensor, step: Tensor, k_bar: Tensor, inputs: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        x = argument.detach().requires_grad_()
+        with torch.enable_grad():
+            du = as_batch(self.spec, x, t, self.work.p)
+        if not du.requires_grad:
+            return torch.zeros_like(k_bar), [None] * len(inputs)
+        (jacobian,) = self.work.rows(du, (x,), keep=True)
+        w = self.work.factor(jacobian, step).solve(k_bar, transposed=True)
+        # a trajectory that stands still has no cotangent here, whatever f is worth at its state
+        w = torch.where((step != 0).unsqueeze(-1), w, 0.0)
+        of_x, *parts = torch.autograd.grad(du, (x, *inputs), w, allow_unused=True)
+        return (torch.zeros_like(k_bar) if of_x is None else of_x), parts
+
+
+def _carried(k1: Tensor | None) -> Tensor:
+    if k1 is None:
+        raise TypeError("the record of an ESDIRK solve holds the derivative that each step started with")
+    return k1
+
+
+def add(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    """The sum of two gradients, either of which may be absent."""
+    if part is None or total is None:
+        return total if part is None else part
+    return total + part
