@@ -1,6 +1,7 @@
 """Numbers only: tableaus and step-size controllers. No torch below this line."""
 
 from ude.methods.controller import PIController
+from ude.methods.dop853 import DP8
 from ude.methods.esdirk import (
     TRBDF2,
     DiagonallyImplicitRungeKutta,
@@ -15,18 +16,24 @@ from ude.methods.esdirk import (
     Trapezoid,
 )
 from ude.methods.explicit_rk import BS3, DP5, Algorithm, ExplicitRungeKutta, Tsit5
+from ude.methods.low_order import RK4, Euler, Heun, Midpoint, Ralston
 from ude.methods.rosenbrock import Rodas4, Rodas5P, Rosenbrock23, RosenbrockMethod, RosenbrockTableau
 from ude.methods.tableau import ExplicitTableau
+from ude.methods.verner import Vern6, Vern7, Vern9
 
 __all__ = [
     "BS3",
     "DP5",
+    "DP8",
+    "RK4",
     "TRBDF2",
     "Algorithm",
     "DiagonallyImplicitRungeKutta",
     "DiagonallyImplicitTableau",
+    "Euler",
     "ExplicitRungeKutta",
     "ExplicitTableau",
+    "Heun",
     "ImplicitEuler",
     "KenCarp3",
     "KenCarp4",
@@ -34,7 +41,9 @@ __all__ = [
     "Kvaerno3",
     "Kvaerno4",
     "Kvaerno5",
+    "Midpoint",
     "PIController",
+    "Ralston",
     "Rodas4",
     "Rodas5P",
     "Rosenbrock23",
@@ -42,4 +51,7 @@ __all__ = [
     "RosenbrockTableau",
     "Trapezoid",
     "Tsit5",
+    "Vern6",
+    "Vern7",
+    "Vern9",
 ]
