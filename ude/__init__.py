@@ -21,11 +21,16 @@ from ude.callbacks import (
 from ude.engines import TorchDiffEq
 from ude.ensemble import EnsembleProblem, EnsembleSolution
 from ude.errors import BackendMissing, DataError, EngineRefused, InputError, ModelError, SolveFailed, UdeError
+from ude.gradient_check import GradientCheck, check_gradient
 from ude.interpolation import Interpolation
 from ude.methods import (
     BS3,
     DP5,
+    DP8,
+    RK4,
     TRBDF2,
+    Euler,
+    Heun,
     ImplicitEuler,
     KenCarp3,
     KenCarp4,
@@ -33,15 +38,20 @@ from ude.methods import (
     Kvaerno3,
     Kvaerno4,
     Kvaerno5,
+    Midpoint,
     PIController,
+    Ralston,
     Rodas4,
     Rodas5P,
     Rosenbrock23,
     Trapezoid,
     Tsit5,
+    Vern6,
+    Vern7,
+    Vern9,
 )
 from ude.problems import ODEProblem, Parameters, remake
-from ude.sensitivity import BacksolveAdjoint, DiscreteAdjoint
+from ude.sensitivity import BacksolveAdjoint, DiscreteAdjoint, ForwardSensitivity
 from ude.solution import ReturnCode, Solution, Statistics
 
 # `solve` is a module too. Python sets the attribute `ude.solve` to the module when that is first imported; this line
@@ -59,7 +69,9 @@ __version__ = "0.1.0"
 __all__ = [
     "BS3",
     "DP5",
+    "DP8",
     "MLP",
+    "RK4",
     "TRBDF2",
     "UDE",
     "BackendMissing",
@@ -75,8 +87,12 @@ __all__ = [
     "EngineRefused",
     "EnsembleProblem",
     "EnsembleSolution",
+    "Euler",
     "Fit",
+    "ForwardSensitivity",
     "FunctionModel",
+    "GradientCheck",
+    "Heun",
     "ImplicitEuler",
     "InputError",
     "Interpolation",
@@ -87,6 +103,7 @@ __all__ = [
     "Kvaerno4",
     "Kvaerno5",
     "LibraryRegressor",
+    "Midpoint",
     "Model",
     "ModelError",
     "Neural",
@@ -98,6 +115,7 @@ __all__ = [
     "PeriodicCallback",
     "PresetTimeCallback",
     "PySR",
+    "Ralston",
     "ReturnCode",
     "Rodas4",
     "Rodas5P",
@@ -112,7 +130,11 @@ __all__ = [
     "Tsit5",
     "UdeError",
     "VectorContinuousCallback",
+    "Vern6",
+    "Vern7",
+    "Vern9",
     "__version__",
+    "check_gradient",
     "datasets",
     "discover",
     "fit",

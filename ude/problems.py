@@ -67,6 +67,7 @@ pytree.register_pytree_node(
     lambda p: (list(p.values()), tuple(p)),
     lambda values, names: Parameters(dict(zip(names, values, strict=True))),
     serialized_type_name="ude.problems.Parameters",
+    flatten_with_keys_fn=lambda p: ([(pytree.MappingKey(name), value) for name, value in p.items()], tuple(p)),
 )
 
 

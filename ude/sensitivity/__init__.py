@@ -2,6 +2,7 @@
 
 from ude.sensitivity.backsolve_adjoint import BacksolveAdjoint
 from ude.sensitivity.discrete_adjoint import DiscreteAdjoint
+from ude.sensitivity.forward_sensitivity import ForwardSensitivity
 from ude.sensitivity.sensitivity import SensitivityAlgorithm, Solved
 
-__all__ = ["BacksolveAdjoint", "DiscreteAdjoint", "SensitivityAlgorithm", "Solved"]
+__all__ = ["BacksolveAdjoint", "DiscreteAdjoint", "ForwardSensitivity", "SensitivityAlgorithm", "Solved"]
