@@ -58,7 +58,7 @@ class FitOptions:
     scale: Mapping[str, float] = field(default_factory=dict)
     weight_prior: float = 0.3
     rescale: bool = True
-    derivative_iterations: tuple[int, int] = (300, 300)
+    derivative_iterations: tuple[int, int] = (500, 1500)
     window_steps: int | None = None
     continuity: tuple[float, ...] = (1.0, 10.0, 100.0)
     multiple_iterations: int = 30
