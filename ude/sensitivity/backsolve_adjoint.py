@@ -17,19 +17,28 @@ from ude.sensitivity.sensitivity import Solved
 
 @dataclass(frozen=True, eq=False)
 class _Augmented:
-    """``d(u, lambda)/dt = (f, -(df/du)^T lambda)`` as a right-hand side over the leaves of f."""
+    """``d(u, lambda)/dt = (f, -(df/du)^T lambda)`` as a right-hand side over the leaves of f.
+
+    Implicit methods ask for its Jacobian, and so for second derivatives of f: then the graph of z is kept.
+    """
 
     spec: SolveSpec
 
     def __call__(self, z: Tensor, p: Sequence[Tensor], t: Tensor) -> Tensor:
         flat = z.reshape(-1, z.shape[-1])
         u, adjoint = flat.chunk(2, dim=-1)
-        u = u.detach().requires_grad_()
+        twice = torch.is_grad_enabled() and z.requires_grad
+        if not twice:
+            u = u.detach().requires_grad_()
         with torch.enable_grad():
             du = as_batch(self.spec, u, t.reshape(-1), p)
-        pulled = torch.autograd.grad(du, u, adjoint, allow_unused=True)[0] if du.requires_grad else None
+            pulled = (
+                torch.autograd.grad(du, u, adjoint, allow_unused=True, create_graph=twice)[0]
+                if du.requires_grad
+                else None
+            )
         pulled = torch.zeros_like(u) if pulled is None else pulled
-        return torch.cat([du.detach(), -pulled], dim=-1).view(z.shape)
+        return torch.cat([du if twice else du.detach(), -pulled], dim=-1).view(z.shape)
 
 
 class _Read(torch.autograd.Function):

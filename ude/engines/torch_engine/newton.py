@@ -63,11 +63,14 @@ class Newton:
         # an update below the rounding of the state itself cannot be bettered
         floor = 4 * torch.finfo(base.dtype).eps * self._norm(base)
         size: Tensor | None = None
+        quotient: Tensor | None = None
         for iteration in range(self._maxiters):
             change = self._factors.solve(self._step * self._f(base + z, t) - z)
             before, size = size, self._norm(change)
             if before is not None:
-                rate = torch.where(open_, size / before, rate)
+                # the mean of the last two: a single quotient can be small by luck (RADAU5 does so for that reason)
+                last, quotient = quotient, size / before
+                rate = torch.where(open_, quotient if last is None else (quotient * last).sqrt(), rate)
             z = torch.where(open_.unsqueeze(-1), z + change, z)
             error = rate / (1 - rate) * size
             done = ((rate < 1) & (error <= self._tolerance)) | (size <= floor)
