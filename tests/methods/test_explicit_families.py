@@ -165,6 +165,43 @@ def test_free_derivatives_are_not_asked_for_twice(algorithm: ExplicitRungeKutta)
     assert not algorithm.tableau.first_extra_is_next
 
 
+def steps_of(tableau: ExplicitTableau, dt: mpmath.mpf, count: int) -> tuple[mpmath.mpf, mpmath.mpf]:
+    """Take `count` steps of u' = (1 - t) v^2, v' = -2u / (1 + t v^2); return u at the end, and at 0.3 of the first."""
+
+    def f(u, t):
+        return [(1 - t) * u[1] ** 2, -2 * u[0] / (1 + t * u[1] ** 2)]
+
+    def move(u, k, weights):
+        return [u[d] + dt * mpmath.fsum(w * ki[d] for w, ki in zip(weights, k, strict=False) if w) for d in range(2)]
+
+    u, inside = [mpmath.mpf(1), mpmath.mpf(1) / 2], []
+    for n in range(count):
+        k: list[list] = []
+        for c, row in zip(tableau.all_c, tableau.all_a, strict=True):
+            k.append(f(move(u, k, row), mpmath.mpf(1) / 5 + (n + c) * dt))
+        theta = mpmath.mpf("0.3")
+        within = [mpmath.fsum(w * theta ** (m + 1) for m, w in enumerate(row)) for row in tableau.interpolant]
+        inside.append(move(u, k, within)[0])
+        u = move(u, k, tableau.b)
+    return u[0], inside[0]
+
+
+@pytest.mark.parametrize("algorithm", [*LOW, *HIGH], ids=name)
+def test_measured_order_is_the_stated_one_in_60_digits(algorithm: ExplicitRungeKutta):
+    """Steps so small that no other order can be seen: errors of one step by comparison with eight small steps."""
+    with mpmath.workdps(60):
+        tableau, best = with_60_digits(algorithm.tableau), with_60_digits(Vern9().tableau)
+        ends, inner = [], []
+        # Vern9's error must stand above the rounding of its coefficients; the others' need smaller steps to be seen
+        steps = 500 if tableau.order > 7 else 20_000
+        for dt in (mpmath.mpf(1) / steps, mpmath.mpf(1) / (2 * steps)):
+            end, inside = steps_of(tableau, dt, 1)
+            ends.append(abs(end - steps_of(best, dt / 8, 8)[0]))
+            inner.append(abs(inside - steps_of(best, mpmath.mpf("0.3") * dt / 8, 8)[0]))
+        assert float(mpmath.log(ends[0] / ends[1], 2)) - 1 == pytest.approx(tableau.order, abs=0.1)
+        assert float(mpmath.log(inner[0] / inner[1], 2)) - 1 == pytest.approx(tableau.interpolant_order, abs=0.1)
+
+
 def test_readers_of_numbers():
     assert numbers(" 1/3\n 0.25 -2 ") == (Fraction(1, 3), Fraction(1, 4), Fraction(-2))
     assert table("1 2;\n 3;\n") == ((1, 2), (3,))

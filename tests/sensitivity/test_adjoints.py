@@ -12,6 +12,8 @@ from tests.problems_for_tests import LV, forced, lotka_volterra, scipy_lotka_vol
 
 SENSITIVITIES = [ude.DiscreteAdjoint(), ude.BacksolveAdjoint()]
 METHODS = [ude.BS3(), ude.DP5(), ude.Tsit5(), ude.TorchDiffEq("dopri5"), ude.TorchDiffEq("rk4")]
+# with extra stages for reads inside a step: fixed steps, first-same-as-last, an unused last stage, two error estimates
+METHODS += [ude.RK4(), ude.Vern6(), ude.Vern7(), ude.Vern9(), ude.DP8()]
 
 
 def name(value: object) -> str:
@@ -21,6 +23,8 @@ def name(value: object) -> str:
 def options(alg, tolerance: float) -> dict:
     if alg.name == "TorchDiffEq(rk4)":
         return {"dt": 0.01}
+    if alg.name == "RK4":
+        return {"dt": 0.01, "adaptive": False}
     return {"abstol": tolerance, "reltol": tolerance}
 
 

@@ -41,9 +41,10 @@ def interpolate(
         return record.u[0].unsqueeze(1).expand(batch, times.shape[1], states).clone()
     row, theta = locate(record.t, record.dt, times, direction(spec))
     row = row.clamp(max=rows - 2)
-    # reads at the end of a step are its new state, and need no stage
-    values = record.u[1:].transpose(0, 1).gather(1, row.unsqueeze(-1).expand(-1, -1, states))
-    inside = theta != 1.0
+    # reads at the ends of a step are its states, and need no stage
+    nearest = (row + (theta == 1.0)).unsqueeze(-1).expand(-1, -1, states)
+    values = record.u.transpose(0, 1).gather(1, nearest)
+    inside = (theta != 0.0) & (theta != 1.0)
     for i in row[inside].unique().tolist():
         lane, save = (inside & (row == i)).nonzero(as_tuple=True)
         k = stages(i)[:, lane].transpose(0, 1)

@@ -57,8 +57,8 @@ class _Rows:
         lane, save = ((row < held) & after_start).nonzero(as_tuple=True)
         picked, theta = row[lane, save], theta[lane, save]
         if isinstance(self.scheme, LazyScheme) and self.scheme.extra_stages:
-            # reads at the end of a step are its new state, for which no further stage is evaluated
-            inside = theta != 1.0
+            # reads at the ends of a step are its states, for which no further stage is evaluated
+            inside = (theta != 0.0) & (theta != 1.0)
             for i in picked[inside].unique().tolist():
                 here = inside & (picked == i)
                 k = self.scheme.complete(u[i], t[i], dt[i], self.stages[i])[:, lane[here]].transpose(0, 1)
