@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -223,6 +224,17 @@ def test_without_held_out_data_the_final_constants_are_those_of_the_selection() 
     assert "held-out rmse x" not in result.front
 
 
+def test_a_torch_function_is_read_as_equations_first(found: Discovery) -> None:
+    def rates(u: Tensor, p: Any, t: Tensor) -> Tensor:
+        x, y = u.unbind(-1)
+        u1, u2 = p.U1_U2(x, y)
+        return torch.stack([p.a * x - u1, u2 - p.d * y], -1)
+
+    model = FunctionModel(rates, "x, y", {"a": A + 0.1, "d": D}, fit="a, d", terms=[Neural(Almost(), "x, y", "U1, U2")])
+    result = discover(_fit(model, _dataset()), options=FAST, progress=False)
+    assert result.to_text() == found.to_text()
+
+
 def test_any_object_with_a_search_will_do() -> None:
     class Oracle:
         def search(self, samples: Samples) -> list[Candidate]:
@@ -239,13 +251,11 @@ def test_any_object_with_a_search_will_do() -> None:
 def test_wrong_input_is_refused_in_words(found: Discovery) -> None:
     data = _dataset()
 
-    def rates(u: Tensor, p: object, t: Tensor) -> Tensor:
-        return u
+    def sorting(u: Tensor, p: object, t: Tensor) -> Tensor:
+        return torch.sort(u, dim=-1).values
 
-    with pytest.raises(
-        ModelError, match="discover needs a model with equations: expected ude.UDE or ude.NeuralODE, got"
-    ):
-        discover(_fit(FunctionModel(rates, "x, y"), data), progress=False)
+    with pytest.raises(ModelError, match="the right-hand side uses aten.sort.default, which formulas here do not have"):
+        discover(_fit(FunctionModel(sorting, "x, y"), data), progress=False)
     with pytest.raises(ModelError, match="the model has no network left to replace"):
         discover(_fit(UDE("dx/dt = x\ndy/dt = -y"), data), progress=False)
     with pytest.raises(

@@ -104,7 +104,8 @@ def test_julia_says_which_functions_are_missing() -> None:
 def test_latex_has_a_line_for_every_equation() -> None:
     assert hudson_bay().latex(digits=3) == (
         "\\begin{aligned}\n"
-        "  \\frac{d \\mathrm{hare}}{d t} &= 0.481 \\, \\mathrm{hare} - 0.0248 \\, \\mathrm{hare} \\, \\mathrm{lynx} \\\\\n"
+        "  \\frac{d \\mathrm{hare}}{d t} &= 0.481 \\, \\mathrm{hare} "
+        "- 0.0248 \\, \\mathrm{hare} \\, \\mathrm{lynx} \\\\\n"
         "  \\frac{d \\mathrm{lynx}}{d t} &= 0.0276 \\, \\mathrm{hare} \\, \\mathrm{lynx} - 0.92 \\, \\mathrm{lynx}\n"
         "\\end{aligned}"
     )

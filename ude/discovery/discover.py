@@ -12,6 +12,7 @@ from ude.discovery.result import Discovery
 from ude.discovery.sampling import observed, open_system, sample_terms
 from ude.discovery.selection import Combination, SelectionOptions, select
 from ude.errors import InputError
+from ude.models import FunctionModel
 from ude.progress import ProgressBar
 from ude.training.fit import Fit
 
@@ -36,7 +37,8 @@ def discover(
     5. The winner's constants are refitted on all data, held-out ones included. Both sets of constants are kept; the
        error on held-out data is that of the constants from training data alone.
 
-    fit: the result of `ude.fit` for a `UDE`. regressors: one or several searches; `LibraryRegressor()` when None.
+    fit: the result of `ude.fit` for a `UDE`, a `NeuralODE`, or a `FunctionModel` whose function can be read as
+    equations (`FunctionModel.to_ude`). regressors: one or several searches; `LibraryRegressor()` when None.
     max_candidates: how many formulas of each function are put back; options: the other settings of the selection.
     seed: of the starts of refits, for options with several.
 
@@ -47,6 +49,9 @@ def discover(
     """
     chosen_options = _options(options, max_candidates, seed)
     searches = _searches(regressors)
+    if isinstance(fit.model, FunctionModel):
+        # candidates are refitted as formulas, so the torch function is read as equations first
+        fit = replace(fit, model=fit.model.to_ude())
     system = open_system(fit)
     samples = sample_terms(fit)
     train = observed(fit.train)

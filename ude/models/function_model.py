@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from ude.models.expression import TIME, did_you_mean, split_names
 from ude.models.model import Model, Recorder, parameters_from_description, terms_from_description
 from ude.models.parameters import ParametersLike, merge_parameters
 from ude.models.terms import Neural, Symbolic, Term, term_key
+
+if TYPE_CHECKING:
+    from ude.models.universal import UDE
 
 
 class FunctionModel(Model):
@@ -67,6 +70,15 @@ class FunctionModel(Model):
                 "the right-hand side gives a wrong shape", expected=f"that of u, {tuple(u.shape)}", got=got
             )
         return result
+
+    def to_ude(self) -> UDE:
+        """The same model with its right-hand side as equations, read from a trace of the function.
+
+        Raises ModelError for a function that is no formula (see `ude.models.trace`).
+        """
+        from ude.models.trace import to_ude
+
+        return to_ude(self)
 
     def to_dict(self) -> dict[str, Any]:
         """A description in plain data; the function itself is named only."""
