@@ -59,7 +59,7 @@ from ude.solution import ReturnCode, Solution, Statistics
 from ude.solve import solve
 
 if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
-    from ude import datasets
+    from ude import datasets, reference_problems
     from ude.discovery import Candidate, Discovery, LibraryRegressor, PySR, Samples, discover
     from ude.models import MLP, UDE, FunctionModel, Model, Neural, NeuralODE, Parameter, Symbolic
     from ude.training import Dataset, Fit, fit, load_fit, read_csv
@@ -140,6 +140,7 @@ __all__ = [
     "fit",
     "load_fit",
     "read_csv",
+    "reference_problems",
     "remake",
     "solve",
     "terminate",
@@ -151,7 +152,7 @@ _LAZY: dict[str, tuple[str, ...]] = {
     "ude.discovery": ("discover", "Discovery", "Samples", "Candidate", "LibraryRegressor", "PySR"),
 }
 _MODULE_OF: dict[str, str] = {name: module for module, names in _LAZY.items() for name in names}
-_LAZY_MODULES: tuple[str, ...] = ("datasets",)
+_LAZY_MODULES: tuple[str, ...] = ("datasets", "reference_problems")
 
 
 def __getattr__(name: str) -> Any:

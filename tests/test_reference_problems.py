@@ -1,0 +1,116 @@
+"""Reference problems: their equations, their published end values, and our solvers against both."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+import ude
+from ude import reference_problems
+from ude.problems import flatten
+
+NON_STIFF, STIFF = reference_problems.names(stiff=False), reference_problems.names(stiff=True)
+METHODS = [ude.Tsit5(), ude.Vern7(), ude.Vern9(), ude.DP8()]
+# by default one problem of each kind; all of them are marked slow
+FEW = {"a3", "b1", "b5", "c1", "c5"}
+# SciPy's method, tolerances and how far it must agree with the end values, by our measure of the error
+PEERS = {
+    "arenstorf": ("DOP853", 2.3e-14, 1e-16, 1e-6),
+    "vdpol": ("Radau", 1e-9, 1e-12, 1e-10),
+    "rober": ("Radau", 1e-9, 1e-20, 1e-8),
+    "hires": ("Radau", 1e-9, 1e-13, 1e-9),
+    "orego": ("Radau", 1e-8, 1e-8, 1e-9),
+    "pollu": ("Radau", 1e-8, 1e-19, 1e-8),
+    "ring_modulator": ("LSODA", 1e-10, 1e-13, 1e-3),
+}
+
+
+def name(value: object) -> str:
+    return getattr(value, "name", str(value))
+
+
+def scipy_end(reference: reference_problems.ReferenceProblem, method: str, rtol: float, atol: float) -> torch.Tensor:
+    f, leaves = flatten(reference.problem)
+
+    def g(t: float, u: np.ndarray) -> np.ndarray:
+        return f(torch.from_numpy(u), leaves, torch.tensor(t, dtype=torch.float64)).numpy()
+
+    span = tuple(float(t) for t in reference.problem.tspan)
+    solved = solve_ivp(g, span, reference.problem.u0.numpy(), method=method, rtol=rtol, atol=atol)
+    assert solved.status == 0
+    return torch.from_numpy(solved.y[:, -1])
+
+
+@pytest.mark.parametrize("problem", [n for n in NON_STIFF if n != "arenstorf"])
+def test_end_values_of_non_stiff_problems_agree_with_a_tight_solve_of_scipys(problem: str):
+    reference = reference_problems.get(problem)
+    assert float(reference.error(scipy_end(reference, "DOP853", 2.3e-14, 1e-16))) < 1e-11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", PEERS)
+def test_end_values_of_stiff_and_unstable_problems_agree_with_scipys(problem: str):
+    method, rtol, atol, bound = PEERS[problem]
+    reference = reference_problems.get(problem)
+    assert float(reference.error(scipy_end(reference, method, rtol, atol))) < bound
+
+
+def end_error(alg, problem: str, reltol: float) -> float:
+    reference = reference_problems.get(problem)
+    end = [float(reference.problem.tspan[1])]
+    sol = ude.solve(reference.problem, alg, reltol=reltol, abstol=1e-6 * reltol, saveat=end)
+    return float(reference.error(sol.u[-1]))
+
+
+def cases() -> list:
+    every = [(alg, problem) for alg in METHODS for problem in NON_STIFF if problem != "arenstorf"]
+    return [
+        pytest.param(*case, id=f"{case[0].name}-{case[1]}", marks=() if case[1] in FEW else pytest.mark.slow)
+        for case in every
+    ]
+
+
+@pytest.mark.parametrize(("alg", "problem"), cases())
+def test_non_stiff_problems_are_solved_to_a_hundred_tolerances(alg, problem: str):
+    assert end_error(alg, problem, 1e-6) <= 1e-4
+    assert end_error(alg, problem, 1e-9) <= 1e-7
+
+
+@pytest.mark.parametrize("alg", [ude.Vern7(), ude.Vern9(), ude.DP8()], ids=name)
+def test_the_arenstorf_orbit_closes(alg):
+    # local errors grow by 1e5 along it, so a hundred tolerances are out of reach for any method
+    assert end_error(alg, "arenstorf", 1e-11) < 1e-5
+
+
+@pytest.mark.parametrize("problem", NON_STIFF + STIFF)
+def test_right_hand_sides_take_any_batch(problem: str):
+    prob = reference_problems.get(problem).problem
+    t = torch.tensor([0.1, 0.2], dtype=torch.float64)
+    u = prob.u0 + torch.tensor([[1e-3], [2e-3]], dtype=torch.float64)
+    together = prob.f(u, prob.p, t)
+    for i in range(2):
+        torch.testing.assert_close(together[i], prob.f(u[i], prob.p, t[i]), rtol=1e-13, atol=0)
+
+
+def test_the_masses_of_the_chains_are_conserved():
+    for problem in ("b3", "c1", "c2", "rober"):
+        prob = reference_problems.get(problem).problem
+        u = torch.linspace(0.1, 1.0, prob.u0.shape[0], dtype=torch.float64)
+        rate = prob.f(u, prob.p, torch.tensor(0.0))
+        assert abs(float(rate.sum())) < 1e-12 * float(rate.abs().max())
+
+
+def test_names_are_sorted_into_stiff_and_not():
+    assert set(NON_STIFF) | set(STIFF) == set(reference_problems.names())
+    assert STIFF == ("vdpol", "rober", "hires", "orego", "pollu", "ring_modulator")
+    assert reference_problems.get("Pleiades").name == "pleiades"
+    assert ude.reference_problems.get("rober").digits == 8
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(
+        ude.InputError, match=r"no such reference problem: expected one of a1, .*pleiades.*got 'pleiads'"
+    ):
+        reference_problems.get("pleiads")
