@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec, StepRecord, as_batch, differentiable, live_leaves
+from ude.engines.torch_engine.parallel_pullback import pays, pullback_parallel
 from ude.engines.torch_engine.stages import (
     TableauTensors,
     combine,
@@ -113,8 +114,12 @@ def pullback(
     wanted = differentiable(p)
     leaves = live_leaves(p, wanted)
     inputs = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]
-    totals: list[Tensor | None] = [None] * len(inputs)
+    if pays(spec, numbers, record, leaves):
+        adjoint, totals = pullback_parallel(spec, numbers, record, leaves, inputs, reads)
+        found = iter(totals)
+        return adjoint, tuple(next(found) if need else None for need in wanted)
     adjoint = torch.zeros_like(record.u[0])
+    totals = [None] * len(inputs)
     for start in reversed(range(0, rows, _ROWS_IN_ONE_GRAPH)):
         u = record.u[start].detach().requires_grad_()
         with torch.enable_grad():

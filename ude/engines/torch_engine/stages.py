@@ -30,6 +30,7 @@ class TableauTensors:
 
     c: tuple[float, ...]
     a: tuple[Tensor, ...]
+    floats: tuple[tuple[float, ...], ...]
     b: Tensor
     weights: tuple[float, ...]
     b_error: Tensor | None
@@ -50,6 +51,7 @@ def tableau_tensors(tableau: ExplicitTableau, dtype: torch.dtype, device: torch.
     return TableauTensors(
         c=tuple(float(x) for x in tableau.c),
         a=tuple(tensor(row) for row in tableau.a),
+        floats=tuple(tuple(float(x) for x in row) for row in tableau.all_a),
         b=tensor(tableau.b),
         weights=tuple(float(x) for x in tableau.b),
         b_error=tensor(tableau.b_error) if tableau.b_error else None,
