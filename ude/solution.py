@@ -54,8 +54,8 @@ ADVICE = {
         "The solution blows up or leaves the domain of f (a log or a root of a negative number?).",
     ),
     ReturnCode.ConvergenceFailure: (
-        "the stages of an implicit step could not be solved however small the step",
-        "f may be discontinuous there, or its derivative wrong: check f, or try a Rosenbrock method.",
+        "Newton's iteration for the stages of an implicit step did not converge",
+        "f may jump there: check f. With adaptive=False, take a smaller dt.",
     ),
     ReturnCode.MaxEvents: (
         "more events happened than max_events",

@@ -18,7 +18,7 @@ from ude.engines.torch_engine.stages import combine
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
 
 # A Jacobian serves the next step too while Newton's iteration contracts at least this fast with it.
-_GOOD_RATE = 0.03
+_GOOD_RATE = 0.01
 # A trajectory whose stages do not converge with a new Jacobian halves its step.
 _SHRINK = 0.5
 # In the reverse sweep stages are solved until rounding stops them; with a Jacobian of the step's start.

@@ -128,7 +128,8 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
         remaining = (end - state.t) * sign
         last = state.dt >= remaining * (1 - 1e-10)
         size = lanes.where(state.active, lanes.minimum(state.dt, remaining), remaining * 0.0)
-        t, dt = lanes.tensor(state.t), lanes.tensor(size * sign)
+        before = state.t
+        t, dt = lanes.tensor(before), lanes.tensor(size * sign)
         trial = scheme.attempt(state.u, state.k1, t, dt)
         u = trial.u
         error, finite = _scaled_error(spec, lanes, state.u, trial)
@@ -161,6 +162,8 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
             # a step that is tried again with a new Jacobian is not lost yet
             stuck = stuck & (solved | (lanes.read(trial.shrink) < 1.0))
             code = lanes.where(solved, code, float(ReturnCode.ConvergenceFailure))
+        # into a singularity some methods step without an error, by steps that no longer change the time
+        stuck = stuck | (accept & (state.t == before) & (state.dt < smallest))
         # a small last step or a cautious controller is no failure: only a rejection at the smallest step is
         state.dt = lanes.maximum(state.dt, spec.dtmin) if spec.dtmin else state.dt
         failed = lanes.where(finite, code, float(ReturnCode.Unstable))
@@ -213,6 +216,7 @@ def _first_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) 
     # ten binary digits, so that rounding errors in f do not reach the steps (see FACTOR_GRID)
     mantissa, exponent = torch.frexp(chosen)
     chosen = torch.ldexp((mantissa / FACTOR_GRID).round() * FACTOR_GRID, exponent)
+    chosen = torch.maximum(chosen, 16 * torch.finfo(span.dtype).eps * spec.t0.abs())
     return torch.minimum(chosen, span.clamp(max=spec.dtmax)).clamp(min=spec.dtmin)
 
 
