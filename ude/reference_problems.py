@@ -32,7 +32,7 @@ class ReferenceProblem:
         end_values: ``u(tspan[1])``.
         stiff: Whether it needs an implicit method.
         source: Of the equations and of the end values.
-        digits: How many digits of the end values are right, of the largest component.
+        digits: How many digits of the end values SciPy confirms, of the largest component.
         scale: What errors are measured by. Non-stiff problems: the larger of the states at both ends, at least a
             thousandth of the largest one. Stiff problems: the end values themselves, since stiff chemistry is about
             orders of magnitude.
@@ -85,7 +85,8 @@ def get(name: str) -> ReferenceProblem:
     if key not in _ENTRIES:
         raise InputError("no such reference problem", expected=f"one of {', '.join(_ENTRIES)}", got=repr(name))
     entry = _ENTRIES[key]()
-    problem = ODEProblem(entry.f, list(entry.u0), entry.tspan, entry.p, _state_names(entry))
+    u0 = torch.tensor(list(entry.u0), dtype=torch.float64)
+    problem = ODEProblem(entry.f, u0, entry.tspan, entry.p, _state_names(entry))
     end = torch.tensor(list(entry.end), dtype=torch.float64)
     if entry.stiff:
         scale = end.abs()

@@ -83,7 +83,8 @@ _VERN9 = assemble(
 class Vern6(ExplicitRungeKutta):
     """Verner's efficient 6(5) pair: 9 stages, the last one the first of the next step; for tolerances below 1e-6.
 
-    Its interpolant of order 6 takes 3 extra stages in steps inside which something is read.
+    Its interpolant of order 6 takes 3 extra stages in steps inside which something is read. Coefficients up to 200 that
+    nearly cancel keep its errors in double precision above about 1e-11 of the solution; Vern7 and Vern9 go lower.
 
     Source: J. H. Verner, Numer. Algorithms 53 (2010) 383.
 
