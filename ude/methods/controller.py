@@ -64,7 +64,7 @@ class PIController:
     Args:
         beta1: Exponent of the current error; None means 7/(10 order).
         beta2: Exponent of the previous error; None means 2/(5 order); 0 gives the elementary I controller. The defaults
-            are Julia's. Hairer's (0.17 and 0.04 for order 5) take up to a quarter fewer calls at the same tolerance, but
+            are Julia's. Hairer's (0.17, 0.04 for order 5) take up to a quarter fewer calls at the same tolerance, but
             none at the same error: steps then settle at half of the tolerance instead of a sixth, reject more, and
             let errors grow further beyond it.
         gamma: Safety factor.
