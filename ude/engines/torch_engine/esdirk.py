@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec, as_batch
+from ude.engines.torch_engine.lanes import lanes_for
 from ude.engines.torch_engine.newton import Newton
 from ude.engines.torch_engine.scheme import Cotangents, Trial, Work
 from ude.engines.torch_engine.stages import combine
@@ -98,6 +99,7 @@ class EsdirkScheme:
         self.numbers = esdirk_tensors(tableau, spec.t0.dtype, spec.t0.device)
         self.interpolant = self.numbers.interpolant
         self.error_order = min(tableau.order, tableau.embedded_order) + 1 if tableau.b_error else tableau.order
+        self._lanes = lanes_for(spec.t0, spec.t0.shape[0])
         self._jacobian: Tensor | None = None
         self._wanted = torch.ones_like(spec.t0, dtype=torch.bool)
         self._fresh = torch.zeros_like(self._wanted)
@@ -112,6 +114,7 @@ class EsdirkScheme:
             factors,
             numbers.gamma * dt,
             self._scale(u),
+            self._lanes,
             tolerance=self.algorithm.newton_tolerance,
             maxiters=self.algorithm.newton_maxiters,
         )
@@ -120,8 +123,8 @@ class EsdirkScheme:
         error: Tensor | None = None
         if estimate and numbers.b_error is not None:
             error = factors.solve(combine(numbers.b_error, k) * dt.unsqueeze(-1))
-        converged = newton.converged
-        self._seen = newton.rate
+        converged = self._lanes.tensor(newton.converged).to(torch.bool)
+        self._seen = self._lanes.tensor(newton.rate)
         shrink = torch.where(self._fresh, _SHRINK, 1.0).to(dt.dtype)
         self._wanted = ~converged & ~self._fresh
         return Trial(end, k, error, converged, shrink)
@@ -178,6 +181,7 @@ class EsdirkScheme:
                 self.work.factor(jacobian, step),
                 step,
                 self._scale(u),
+                self._lanes,
                 tolerance=_TIGHT_TOLERANCE,
                 maxiters=_TIGHT_ITERATIONS,
             )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ude.engines.torch_engine.lanes import Lanes
 from ude.engines.torch_engine.scheme import Factors
 
 # Before an iteration has shown how fast it converges no iterate is believed, so the first stage of a step takes two at
 # least. Later stages go by the slowest rate seen, and by this at best: with a Jacobian of an earlier step a rate
 # remembered from there can be wrong by any factor, and the errors it lets pass make the step control crawl.
 _BEST_GUESS_OF_RATE = 0.01
+# A rate this near to one, or above it, is no convergence.
+_NO_CONVERGENCE = 0.999
 
 
 class Newton:
@@ -26,11 +30,12 @@ class Newton:
         factors: Factors of ``I - s J``, J near df/du.
         step: s = gamma dt of every trajectory (B,); zero for those that stand still.
         scale: The tolerance of each component (B, n).
+        lanes: Arithmetic of one number a trajectory.
         tolerance: Iterates end when their error is below this part of the tolerance.
 
     Attributes:
-        converged: Which trajectories solved every stage so far (B,).
-        rate: The slowest rate of convergence seen (B,), for the decision on a new Jacobian.
+        converged: Which trajectories solved every stage so far, one a lane.
+        rate: The slowest rate of convergence seen, one a lane, for the decision on a new Jacobian.
 
     Source: E. Hairer & G. Wanner, Solving Ordinary Differential Equations II, IV.8.
     """
@@ -41,48 +46,52 @@ class Newton:
         factors: Factors,
         step: Float[Tensor, "B"],
         scale: Float[Tensor, "B n"],
+        lanes: Lanes,
         *,
         tolerance: float,
         maxiters: int,
     ) -> None:
-        self._f, self._factors, self._scale = f, factors, scale
+        self._f, self._factors, self._scale, self._lanes = f, factors, scale, lanes
         self._step = step.unsqueeze(-1)
         self._tolerance, self._maxiters = tolerance, maxiters
-        self._guess_of_rate = torch.ones_like(step)
-        self.rate = torch.zeros_like(step)
-        self.converged = torch.ones_like(step, dtype=torch.bool)
         self._root_n = scale.shape[-1] ** 0.5
+        self._guess_of_rate = lanes.read(torch.ones_like(step))
+        self.rate = lanes.read(torch.zeros_like(step))
+        self.converged = lanes.read(torch.ones_like(step, dtype=torch.bool))
 
-    def _norm(self, x: Tensor) -> Float[Tensor, "B"]:
-        return torch.linalg.vector_norm(x / self._scale, dim=-1) / self._root_n
+    def _norm(self, x: Tensor) -> Any:
+        return self._lanes.read(torch.linalg.vector_norm(x / self._scale, dim=-1) / self._root_n)
 
     def solve(self, base: Float[Tensor, "B n"], t: Float[Tensor, "B"], guess: Float[Tensor, "B n"]) -> Tensor:
         """Return z (B, n); trajectories that fail are told in `converged`."""
-        z, open_ = guess, self.converged
+        lanes, z, open_ = self._lanes, guess, self.converged
         rate = self._guess_of_rate
         # an update below the rounding of the state itself cannot be bettered
         floor = 4 * torch.finfo(base.dtype).eps * self._norm(base)
-        size: Tensor | None = None
-        quotient: Tensor | None = None
+        size: Any = None
+        quotient: Any = None
         for iteration in range(self._maxiters):
             change = self._factors.solve(self._step * self._f(base + z, t) - z)
             before, size = size, self._norm(change)
             if before is not None:
                 # the mean of the last two: a single quotient can be small by luck (RADAU5 does so for that reason)
                 last, quotient = quotient, size / before
-                rate = torch.where(open_, quotient if last is None else (quotient * last).sqrt(), rate)
-            z = torch.where(open_.unsqueeze(-1), z + change, z)
-            error = rate / (1 - rate) * size
-            done = ((rate < 1) & (error <= self._tolerance)) | (size <= floor)
-            hopeless = ~torch.isfinite(size)
+                mean = quotient if last is None else lanes.power(quotient * last, 0.5)
+                rate = lanes.where(open_, mean, rate)
+            z = lanes.select(open_, z + change, z)
+            slow = lanes.minimum(rate, _NO_CONVERGENCE)
+            error = slow / (1 - slow) * size
+            done = ((rate < _NO_CONVERGENCE) & (error <= self._tolerance)) | (size <= floor)
+            hopeless = lanes.negate(lanes.isfinite(size))
             if before is not None:
-                final = error * rate ** (self._maxiters - iteration - 1)
-                hopeless = hopeless | (rate >= 1) | (final > self._tolerance)
-                self.rate = torch.where(open_, torch.maximum(self.rate, rate), self.rate)
-            self.converged = self.converged & ~(open_ & hopeless & ~done)
-            open_ = open_ & ~done & ~hopeless
-            if not bool(open_.any()):
+                final = error * lanes.power(slow, self._maxiters - iteration - 1)
+                hopeless = hopeless | (rate >= _NO_CONVERGENCE) | (final > self._tolerance)
+                self.rate = lanes.where(open_, lanes.maximum(self.rate, rate), self.rate)
+            self.converged = self.converged & lanes.negate(open_ & hopeless & lanes.negate(done))
+            open_ = open_ & lanes.negate(done) & lanes.negate(hopeless)
+            if not lanes.any(open_):
                 break
-        self.converged = self.converged & ~open_
-        self._guess_of_rate = torch.where(self.rate > 0, self.rate.clamp(min=_BEST_GUESS_OF_RATE), self._guess_of_rate)
+        self.converged = self.converged & lanes.negate(open_)
+        remembered = lanes.maximum(self.rate, _BEST_GUESS_OF_RATE)
+        self._guess_of_rate = lanes.where(self.rate > 0, remembered, self._guess_of_rate)
         return z
