@@ -59,7 +59,8 @@ def solve(  # type: ignore[misc]
 
     Args:
         prob: The problem.
-        alg: `Tsit5()` (the default), `DP5()`, `BS3()` or `TorchDiffEq("dopri5")`.
+        alg: `Tsit5()` (the default); `Vern7()` for tight tolerances; `KenCarp4()` or `Rodas5P()` for stiff problems;
+            or `TorchDiffEq("dopri5")`.
         saveat: A number (save every so much, and the end), times in the direction of integration, or one row of
             times a trajectory ``(*batch, time)``. None saves every accepted step.
         abstol, reltol: Tolerances of the local error, a number or one number a state: each step's root mean square of
