@@ -51,7 +51,15 @@ from ude.methods import (
     Vern9,
 )
 from ude.problems import ODEProblem, Parameters, remake
-from ude.sensitivity import BacksolveAdjoint, DiscreteAdjoint, ForwardSensitivity
+from ude.sensitivity import (
+    Autograd,
+    BacksolveAdjoint,
+    DiscreteAdjoint,
+    ForwardSensitivity,
+    GaussAdjoint,
+    InterpolatingAdjoint,
+    QuadratureAdjoint,
+)
 from ude.solution import ReturnCode, Solution, Statistics
 
 # `solve` is a module too. Python sets the attribute `ude.solve` to the module when that is first imported; this line
@@ -74,6 +82,7 @@ __all__ = [
     "RK4",
     "TRBDF2",
     "UDE",
+    "Autograd",
     "BackendMissing",
     "BacksolveAdjoint",
     "CallbackSet",
@@ -91,10 +100,12 @@ __all__ = [
     "Fit",
     "ForwardSensitivity",
     "FunctionModel",
+    "GaussAdjoint",
     "GradientCheck",
     "Heun",
     "ImplicitEuler",
     "InputError",
+    "InterpolatingAdjoint",
     "Interpolation",
     "KenCarp3",
     "KenCarp4",
@@ -115,6 +126,7 @@ __all__ = [
     "PeriodicCallback",
     "PresetTimeCallback",
     "PySR",
+    "QuadratureAdjoint",
     "Ralston",
     "ReturnCode",
     "Rodas4",

@@ -35,6 +35,7 @@ from ude.engines.engine import as_batch
 from ude.errors import InputError
 from ude.problems import FlatRightHandSide
 from ude.sensitivity import SensitivityAlgorithm, Solved
+from ude.sensitivity.reading import EVENT_TIME, first_derivative_only
 from ude.solution import Event, ReturnCode
 
 # The dense output of a step is a polynomial of at most this degree, so as many samples and one describe it fully.
@@ -367,6 +368,8 @@ def _move_with_time(
         # a condition that only touches zero has no event time to differentiate
         usable = which & (rate != 0)
         shift = -(value - value.detach()) / torch.where(usable, rate, 1.0)
+        # rate and du count as constants here, which second derivatives would have to know
+        shift = first_derivative_only(EVENT_TIME, shift, u)
         live_t = torch.where(usable, live_t + shift, live_t)
     return u + du * (live_t - live_t.detach()).unsqueeze(-1), live_t
 

@@ -69,7 +69,9 @@ def solve(  # type: ignore[misc]
         dtmin, dtmax: Bounds of the step size. A step below dtmin ends the trajectory with a `ReturnCode`.
         maxiters: Most steps, accepted or not, that a trajectory may try.
         controller: Step-size control, `PIController()` unless given.
-        sensealg: How gradients are computed: `DiscreteAdjoint()` (the default) or `BacksolveAdjoint()`.
+        sensealg: How gradients are computed: `DiscreteAdjoint()` (the default), which may keep checkpoints only,
+            `BacksolveAdjoint()`, `InterpolatingAdjoint()`, `QuadratureAdjoint()`, `GaussAdjoint()`,
+            `ForwardSensitivity()`, or `Autograd()` for second derivatives; docs/sensitivities.md compares them.
         engine: "auto", or the name of an engine that then must be able to run it.
         callback: Events and interventions: one callback, a `CallbackSet`, or a list of them.
         tstops: Times that steps must hit, (k,) or ``(*batch, k)``: where f or its derivatives jump, such as the knots
@@ -130,6 +132,7 @@ def solve(  # type: ignore[misc]
         dtmax=dtmax,
         adaptive=adaptive,
         maxiters=maxiters,
+        checkpoints=getattr(sensealg, "checkpoints", "all") if _tracked(u0, p) else "all",
     )
     if spec.saveat is None and isinstance(alg, TorchDiffEq):
         raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.errors import EngineRefused
 from ude.methods import Algorithm, PIController
+
+#: Which states of a solve are kept for the way back: all, the first alone, or at most so many.
+Checkpoints = Literal["all", "logarithmic"] | int
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +29,7 @@ class SolveSpec:
         dtmin: Smallest step allowed; 0 means the resolution of the time itself.
         watch: Called as ``watch(t, u, t_next, u_next, moved)`` after an iteration in which some trajectory accepted a
             step (those in `moved`); says which trajectories shall end there (B,). Events are found this way.
+        checkpoints: Which states the record holds; steps in between are taken again where they are needed.
     """
 
     f: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
@@ -44,6 +48,7 @@ class SolveSpec:
     adaptive: bool = True
     maxiters: int = 100_000
     watch: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Bool[Tensor, "B"]] | None = None
+    checkpoints: Checkpoints = "all"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,15 +62,21 @@ class StepRecord:
         t: Start of each step (rows + 1, B); the last row is the time reached. It is kept rather than added up from
             dt, since a rounding error would push a save at the very end out of the last step.
         dt: Signed size of each step (rows, B).
-        u: State at the start of each step (rows + 1, B, n); the last row is the final state.
+        u: State at the start of each step (rows + 1, B, n); the last row is the final state. With checkpoints, the
+            states at the rows `kept`, and the final state.
         k1: Derivative that each step started with (rows, B, n), of methods that carry it over from the step before
-            and cannot compute it again from the state.
+            and cannot compute it again from the state. With checkpoints, at the rows `kept`.
+        kept: The rows whose states are held; None when all are.
+        fan: With checkpoints, how many states are held between two of them while steps are taken again; None halves
+            the way between them again and again.
     """
 
     t: Float[Tensor, "rows_and_end B"]
     dt: Float[Tensor, "rows B"]
     u: Float[Tensor, "rows_and_end B n"]
     k1: Float[Tensor, "rows B n"] | None = None
+    kept: tuple[int, ...] | None = None
+    fan: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +108,8 @@ class Engine(Protocol):
     """Executes solves. A sensitivity algorithm receives the engine and never looks inside it."""
 
     name: str
+    #: Whether the record holds the steps, so that they can be read (`dense`) and thinned out.
+    keeps_steps: bool
 
     def why_not(self, spec: SolveSpec) -> str | None:
         """Return one sentence that says why this engine cannot run the solve, or None when it can."""
@@ -117,11 +130,27 @@ class Engine(Protocol):
         The result is the exact derivative of the steps taken; step sizes count as constants.
         """
 
-    def quadrature_nodes(
+    def dense(
         self, spec: SolveSpec, record: Any, p: Sequence[Tensor]
+    ) -> Callable[[Float[Tensor, "B"]], Float[Tensor, "B n"]]:
+        """Compute the dense output of every recorded step once; the result reads it at one time a trajectory.
+
+        What is read is differentiable with respect to the times.
+
+        Raises:
+            EngineRefused: The engine keeps no steps.
+        """
+
+    def replay(
+        self, spec: SolveSpec, record: Any, u0: Float[Tensor, "B n"], p: Sequence[Tensor], times: Float[Tensor, "B T"]
+    ) -> Float[Tensor, "B T n"]:
+        """Take the recorded steps again with an autograd graph from u0 and p, and read them at `times`."""
+
+    def quadrature_nodes(
+        self, spec: SolveSpec, record: Any, p: Sequence[Tensor], rule: Literal["own", "gauss"] = "own"
     ) -> Iterator[tuple[Float[Tensor, "B n"], Float[Tensor, "B"], Float[Tensor, "B"]]]:
         """Yield (state, time, weight) such that ``sum weight g(state, time)`` integrates g along the solution
-        with the order of the method."""
+        with the order of the method: by its own stages and weights, or by Gauss's nodes on the dense output."""
 
 
 @dataclass(frozen=True)

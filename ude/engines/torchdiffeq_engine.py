@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -73,6 +73,7 @@ class TorchDiffEqEngine:
     """Hands the solve to torchdiffeq."""
 
     name = "torchdiffeq"
+    keeps_steps = False
 
     def why_not(self, spec: SolveSpec) -> str | None:
         algorithm = spec.algorithm
@@ -80,6 +81,8 @@ class TorchDiffEqEngine:
             return f"{algorithm.name} is not a torchdiffeq method; write TorchDiffEq('dopri5')"
         if bool((spec.t0 != spec.t0[0]).any() | (spec.t1 != spec.t1[0]).any()):
             return "torchdiffeq integrates all trajectories over the same span"
+        if spec.checkpoints != "all":
+            return "torchdiffeq keeps no steps, so there are none to thin out; write DiscreteAdjoint()"
         if spec.watch is not None:
             return "torchdiffeq's steps cannot be watched, so it has no callbacks"
         if spec.saveat is None:
@@ -136,8 +139,17 @@ class TorchDiffEqEngine:
         """Gradient by torchdiffeq's own `odeint_adjoint`."""
         return self._differentiate(spec, record, p, times, grad, adjoint=True)
 
+    def dense(self, spec: SolveSpec, record: _Rerun, p: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+        raise NotImplementedError("torchdiffeq keeps no steps to be read")
+
+    def replay(
+        self, spec: SolveSpec, record: _Rerun, u0: Float[Tensor, "B n"], p: Sequence[Tensor], times: Tensor
+    ) -> Float[Tensor, "B T n"]:
+        """Solve again with a graph: torchdiffeq's operations are torch's."""
+        return _odeint(spec, _System(spec, p), u0, times[0], adjoint=False)
+
     def quadrature_nodes(
-        self, spec: SolveSpec, record: _Rerun, p: Sequence[Tensor]
+        self, spec: SolveSpec, record: _Rerun, p: Sequence[Tensor], rule: Literal["own", "gauss"] = "own"
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         raise NotImplementedError("torchdiffeq keeps no steps; its adjoint integrates the parameters itself")
 

@@ -1,35 +1,17 @@
-"""The exact derivative of the accepted steps, one state of memory a step."""
+"""The exact derivative of the accepted steps, one state of memory a step or less."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ude.engines.engine import Checkpoints
+from ude.errors import InputError
+from ude.sensitivity.reading import Gradient, connect
 from ude.sensitivity.sensitivity import Solved
-
-
-class _Read(torch.autograd.Function):
-    """Values of a solved problem at given times; backward is the engine's pullback."""
-
-    @staticmethod
-    def forward(ctx: Any, solved: Solved, times: Tensor, values: Tensor, u0: Tensor, *p: Tensor) -> Tensor:
-        ctx.solved = solved
-        ctx.save_for_backward(times, *p)
-        return values.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        times, *p = ctx.saved_tensors
-        solved: Solved = ctx.solved
-        of_u0, of_p = solved.engine.pullback(solved.spec, solved.record, p, times, grad)
-        return (None, None, None, of_u0, *of_p)
 
 
 @dataclass(frozen=True)
@@ -39,12 +21,35 @@ class DiscreteAdjoint:
     The gradient is exact for the numbers that the solve returned, whatever the tolerance. Memory is one state a
     step; the stages of a step are recomputed when its turn comes. First derivatives only.
 
-    Source: "discretise, then optimise"; E. Hairer et al., Solving ODEs I, II.6, transposed.
+    With checkpoints fewer states are held, from the forward solve on, and the steps in between are taken again with
+    the recorded step sizes, which gives the same gradient (with ESDIRK methods, to the tolerance of their Newton
+    iteration). Times and step sizes, two numbers a step and trajectory, are always held. Without `saveat` every state
+    is saved anyway, and all are held.
+
+    Args:
+        checkpoints: "all"; "logarithmic", for about log2(steps) states and log2(steps) / 2 further forward solves; or
+            a number k >= 2, for at most k states and k more for each of log_k(steps / k) levels between them, each
+            level one further forward solve.
+
+    Raises:
+        InputError: checkpoints is none of these.
+
+    Source: "discretise, then optimise"; E. Hairer et al., Solving ODEs I, II.6, transposed; A. Griewank, A. Walther,
+    Evaluating Derivatives, 2nd ed., chapter 12.
     """
+
+    checkpoints: Checkpoints = "all"
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.checkpoints, int) and not isinstance(self.checkpoints, bool) and self.checkpoints >= 2
+        if not number and self.checkpoints not in ("all", "logarithmic"):
+            raise InputError(
+                "checkpoints is not usable", expected="'all', 'logarithmic' or at least 2", got=repr(self.checkpoints)
+            )
 
     @property
     def name(self) -> str:
-        return "DiscreteAdjoint"
+        return "DiscreteAdjoint" if self.checkpoints == "all" else f"DiscreteAdjoint({self.checkpoints})"
 
     def attach(
         self,
@@ -54,5 +59,8 @@ class DiscreteAdjoint:
         u0: Float[Tensor, "B n"],
         p: Sequence[Tensor],
     ) -> Float[Tensor, "B T n"]:
-        connected: Tensor = _Read.apply(solved, times, values, u0, *p)
-        return connected
+        return connect(self.name, _pull, solved, (times, values), (u0, p))
+
+
+def _pull(solved: Solved, p: Sequence[Tensor], times: Tensor, grad: Tensor) -> Gradient:
+    return solved.engine.pullback(solved.spec, solved.record, p, times, grad)

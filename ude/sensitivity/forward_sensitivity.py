@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec, as_batch, differentiable
+from ude.sensitivity.reading import first_derivative_only
 from ude.sensitivity.sensitivity import Solved
 
 
@@ -35,15 +36,17 @@ class _Tangent:
         values = list(self.leaves)
         for i, leaf in zip(self.wanted, varied, strict=True):
             values[i] = leaf
-        point = u.detach().requires_grad_()
+        # implicit methods ask for derivatives by z and t, and so for second derivatives of f
+        twice = torch.is_grad_enabled() and (z.requires_grad or t.requires_grad)
+        point = u if twice and u.requires_grad else u.detach().requires_grad_()
         with torch.enable_grad():
             du = as_batch(self.spec, point, lanes, values)
-        dtangents = _push(du, [point, *varied], [tangents, *self.directions[1:]])
-        du = du.detach()
+            dtangents = _push(du, [point, *varied], [tangents, *self.directions[1:]], twice=twice)
+        du = du if twice else du.detach()
         return torch.cat([du.unsqueeze(1), dtangents.transpose(0, 1)], 1).reshape(z.shape)
 
 
-def _push(du: Tensor, inputs: Sequence[Tensor], tangents: Sequence[Tensor]) -> Float[Tensor, "m B n"]:
+def _push(du: Tensor, inputs: Sequence[Tensor], tangents: Sequence[Tensor], *, twice: bool) -> Float[Tensor, "m B n"]:
     """Derivatives of du (B, n) along m directions; `tangents` has each input's part of them, (m, *shape).
 
     The vector-Jacobian product is linear in its vector, so its own derivative by the vector is the Jacobian-vector
@@ -62,15 +65,17 @@ def _push(du: Tensor, inputs: Sequence[Tensor], tangents: Sequence[Tensor]) -> F
         return nothing
     rows, parts = zip(*used, strict=True)
     try:
-        pushed = torch.autograd.grad(rows, vector, parts, retain_graph=True, is_grads_batched=True)[0]
+        pushed = torch.autograd.grad(rows, vector, parts, retain_graph=True, create_graph=twice, is_grads_batched=True)[
+            0
+        ]
     except RuntimeError:
         # an operation of f has no batching rule for its second derivative: one direction at a time does
         single = [
-            torch.autograd.grad(rows, vector, [part[j] for part in parts], retain_graph=True)[0]
+            torch.autograd.grad(rows, vector, [part[j] for part in parts], retain_graph=True, create_graph=twice)[0]
             for j in range(len(tangents[0]))
         ]
         pushed = torch.stack(single)
-    return pushed.detach()
+    return pushed if twice else pushed.detach()
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,8 @@ class ForwardSensitivity:
         # zero in value, and with the sensitivities as its derivative
         moved = [(u0 - u0.detach()).transpose(0, 1)]
         moved += [(p[i] - p[i].detach()).reshape(-1, 1).expand(-1, lanes) for i in wanted]
-        return values + torch.einsum("btmn,mb->btn", sensitivity, torch.cat(moved))
+        change = torch.einsum("btmn,mb->btn", sensitivity, torch.cat(moved))
+        return values + first_derivative_only(self.name, change, u0, *p)
 
     def _solve(
         self, solved: Solved, times: Tensor, u0: Tensor, p: Sequence[Tensor], wanted: tuple[int, ...]
@@ -124,6 +130,9 @@ class ForwardSensitivity:
         z0[:, 1 : 1 + states] = torch.eye(states, dtype=u0.dtype, device=u0.device)
         z0 = z0.reshape(lanes, -1)
         sign = torch.where(spec.t1 >= spec.t0, 1.0, -1.0).to(times.dtype).unsqueeze(-1)
+        # a leg between events is asked for all saves; NaN outside it would reach the gradient
+        low, high = torch.minimum(spec.t0, spec.t1).unsqueeze(-1), torch.maximum(spec.t0, spec.t1).unsqueeze(-1)
+        times = torch.minimum(torch.maximum(times, low), high)
         order = (times * sign).argsort(dim=1, stable=True)
         with torch.no_grad():
             augmented = replace(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.engine import ForwardResult, SolveSpec, StepRecord, as_batch
+from ude.engines.torch_engine.checkpoints import Starts
+from ude.engines.torch_engine.dense import DenseOutput, StagesOf, gauss_nodes
 from ude.engines.torch_engine.esdirk import EsdirkScheme
 from ude.engines.torch_engine.explicit import ExplicitScheme
-from ude.engines.torch_engine.implicit_pullback import gauss_nodes, pullback_implicit, recorded
-from ude.engines.torch_engine.pullback import interpolate, interpolate_explicit, pullback
+from ude.engines.torch_engine.implicit_pullback import pullback_implicit, recorded
+from ude.engines.torch_engine.pullback import direction, interpolate, pullback
+from ude.engines.torch_engine.replay import replay_explicit, replay_implicit
 from ude.engines.torch_engine.rosenbrock import RosenbrockScheme
 from ude.engines.torch_engine.stages import stage_arguments, tableau_tensors
 from ude.engines.torch_engine.stepper import integrate
@@ -25,6 +30,7 @@ class TorchEngine:
     """Runs Runge-Kutta and Rosenbrock methods as torch operations over the whole batch."""
 
     name = "torch"
+    keeps_steps = True
 
     def why_not(self, spec: SolveSpec) -> str | None:
         algorithm = spec.algorithm
@@ -44,12 +50,8 @@ class TorchEngine:
         self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor], times: Float[Tensor, "B T"]
     ) -> Float[Tensor, "B T n"]:
         with torch.no_grad():
-            if isinstance(spec.algorithm, ExplicitRungeKutta):
-                return interpolate_explicit(spec, spec.algorithm.tableau, record, p, times)
-            scheme = _implicit(spec, p)
-            return interpolate(
-                spec, record, times, scheme.interpolant, lambda row: scheme.stages(*recorded(record, row))
-            )
+            steps = _steps(spec, record, p)
+            return interpolate(spec, record, times, steps.interpolant, steps.starts, steps.stages)
 
     def pullback(
         self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor], times: Float[Tensor, "B T"], grad: Tensor
@@ -58,17 +60,67 @@ class TorchEngine:
             return pullback(spec, spec.algorithm.tableau, record, p, times, grad)
         return pullback_implicit(spec, lambda leaves: _implicit(spec, leaves), record, p, times, grad)
 
+    def dense(self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor]) -> DenseOutput:
+        with torch.no_grad():
+            steps = _steps(spec, record, p)
+            return DenseOutput(record, direction(spec), steps.interpolant, steps.starts, steps.stages)
+
+    def replay(
+        self,
+        spec: SolveSpec,
+        record: StepRecord,
+        u0: Float[Tensor, "B n"],
+        p: Sequence[Tensor],
+        times: Float[Tensor, "B T"],
+    ) -> Float[Tensor, "B T n"]:
+        if isinstance(spec.algorithm, ExplicitRungeKutta):
+            return replay_explicit(spec, spec.algorithm.tableau, record, u0, p, times)
+        return replay_implicit(spec, _implicit(spec, p), record, u0, times)
+
     def quadrature_nodes(
-        self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor]
+        self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor], rule: Literal["own", "gauss"] = "own"
     ) -> Iterator[tuple[Float[Tensor, "B n"], Float[Tensor, "B"], Float[Tensor, "B"]]]:
-        if not isinstance(spec.algorithm, ExplicitRungeKutta):
-            yield from gauss_nodes(_implicit(spec, p), record)
+        # the stages of implicit methods are no quadrature of their order: those of a Rosenbrock method are not values
+        # of the solution at all
+        if rule == "gauss" or not isinstance(spec.algorithm, ExplicitRungeKutta):
+            steps = _steps(spec, record, p)
+            yield from gauss_nodes(record, steps.interpolant, steps.stages, steps.order // 2 + 1)
             return
         numbers = tableau_tensors(spec.algorithm.tableau, record.u.dtype, record.u.device)
         for row in range(record.dt.shape[0]):
             u, t, dt = record.u[row], record.t[row], record.dt[row]
             for i, state, time in stage_arguments(lambda u, t: as_batch(spec, u, t, p), numbers, u, t, dt):
                 yield state, time, numbers.weights[i] * dt
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """Recorded steps, to be computed again."""
+
+    interpolant: Float[Tensor, "stages powers"]
+    starts: Starts
+    stages: StagesOf
+    order: int
+
+
+def _steps(spec: SolveSpec, record: StepRecord, p: Sequence[Tensor]) -> _Steps:
+    if isinstance(spec.algorithm, ExplicitRungeKutta):
+        explicit = ExplicitScheme(spec, spec.algorithm.tableau, p)
+        starts = Starts(record, explicit.advance)
+        return _Steps(
+            explicit.interpolant,
+            starts,
+            lambda row: explicit.stages(starts(row)[0], record.t[row], record.dt[row]),
+            spec.algorithm.tableau.order,
+        )
+    scheme = _implicit(spec, p)
+    starts = Starts(record, scheme.advance)
+    return _Steps(
+        scheme.interpolant,
+        starts,
+        lambda row: scheme.stages(*recorded(starts, record, row)),
+        scheme.error_order,
+    )
 
 
 def _implicit(spec: SolveSpec, p: Sequence[Tensor]) -> EsdirkScheme | RosenbrockScheme:

@@ -191,6 +191,18 @@ class EsdirkScheme:
     def stages(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> Float[Tensor, "stages B n"]:
         return self._tight((u, _carried(k1), t, dt))[0]
 
+    def converged_stages(self, u: Tensor, k1: Tensor, t: Tensor, dt: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Stages of a recorded step, solved as exactly as rounding allows, and their arguments."""
+        return self._tight((u, k1, t, dt))
+
+    def advance(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a recorded step again. Its stages are solved to rounding, not to the tolerance of the first time."""
+        carried = _carried(k1)
+        k, arguments = self._tight((u, carried, t, dt))
+        moved = (dt != 0).unsqueeze(-1)
+        end = self.numbers.end
+        return torch.where(moved, arguments[end], u), torch.where(moved, k[end], carried)
+
     def pull_step(
         self, start: tuple[Tensor, Tensor | None, Tensor, Tensor], cotangents: Cotangents, inputs: Sequence[Tensor]
     ) -> tuple[Cotangents, Sequence[Tensor | None]]:

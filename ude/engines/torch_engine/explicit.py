@@ -49,6 +49,18 @@ class ExplicitScheme:
             trial.k[self._count] = after
         return after
 
+    def advance(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a recorded step again, with the operations of the first time."""
+        k1 = self.work(u, t) if k1 is None else k1
+        trial = self.attempt(u, k1, t, dt)
+        moved = (dt != 0).unsqueeze(-1)
+        return torch.where(moved, trial.u, u), torch.where(moved, self.derivative_after(trial, t + dt), k1)
+
+    def stages(self, u: Tensor, t: Tensor, dt: Tensor) -> Float[Tensor, "stages B n"]:
+        """All stages of a recorded step, those that only the dense output needs too."""
+        k, _ = compute_stages(self.work, self.numbers, u, t, dt, self.work(u, t))
+        return self.complete(u, t, dt, k[: self._count])
+
     def complete(self, u: Tensor, t: Tensor, dt: Tensor, k: Float[Tensor, "stages B n"]) -> Tensor:
         return complete_stages(self.work, self.numbers, u, t, dt, k)
 

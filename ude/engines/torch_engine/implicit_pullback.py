@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec, StepRecord, as_batch, differentiable, live_leaves
+from ude.engines.torch_engine.checkpoints import Starts
 from ude.engines.torch_engine.esdirk import add
 from ude.engines.torch_engine.pullback import Reads
 from ude.engines.torch_engine.scheme import Cotangents, ReversibleScheme
-from ude.engines.torch_engine.stages import extend, interpolation_weights
+from ude.engines.torch_engine.stages import interpolation_weights
 
 #: Binds a method to a solve with given leaves.
 SchemeOf = Callable[[Sequence[Tensor]], ReversibleScheme]
 
-# Gauss's rule of three nodes on [0, 1]: order 6, more than any method here.
-_GAUSS = ((0.5 - 0.15**0.5, 5 / 18), (0.5, 8 / 18), (0.5 + 0.15**0.5, 5 / 18))
 
-
-def recorded(record: StepRecord, row: int) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+def recorded(starts: Starts, record: StepRecord, row: int) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """What a step started from: (u, k1, t, dt)."""
-    return record.u[row], None if record.k1 is None else record.k1[row], record.t[row], record.dt[row]
+    return *starts(row), record.t[row], record.dt[row]
 
 
 def pullback_implicit(
@@ -43,10 +41,11 @@ def pullback_implicit(
     leaves = live_leaves(p, wanted)
     inputs = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]
     scheme = scheme_of(leaves)
+    starts = Starts(record, scheme.advance)
     totals: list[Tensor | None] = [None] * len(inputs)
     now = Cotangents(torch.zeros_like(record.u[0]), torch.zeros_like(record.u[0]))
     for row in reversed(range(rows)):
-        now, parts = scheme.pull_step(recorded(record, row), _with_reads(scheme, reads, row, now), inputs)
+        now, parts = scheme.pull_step(recorded(starts, record, row), _with_reads(scheme, reads, row, now), inputs)
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
     adjoint = now.u
     if scheme.carries_derivative:
@@ -84,17 +83,3 @@ def _pull_first(
         return torch.zeros_like(u), [None] * len(inputs)
     of_u, *parts = torch.autograd.grad(du, (u, *inputs), of_k1, allow_unused=True)
     return (torch.zeros_like(u) if of_u is None else of_u), parts
-
-
-def gauss_nodes(scheme: ReversibleScheme, record: StepRecord) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (state, time, weight) of Gauss's rule on the dense output of every step.
-
-    The stages of these methods are no quadrature of their order: those of a Rosenbrock method are not values of the
-    solution at all.
-    """
-    for row in range(record.dt.shape[0]):
-        u, k1, t, dt = recorded(record, row)
-        k = scheme.stages(u, k1, t, dt).transpose(0, 1)
-        for node, weight in _GAUSS:
-            theta = torch.full_like(dt, node)
-            yield extend(scheme.interpolant, u, dt, theta, k), t + theta * dt, weight * dt

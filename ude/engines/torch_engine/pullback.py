@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec, StepRecord, as_batch, differentiable, live_leaves
+from ude.engines.torch_engine.checkpoints import Starts
+from ude.engines.torch_engine.explicit import ExplicitScheme
 from ude.engines.torch_engine.parallel_pullback import pays, pullback_parallel
 from ude.engines.torch_engine.stages import (
     TableauTensors,
     combine,
-    complete_stages,
-    compute_stages,
     extend,
     locate,
     tableau_tensors,
@@ -34,40 +34,30 @@ def interpolate(
     record: StepRecord,
     times: Float[Tensor, "B T"],
     interpolant: Float[Tensor, "stages powers"],
+    starts: Starts,
     stages: Callable[[int], Float[Tensor, "stages B n"]],
 ) -> Float[Tensor, "B T n"]:
     """Evaluate the continuous extension at `times`; `stages(row)` computes those of a recorded step again."""
-    rows, batch, states = record.u.shape
-    if rows == 1:
+    rows, (batch, states) = record.dt.shape[0], record.u.shape[1:]
+    if rows == 0:
         return record.u[0].unsqueeze(1).expand(batch, times.shape[1], states).clone()
     row, theta = locate(record.t, record.dt, times, direction(spec))
-    row = row.clamp(max=rows - 2)
+    row = row.clamp(max=rows - 1)
     # reads at the ends of a step are its states, and need no stage
-    nearest = (row + (theta == 1.0)).unsqueeze(-1).expand(-1, -1, states)
-    values = record.u.transpose(0, 1).gather(1, nearest)
+    nearest = row + (theta == 1.0)
+    if record.kept is None:
+        values = record.u.transpose(0, 1).gather(1, nearest.unsqueeze(-1).expand(-1, -1, states))
+    else:
+        values = record.u.new_empty(batch, times.shape[1], states)
+        for i in nearest.unique().tolist():
+            lane, save = (nearest == i).nonzero(as_tuple=True)
+            values[lane, save] = starts(i)[0][lane]
     inside = (theta != 0.0) & (theta != 1.0)
     for i in row[inside].unique().tolist():
         lane, save = (inside & (row == i)).nonzero(as_tuple=True)
         k = stages(i)[:, lane].transpose(0, 1)
-        values[lane, save] = extend(interpolant, record.u[i, lane], record.dt[i, lane], theta[lane, save], k)
+        values[lane, save] = extend(interpolant, starts(i)[0][lane], record.dt[i, lane], theta[lane, save], k)
     return values
-
-
-def interpolate_explicit(
-    spec: SolveSpec, tableau: ExplicitTableau, record: StepRecord, p: Sequence[Tensor], times: Float[Tensor, "B T"]
-) -> Float[Tensor, "B T n"]:
-    """Evaluate the continuous extension of explicit steps at `times`."""
-    numbers = tableau_tensors(tableau, record.u.dtype, record.u.device)
-
-    def f(u: Tensor, t: Tensor) -> Tensor:
-        return as_batch(spec, u, t, p)
-
-    def stages(row: int) -> Tensor:
-        u, t, dt = record.u[row], record.t[row], record.dt[row]
-        k, _ = compute_stages(f, numbers, u, t, dt, f(u, t))
-        return complete_stages(f, numbers, u, t, dt, k[: len(numbers.a)])
-
-    return interpolate(spec, record, times, numbers.interpolant, stages)
 
 
 class Reads:
@@ -80,6 +70,7 @@ class Reads:
         order = flat.argsort(stable=True)
         self.bounds = torch.searchsorted(flat[order], torch.arange(rows + 1, device=order.device)).tolist()
         self.lane = order // times.shape[1]
+        self.order = order
         self.theta = theta.reshape(-1)[order]
         self.grad = grad.reshape(-1, grad.shape[-1])[order]
         # reads at the very end of a step, as of every saved step, are the new state and need no further stage
@@ -110,20 +101,23 @@ def pullback(
     if rows == 0:
         return grad.sum(1), tuple(None for _ in p)
     numbers = tableau_tensors(tableau, record.u.dtype, record.u.device)
+    starts = Starts(record, ExplicitScheme(spec, tableau, [leaf.detach() for leaf in p]).advance)
     reads = Reads(spec, record, times, grad)
     wanted = differentiable(p)
     leaves = live_leaves(p, wanted)
     inputs = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]
-    if pays(spec, numbers, record, leaves):
+    # with checkpoints the states of all steps are not there at once
+    if record.kept is None and pays(spec, numbers, record, leaves):
         adjoint, totals = pullback_parallel(spec, numbers, record, leaves, inputs, reads)
         found = iter(totals)
         return adjoint, tuple(next(found) if need else None for need in wanted)
     adjoint = torch.zeros_like(record.u[0])
     totals = [None] * len(inputs)
     for start in reversed(range(0, rows, _ROWS_IN_ONE_GRAPH)):
-        u = record.u[start].detach().requires_grad_()
+        with torch.no_grad():
+            u = starts(start)[0].detach().requires_grad_()
         with torch.enable_grad():
-            outputs, cotangents = _segment(
+            outputs, cotangents = segment(
                 spec, numbers, record, range(start, min(rows, start + _ROWS_IN_ONE_GRAPH)), u, leaves, reads
             )
         adjoint, *parts = torch.autograd.grad(
@@ -137,7 +131,7 @@ def pullback(
     return adjoint, tuple(next(found) if need else None for need in wanted)
 
 
-def _segment(
+def segment(
     spec: SolveSpec,
     numbers: TableauTensors,
     record: StepRecord,

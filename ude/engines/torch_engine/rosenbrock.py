@@ -124,6 +124,14 @@ class RosenbrockScheme:
             factors = self.work.factor(linear.jacobian, self.numbers.gamma * dt)
             return _per_time(self._stages(linear, factors, u, t, dt)[0], dt)
 
+    def advance(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> tuple[Tensor, None]:
+        """Take a recorded step again."""
+        with torch.no_grad():
+            linear = _Linear(*self.work.linearise(u, t))
+            factors = self.work.factor(linear.jacobian, self.numbers.gamma * dt)
+            new = u + combine(self.numbers.b, self._stages(linear, factors, u, t, dt)[0])
+        return torch.where((dt != 0).unsqueeze(-1), new, u), None
+
     def pull_step(
         self, start: tuple[Tensor, Tensor | None, Tensor, Tensor], cotangents: Cotangents, inputs: Sequence[Tensor]
     ) -> tuple[Cotangents, Sequence[Tensor | None]]:

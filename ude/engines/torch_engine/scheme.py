@@ -146,6 +146,9 @@ class ReversibleScheme(Scheme, Protocol):
     def stages(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> Float[Tensor, "stages B n"]:
         """Compute the stages of a recorded step again."""
 
+    def advance(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Take a recorded step again: the new state, and the derivative that is carried on."""
+
     def pull_step(
         self, start: tuple[Tensor, Tensor | None, Tensor, Tensor], cotangents: Cotangents, inputs: Sequence[Tensor]
     ) -> tuple[Cotangents, Sequence[Tensor | None]]:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.engine import ForwardResult, SolveSpec, StepRecord
+from ude.engines.torch_engine.checkpoints import Keeper
 from ude.engines.torch_engine.lanes import Lanes, lanes_for
 from ude.engines.torch_engine.scheme import LazyScheme, Scheme, Trial, Work
 from ude.engines.torch_engine.stages import extend, locate
@@ -26,22 +27,21 @@ class _Rows:
     """Accepted steps so far, and the saves evaluated from them."""
 
     scheme: Scheme
+    keeper: Keeper
     sign: Tensor
     saveat: Float[Tensor, "B T"] | None
     values: Float[Tensor, "B T n"] | None
     t: list[Tensor]
     dt: list[Tensor] = field(default_factory=list)
     u: list[Tensor] = field(default_factory=list)
-    k1: list[Tensor] = field(default_factory=list)
     stages: list[Tensor] = field(default_factory=list)
 
     def add(self, end: Tensor, dt: Tensor, state: _State, stages: Tensor) -> None:
         self.t.append(end)
         self.dt.append(dt)
-        self.u.append(state.u)
-        if self.scheme.carries_derivative:
-            self.k1.append(state.k1)
+        self.keeper.add(state.u, state.k1 if self.scheme.carries_derivative else None)
         if self.saveat is not None:
+            self.u.append(state.u)
             self.stages.append(stages)
             if len(self.stages) == _ROWS_AT_ONCE:
                 self.flush()
@@ -51,7 +51,7 @@ class _Rows:
         held = len(self.stages)
         if self.saveat is None or self.values is None or not held:
             return
-        t, dt, u = torch.stack(self.t[-held - 1 :]), torch.stack(self.dt[-held:]), torch.stack(self.u[-held:])
+        t, dt, u = torch.stack(self.t[-held - 1 :]), torch.stack(self.dt[-held:]), torch.stack(self.u)
         row, theta = locate(t, dt, self.saveat, self.sign)
         after_start = self.saveat * self.sign.unsqueeze(-1) >= (t[0] * self.sign).unsqueeze(-1)
         lane, save = ((row < held) & after_start).nonzero(as_tuple=True)
@@ -70,6 +70,7 @@ class _Rows:
             weights = self.scheme.interpolant
         k = torch.stack(self.stages)[picked, : len(weights), lane]
         self.values[lane, save] = extend(weights, u[picked, lane], dt[picked, lane], theta, k)
+        self.u.clear()
         self.stages.clear()
 
 
@@ -91,7 +92,8 @@ def integrate(spec: SolveSpec, scheme: Scheme, u0: Tensor) -> ForwardResult:
     lanes = lanes_for(u0, u0.shape[0])
     sign_tensor = torch.where(spec.t1 >= spec.t0, 1.0, -1.0).to(u0.dtype)
     values = None if spec.saveat is None else u0.new_full((*spec.saveat.shape, u0.shape[1]), float("nan"))
-    rows = _Rows(scheme, sign_tensor, spec.saveat, values, [spec.t0])
+    keeper = Keeper("all" if spec.saveat is None else spec.checkpoints)
+    rows = _Rows(scheme, keeper, sign_tensor, spec.saveat, values, [spec.t0])
     sign, end = lanes.read(sign_tensor), lanes.read(spec.t1)
     state = _State(
         t=lanes.read(spec.t0),
@@ -229,12 +231,8 @@ class _Counts:
 
 
 def _result(spec: SolveSpec, rows: _Rows, state: _State, lanes: Lanes, counts: _Counts) -> ForwardResult:
-    record = StepRecord(
-        t=torch.stack(rows.t),
-        dt=torch.stack(rows.dt) if rows.dt else state.u.new_empty(0, state.u.shape[0]),
-        u=torch.stack([*rows.u, state.u]),
-        k1=torch.stack(rows.k1) if rows.k1 else None,
-    )
+    dt = torch.stack(rows.dt) if rows.dt else state.u.new_empty(0, state.u.shape[0])
+    record = rows.keeper.record(torch.stack(rows.t), dt, state.u)
     codes = lanes.tensor(counts.codes).to(torch.int64)
     if spec.saveat is None or rows.values is None:
         times, values = _every_step(record, lanes.tensor(counts.accepted).to(torch.int64))

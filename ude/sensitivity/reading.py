@@ -1,0 +1,97 @@
+"""How values read from a solve enter the autograd graph, and how a second derivative of them is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ude.errors import InputError
+from ude.sensitivity.sensitivity import Solved
+
+#: Gradient of u0 and of the leaves.
+Gradient = tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]]
+#: Pulls the cotangents of u(times) back: (solved, p, times, cotangents) -> gradient.
+PullBack = Callable[[Solved, Sequence[Tensor], Tensor, Tensor], Gradient]
+
+
+#: What `first_derivative_only` calls the time of an event.
+EVENT_TIME = "the time of an event"
+
+
+class _Read(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, name: str, pull: PullBack, solved: Solved, times: Tensor, values: Tensor, u0: Tensor, *p: Tensor
+    ) -> Tensor:
+        ctx.name, ctx.pull, ctx.solved = name, pull, solved
+        ctx.save_for_backward(times, u0, *p)
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        times, u0, *p = ctx.saved_tensors
+        with torch.no_grad():
+            of_u0, of_p = ctx.pull(ctx.solved, p, times, grad)
+        found = [_once(ctx.name, part, (grad, u0, *p)) for part in (of_u0, *of_p)]
+        return (None, None, None, None, None, *found)
+
+
+class _Refuse(torch.autograd.Function):
+    """The identity; its own backward raises."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, value: Tensor, *sources: Tensor) -> Tensor:
+        ctx.name = name
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise InputError(
+            f"{ctx.name} has a first derivative only, and a second one was asked for",
+            fix="Leave out the event, or differentiate the first derivative by differences."
+            if ctx.name == EVENT_TIME
+            else "Use sensealg=Autograd() for second derivatives.",
+        )
+
+
+class _Identity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, name: str, value: Tensor, *sources: Tensor) -> Tensor:
+        ctx.name = name
+        ctx.save_for_backward(*sources)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        sources = ctx.saved_tensors
+        return (None, _once(ctx.name, grad, (grad, *sources)), *(None for _ in sources))
+
+
+def _once(name: str, value: Tensor | None, sources: Sequence[Tensor]) -> Tensor | None:
+    if value is None or not torch.is_grad_enabled():
+        return value
+    refused: Tensor = _Refuse.apply(name, value, *sources)
+    return refused
+
+
+def first_derivative_only(name: str, value: Tensor, *sources: Tensor) -> Tensor:
+    """Return `value`, whose first derivative is right and whose second one, by any of the sources, is refused."""
+    passed: Tensor = _Identity.apply(name, value, *sources)
+    return passed
+
+
+def connect(
+    name: str,
+    pull: PullBack,
+    solved: Solved,
+    read: tuple[Float[Tensor, "B T"], Float[Tensor, "B T n"]],
+    inputs: tuple[Float[Tensor, "B n"], Sequence[Tensor]],
+) -> Float[Tensor, "B T n"]:
+    """Connect what was read, (times, values), to the inputs (u0, p) by a function that pulls cotangents back."""
+    u0, p = inputs
+    connected: Tensor = _Read.apply(name, pull, solved, *read, u0, *p)
+    return connected
