@@ -234,8 +234,8 @@ def test_memory_of_the_discrete_adjoint_is_one_state_a_step():
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         sol = ude.solve(prob, saveat=[5.0], dt=0.05, adaptive=False)
-    # autograd itself saves no stage and no state; the record holds steps + 1 states
-    assert sum(kept) <= 2 * count
+    # autograd itself saves no stage and no state but u0, which is there anyway; the record holds steps + 1 states
+    assert sum(kept) <= 2 * count + u0.numel()
     assert int(sol.stats.accepted_steps[0]) == 100
 
 
