@@ -112,7 +112,7 @@ class ODEProblem:
     def __post_init__(self) -> None:
         if not callable(self.f):
             raise InputError("f must be callable as f(u, p, t)", got=type(self.f).__name__, fix="Pass a function.")
-        u0 = _state_tensor(self.u0)
+        u0 = state_tensor(self.u0)
         object.__setattr__(self, "u0", u0)
         object.__setattr__(self, "tspan", _time_span(self.tspan, u0))
         object.__setattr__(self, "p", _tensors(self.p, u0))
@@ -154,19 +154,23 @@ def remake(prob: _Problem, **changes: Any) -> _Problem:
     return replace(prob, **changes)
 
 
-def _state_tensor(u0: Any) -> Tensor:
+def state_tensor(u0: Any, name: str = "u0") -> Tensor:
+    """Make an initial state a tensor of at least one axis; `name` is what errors call it."""
     try:
         tensor = u0 if isinstance(u0, Tensor) else torch.as_tensor(u0, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError("u0 must be numbers or a tensor", got=repr(u0), fix=f"({error})") from None
+        raise InputError(f"{name} must be numbers or a tensor", got=repr(u0), fix=f"({error})") from None
     if not tensor.is_floating_point():
         tensor = tensor.to(torch.float64)
     if tensor.ndim == 0:
         raise InputError(
-            "u0 needs a state axis", expected="shape (*batch, state)", got="a scalar", fix="Write u0=[value]."
+            f"{name} needs a state axis",
+            expected="shape (*batch, state)",
+            got="a scalar",
+            fix=f"Write {name}=[value].",
         )
     if tensor.shape[-1] == 0 or tensor.numel() == 0:
-        raise InputError("u0 is empty", expected="at least one state", got=f"shape {tuple(tensor.shape)}")
+        raise InputError(f"{name} is empty", expected="at least one state", got=f"shape {tuple(tensor.shape)}")
     return tensor
 
 
@@ -275,11 +279,12 @@ class FlatRightHandSide:
     slots: tuple[_ModuleSlot | Tensor | None, ...]
     own: _ModuleSlot | None
 
-    def __call__(self, u: Tensor, leaves: Sequence[Tensor], t: Tensor) -> Tensor:
+    def __call__(self, u: Tensor, leaves: Sequence[Tensor], t: Tensor, *more: Any) -> Tensor:
+        """Call f; `more` are further arguments of f that an engine knows of, such as the half of a partitioned one."""
         p = self.parameters(leaves)
         if self.own is None:
-            return self.f(u, p, t)
-        return self.own.bind(leaves[len(leaves) - len(self.own.names) :])(u, p, t)
+            return self.f(u, p, t, *more)
+        return self.own.bind(leaves[len(leaves) - len(self.own.names) :])(u, p, t, *more)
 
     def parameters(self, leaves: Sequence[Tensor]) -> Any:
         """Rebuild p from the leaves."""

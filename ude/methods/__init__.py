@@ -18,6 +18,16 @@ from ude.methods.esdirk import (
 from ude.methods.explicit_rk import BS3, DP5, Algorithm, ExplicitRungeKutta, Tsit5
 from ude.methods.low_order import RK4, Euler, Heun, Midpoint, Ralston
 from ude.methods.rosenbrock import Rodas4, Rodas5P, Rosenbrock23, RosenbrockMethod, RosenbrockTableau
+from ude.methods.symplectic import (
+    CandyRoz4,
+    KahanLi6,
+    KahanLi8,
+    McLachlan4,
+    PseudoVerletLeapfrog,
+    SymplecticMethod,
+    SymplecticTableau,
+    VelocityVerlet,
+)
 from ude.methods.tableau import ExplicitTableau
 from ude.methods.verner import Vern6, Vern7, Vern9
 
@@ -28,6 +38,7 @@ __all__ = [
     "RK4",
     "TRBDF2",
     "Algorithm",
+    "CandyRoz4",
     "DiagonallyImplicitRungeKutta",
     "DiagonallyImplicitTableau",
     "Euler",
@@ -35,22 +46,29 @@ __all__ = [
     "ExplicitTableau",
     "Heun",
     "ImplicitEuler",
+    "KahanLi6",
+    "KahanLi8",
     "KenCarp3",
     "KenCarp4",
     "KenCarp5",
     "Kvaerno3",
     "Kvaerno4",
     "Kvaerno5",
+    "McLachlan4",
     "Midpoint",
     "PIController",
+    "PseudoVerletLeapfrog",
     "Ralston",
     "Rodas4",
     "Rodas5P",
     "Rosenbrock23",
     "RosenbrockMethod",
     "RosenbrockTableau",
+    "SymplecticMethod",
+    "SymplecticTableau",
     "Trapezoid",
     "Tsit5",
+    "VelocityVerlet",
     "Vern6",
     "Vern7",
     "Vern9",

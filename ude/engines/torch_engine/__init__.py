@@ -21,30 +21,37 @@ from ude.engines.torch_engine.replay import replay_explicit, replay_implicit
 from ude.engines.torch_engine.rosenbrock import RosenbrockScheme
 from ude.engines.torch_engine.stages import stage_arguments, tableau_tensors
 from ude.engines.torch_engine.stepper import integrate
-from ude.methods import DiagonallyImplicitRungeKutta, ExplicitRungeKutta, RosenbrockMethod
+from ude.engines.torch_engine.symplectic import SymplecticScheme, why_not_symplectic
+from ude.errors import EngineRefused
+from ude.methods import Algorithm, DiagonallyImplicitRungeKutta, ExplicitRungeKutta, RosenbrockMethod, SymplecticMethod
 
 __all__ = ["TorchEngine"]
 
 
 class TorchEngine:
-    """Runs Runge-Kutta and Rosenbrock methods as torch operations over the whole batch."""
+    """Runs Runge-Kutta, Rosenbrock and symplectic methods as torch operations over the whole batch."""
 
     name = "torch"
     keeps_steps = True
 
     def why_not(self, spec: SolveSpec) -> str | None:
         algorithm = spec.algorithm
+        if isinstance(algorithm, SymplecticMethod):
+            return why_not_symplectic(spec, algorithm) or (_needs_fixed_steps(algorithm) if spec.adaptive else None)
         if not isinstance(algorithm, (ExplicitRungeKutta, DiagonallyImplicitRungeKutta, RosenbrockMethod)):
             return f"{algorithm.name} is not a method of the torch engine"
         if spec.adaptive and not algorithm.tableau.b_error:
-            return f"{algorithm.name} estimates no error, so it needs adaptive=False and dt"
+            return _needs_fixed_steps(algorithm)
         return None
 
     def forward(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> ForwardResult:
         with torch.no_grad():
             if isinstance(spec.algorithm, ExplicitRungeKutta):
                 return integrate(spec, ExplicitScheme(spec, spec.algorithm.tableau, p), u0)
-            return integrate(spec, _implicit(spec, p), u0)
+            scheme = _reversible(spec, p)
+            if isinstance(scheme, SymplecticScheme):
+                scheme.require_separable(u0)
+            return integrate(spec, scheme, u0)
 
     def interpolate(
         self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor], times: Float[Tensor, "B T"]
@@ -58,7 +65,7 @@ class TorchEngine:
     ) -> tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
         if isinstance(spec.algorithm, ExplicitRungeKutta):
             return pullback(spec, spec.algorithm.tableau, record, p, times, grad)
-        return pullback_implicit(spec, lambda leaves: _implicit(spec, leaves), record, p, times, grad)
+        return pullback_implicit(spec, lambda leaves: _reversible(spec, leaves), record, p, times, grad)
 
     def dense(self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor]) -> DenseOutput:
         with torch.no_grad():
@@ -75,7 +82,7 @@ class TorchEngine:
     ) -> Float[Tensor, "B T n"]:
         if isinstance(spec.algorithm, ExplicitRungeKutta):
             return replay_explicit(spec, spec.algorithm.tableau, record, u0, p, times)
-        return replay_implicit(spec, _implicit(spec, p), record, u0, times)
+        return replay_implicit(spec, _reversible(spec, p), record, u0, times)
 
     def quadrature_nodes(
         self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor], rule: Literal["own", "gauss"] = "own"
@@ -113,7 +120,7 @@ def _steps(spec: SolveSpec, record: StepRecord, p: Sequence[Tensor]) -> _Steps:
             lambda row: explicit.stages(starts(row)[0], record.t[row], record.dt[row]),
             spec.algorithm.tableau.order,
         )
-    scheme = _implicit(spec, p)
+    scheme = _reversible(spec, p)
     starts = Starts(record, scheme.advance)
     return _Steps(
         scheme.interpolant,
@@ -123,11 +130,21 @@ def _steps(spec: SolveSpec, record: StepRecord, p: Sequence[Tensor]) -> _Steps:
     )
 
 
-def _implicit(spec: SolveSpec, p: Sequence[Tensor]) -> EsdirkScheme | RosenbrockScheme:
-    """Bind an implicit method to a solve."""
+def _needs_fixed_steps(algorithm: Algorithm) -> str:
+    return f"{algorithm.name} estimates no error, so it needs adaptive=False and dt"
+
+
+def _reversible(spec: SolveSpec, p: Sequence[Tensor]) -> EsdirkScheme | RosenbrockScheme | SymplecticScheme:
+    """Bind an implicit or symplectic method to a solve."""
     algorithm = spec.algorithm
     if isinstance(algorithm, DiagonallyImplicitRungeKutta):
         return EsdirkScheme(spec, algorithm, p)
     if isinstance(algorithm, RosenbrockMethod):
         return RosenbrockScheme(spec, algorithm, p)
+    if isinstance(algorithm, SymplecticMethod):
+        reason = why_not_symplectic(spec, algorithm)
+        if reason is not None:
+            # other sensitivities solve a larger system with the same method, which is no longer partitioned
+            raise EngineRefused(reason, fix="Use sensealg=DiscreteAdjoint(), which every method has.")
+        return SymplecticScheme(spec, algorithm, p)
     raise TypeError(f"why_not was not asked: {algorithm.name} is not a method of the torch engine")

@@ -13,6 +13,7 @@ from ude.engines.torch_engine.esdirk import EsdirkScheme
 from ude.engines.torch_engine.pullback import Reads, segment
 from ude.engines.torch_engine.rosenbrock import RosenbrockScheme
 from ude.engines.torch_engine.stages import combine, extend, tableau_tensors
+from ude.engines.torch_engine.symplectic import SymplecticScheme
 from ude.methods import ExplicitTableau
 
 #: Stages k (for the dense output), the new state, and the derivative carried on.
@@ -36,7 +37,11 @@ def replay_explicit(
 
 
 def replay_implicit(
-    spec: SolveSpec, scheme: EsdirkScheme | RosenbrockScheme, record: StepRecord, u0: Tensor, times: Tensor
+    spec: SolveSpec,
+    scheme: EsdirkScheme | RosenbrockScheme | SymplecticScheme,
+    record: StepRecord,
+    u0: Tensor,
+    times: Tensor,
 ) -> Float[Tensor, "B T n"]:
     """Take the steps of an implicit method again with a graph, and read them at `times`."""
     rows = record.dt.shape[0]
@@ -51,8 +56,12 @@ def replay_implicit(
         t, dt = record.t[row], record.dt[row]
         if isinstance(scheme, EsdirkScheme):
             k, end, carried = _esdirk_step(scheme, u, carried, t, dt)
-        else:
+        elif isinstance(scheme, RosenbrockScheme):
             k, end, carried = _rosenbrock_step(scheme, u, t, dt)
+        else:
+            k = scheme.stages(u, None, t, dt)
+            # the first stage of a symplectic step is its mean slope
+            end = torch.addcmul(u, dt.unsqueeze(-1), k[0])
         read = reads.of(row)
         if read is not None:
             where, _ = read
