@@ -252,7 +252,7 @@ def _next_stop(run: EventRun, state: _Progress) -> tuple[Float[Tensor, "B"], Flo
         That time, and the time to which the leg is integrated: a few units of rounding less at a stop.
     """
     spec = run.spec
-    sign = torch.where(spec.t1 >= spec.t0, 1.0, -1.0).to(spec.t0.dtype).unsqueeze(-1)
+    sign = spec.sign.unsqueeze(-1)
     rows = [run.tstops, spec.t1.unsqueeze(-1)]
     rows += [
         preset_times(callback, spec)
@@ -287,7 +287,7 @@ def _one_leg(run: EventRun, state: _Progress) -> tuple[_Leg, _Located, Tensor, T
     with torch.no_grad():
         first = as_batch(spec, u.detach(), state.t, run.p)
     watch = _Watch(run, state)
-    sign = torch.where(spec.t1 >= spec.t0, 1.0, -1.0).to(spec.t0.dtype).unsqueeze(-1)
+    sign = spec.sign.unsqueeze(-1)
     stop, reach = _next_stop(run, state)
 
     def clipped(times: Tensor) -> Tensor:

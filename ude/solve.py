@@ -172,7 +172,7 @@ def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor) -> Solution:
     result = solve_with_events(run, u0)
     times, values = result.times, result.values
     if not spec.batch and bool((result.retcode == ReturnCode.Terminated).all()):
-        sign = torch.where(spec.t1 >= spec.t0, 1.0, -1.0)
+        sign = spec.sign
         kept = (times[0] * sign) <= (result.t_end * sign)
         times, values = times[:, kept], values[:, kept]
     return Solution(

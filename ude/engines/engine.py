@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -49,6 +50,11 @@ class SolveSpec:
     maxiters: int = 100_000
     watch: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Bool[Tensor, "B"]] | None = None
     checkpoints: Checkpoints = "all"
+
+    @property
+    def sign(self) -> Float[Tensor, "B"]:
+        """1 for trajectories that run forward in time, -1 for those that run backward."""
+        return torch.where(self.t1 >= self.t0, 1.0, -1.0).to(self.t0.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,3 +209,10 @@ def live_leaves(p: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, ..
 def differentiable(p: Sequence[Tensor]) -> list[bool]:
     """Which leaves a gradient is wanted for."""
     return [leaf.requires_grad for leaf in p]
+
+
+def add(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    """Add a share of a gradient to what there is of it; None is no gradient."""
+    if part is None or total is None:
+        return total if part is None else part
+    return total + part

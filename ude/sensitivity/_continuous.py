@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, as_batch, differentiable, live_leaves
+from ude.engines.engine import SolveSpec, add, as_batch, differentiable, live_leaves
 from ude.errors import EngineRefused
 from ude.sensitivity.reading import Gradient
 from ude.sensitivity.sensitivity import Solved
@@ -65,7 +65,7 @@ def sweep(solved: Solved, p: Sequence[Tensor], times: Tensor, grad: Tensor, star
     spec, states = solved.spec, grad.shape[-1]
     z, now = start, spec.t1
     totals: Totals = [None] * len(p)
-    sign = torch.where(spec.t1 >= spec.t0, 1.0, -1.0).to(times.dtype)
+    sign = spec.sign
     # a leg between events is asked for all saves; those outside it carry no cotangent
     times = torch.minimum(
         torch.maximum(times, torch.minimum(spec.t0, spec.t1).unsqueeze(-1)),
@@ -174,9 +174,3 @@ def parameter_integral(
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
     found = iter(totals)
     return [next(found) if need else None for need in wanted]
-
-
-def add(total: Tensor | None, part: Tensor | None) -> Tensor | None:
-    if part is None or total is None:
-        return total if part is None else part
-    return total + part

@@ -129,7 +129,7 @@ class ForwardSensitivity:
         z0[:, 0] = u0.detach()
         z0[:, 1 : 1 + states] = torch.eye(states, dtype=u0.dtype, device=u0.device)
         z0 = z0.reshape(lanes, -1)
-        sign = torch.where(spec.t1 >= spec.t0, 1.0, -1.0).to(times.dtype).unsqueeze(-1)
+        sign = spec.sign.unsqueeze(-1)
         # a leg between events is asked for all saves; NaN outside it would reach the gradient
         low, high = torch.minimum(spec.t0, spec.t1).unsqueeze(-1), torch.maximum(spec.t0, spec.t1).unsqueeze(-1)
         times = torch.minimum(torch.maximum(times, low), high)

@@ -16,7 +16,7 @@ from ude.engines.torch_engine.dense import DenseOutput, StagesOf, gauss_nodes
 from ude.engines.torch_engine.esdirk import EsdirkScheme
 from ude.engines.torch_engine.explicit import ExplicitScheme
 from ude.engines.torch_engine.implicit_pullback import pullback_implicit, recorded
-from ude.engines.torch_engine.pullback import direction, interpolate, pullback
+from ude.engines.torch_engine.pullback import interpolate, pullback
 from ude.engines.torch_engine.replay import replay_explicit, replay_implicit
 from ude.engines.torch_engine.rosenbrock import RosenbrockScheme
 from ude.engines.torch_engine.stages import stage_arguments, tableau_tensors
@@ -70,7 +70,7 @@ class TorchEngine:
     def dense(self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor]) -> DenseOutput:
         with torch.no_grad():
             steps = _steps(spec, record, p)
-            return DenseOutput(record, direction(spec), steps.interpolant, steps.starts, steps.stages)
+            return DenseOutput(record, spec.sign, steps.interpolant, steps.starts, steps.stages)
 
     def replay(
         self,

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, as_batch
+from ude.engines.engine import SolveSpec, add, as_batch
 from ude.engines.torch_engine.lanes import lanes_for
 from ude.engines.torch_engine.newton import Newton
 from ude.engines.torch_engine.scheme import Cotangents, Trial, Work
@@ -249,10 +249,3 @@ def _carried(k1: Tensor | None) -> Tensor:
     if k1 is None:
         raise TypeError("the record of an ESDIRK solve holds the derivative that each step started with")
     return k1
-
-
-def add(total: Tensor | None, part: Tensor | None) -> Tensor | None:
-    """The sum of two gradients, either of which may be absent."""
-    if part is None or total is None:
-        return total if part is None else part
-    return total + part

@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, StepRecord, as_batch, differentiable, live_leaves
+from ude.engines.engine import SolveSpec, StepRecord, add, as_batch, differentiable, live_leaves
 from ude.engines.torch_engine.checkpoints import Starts
-from ude.engines.torch_engine.esdirk import add
 from ude.engines.torch_engine.pullback import Reads
 from ude.engines.torch_engine.scheme import Cotangents, ReversibleScheme
 from ude.engines.torch_engine.stages import interpolation_weights

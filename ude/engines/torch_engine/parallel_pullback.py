@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, StepRecord, as_batch
+from ude.engines.engine import SolveSpec, StepRecord, add, as_batch
 from ude.engines.torch_engine.stages import TableauTensors
 
 if TYPE_CHECKING:
@@ -89,10 +89,7 @@ def pullback_parallel(
         high = min(rows, low + chunk)
         steps = _Steps(record.u[low:high], record.t[low:high], record.dt[low:high])
         adjoint, parts = _pull(spec, numbers, steps, leaves, inputs, adjoint, _reads(numbers, steps, reads, low, high))
-        for i, part in enumerate(parts):
-            if part is not None:
-                old = totals[i]
-                totals[i] = part if old is None else old + part
+        totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
     return adjoint, totals
 
 

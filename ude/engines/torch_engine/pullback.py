@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, StepRecord, as_batch, differentiable, live_leaves
+from ude.engines.engine import SolveSpec, StepRecord, add, as_batch, differentiable, live_leaves
 from ude.engines.torch_engine.checkpoints import Starts
 from ude.engines.torch_engine.explicit import ExplicitScheme
 from ude.engines.torch_engine.parallel_pullback import pays, pullback_parallel
@@ -25,10 +25,6 @@ from ude.methods import ExplicitTableau
 _ROWS_IN_ONE_GRAPH = 4
 
 
-def direction(spec: SolveSpec) -> Float[Tensor, "B"]:
-    return torch.where(spec.t1 >= spec.t0, 1.0, -1.0).to(spec.t0.dtype)
-
-
 def interpolate(
     spec: SolveSpec,
     record: StepRecord,
@@ -41,7 +37,7 @@ def interpolate(
     rows, (batch, states) = record.dt.shape[0], record.u.shape[1:]
     if rows == 0:
         return record.u[0].unsqueeze(1).expand(batch, times.shape[1], states).clone()
-    row, theta = locate(record.t, record.dt, times, direction(spec))
+    row, theta = locate(record.t, record.dt, times, spec.sign)
     row = row.clamp(max=rows - 1)
     # reads at the ends of a step are its states, and need no stage
     nearest = row + (theta == 1.0)
@@ -65,7 +61,7 @@ class Reads:
 
     def __init__(self, spec: SolveSpec, record: StepRecord, times: Tensor, grad: Tensor) -> None:
         rows = record.dt.shape[0]
-        row, theta = locate(record.t, record.dt, times, direction(spec))
+        row, theta = locate(record.t, record.dt, times, spec.sign)
         flat = row.clamp(max=rows - 1).reshape(-1)
         order = flat.argsort(stable=True)
         self.bounds = torch.searchsorted(flat[order], torch.arange(rows + 1, device=order.device)).tolist()
@@ -123,10 +119,7 @@ def pullback(
         adjoint, *parts = torch.autograd.grad(
             outputs, (u, *inputs), [adjoint, *cotangents], allow_unused=True, materialize_grads=False
         )
-        for i, part in enumerate(parts):
-            if part is not None:
-                old = totals[i]
-                totals[i] = part if old is None else old + part
+        totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
     found = iter(totals)
     return adjoint, tuple(next(found) if need else None for need in wanted)
 

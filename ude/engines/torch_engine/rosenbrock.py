@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, as_batch
-from ude.engines.torch_engine.esdirk import add
+from ude.engines.engine import SolveSpec, add, as_batch
 from ude.engines.torch_engine.scheme import Cotangents, Factors, Trial, Work
 from ude.engines.torch_engine.stages import combine
 from ude.methods.rosenbrock import RosenbrockMethod, RosenbrockTableau

@@ -90,7 +90,7 @@ class _State:
 def integrate(spec: SolveSpec, scheme: Scheme, u0: Tensor) -> ForwardResult:
     """Integrate u0 (B, n) over the span of `spec` without building an autograd graph."""
     lanes = lanes_for(u0, u0.shape[0])
-    sign_tensor = torch.where(spec.t1 >= spec.t0, 1.0, -1.0).to(u0.dtype)
+    sign_tensor = spec.sign
     values = None if spec.saveat is None else u0.new_full((*spec.saveat.shape, u0.shape[1]), float("nan"))
     keeper = Keeper("all" if spec.saveat is None else spec.checkpoints)
     rows = _Rows(scheme, keeper, sign_tensor, spec.saveat, values, [spec.t0])
