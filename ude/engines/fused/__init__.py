@@ -1,0 +1,1 @@
+"""The fused engine: a whole solve and its reverse sweep as one compiled program."""
