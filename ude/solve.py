@@ -133,6 +133,8 @@ def solve(  # type: ignore[misc]
         adaptive=adaptive,
         maxiters=maxiters,
         checkpoints=getattr(sensealg, "checkpoints", "all") if _tracked(u0, p) else "all",
+        start=(u0, p),
+        gradient=_tracked(u0, p),
     )
     if spec.saveat is None and isinstance(alg, TorchDiffEq):
         raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")
@@ -204,7 +206,7 @@ def _run(
     result = choice.engine.forward(spec, u0.detach(), p)
     seconds = time.perf_counter() - began
     tracked = _tracked(u0, p)
-    solved = Solved(choice.engine, spec, result.record, result.record.u[-1])
+    solved = Solved(choice.engine, spec, result.record, result.record.end)
 
     def read(times: Tensor, values: Tensor | None = None) -> Tensor:
         if values is None:

@@ -1,17 +1,19 @@
 """How a solve is executed."""
 
 from ude.engines.engine import Engine, EngineChoice, ForwardResult, SolveSpec, StepRecord, choose_engine
+from ude.engines.fused.engine import FusedEngine
 from ude.engines.torch_engine import TorchEngine
 from ude.engines.torchdiffeq_engine import TorchDiffEq, TorchDiffEqEngine
 
 #: In the order in which engine="auto" asks them.
-ENGINES: tuple[Engine, ...] = (TorchEngine(), TorchDiffEqEngine())
+ENGINES: tuple[Engine, ...] = (FusedEngine(), TorchEngine(), TorchDiffEqEngine())
 
 __all__ = [
     "ENGINES",
     "Engine",
     "EngineChoice",
     "ForwardResult",
+    "FusedEngine",
     "SolveSpec",
     "StepRecord",
     "TorchDiffEq",

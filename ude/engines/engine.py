@@ -31,6 +31,9 @@ class SolveSpec:
         watch: Called as ``watch(t, u, t_next, u_next, moved)`` after an iteration in which some trajectory accepted a
             step (those in `moved`); says which trajectories shall end there (B,). Events are found this way.
         checkpoints: Which states the record holds; steps in between are taken again where they are needed.
+        start: u0 (B, n) and the leaves of p, of a solve that `solve` started: engines that look at f before they run
+            it need them. The larger systems of sensitivity algorithms have none.
+        gradient: Whether a gradient of this solve may be asked for.
     """
 
     f: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
@@ -50,6 +53,8 @@ class SolveSpec:
     maxiters: int = 100_000
     watch: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Bool[Tensor, "B"]] | None = None
     checkpoints: Checkpoints = "all"
+    start: tuple[Float[Tensor, "B n"], tuple[Tensor, ...]] | None = None
+    gradient: bool = False
 
     @property
     def sign(self) -> Float[Tensor, "B"]:
@@ -83,6 +88,11 @@ class StepRecord:
     k1: Float[Tensor, "rows B n"] | None = None
     kept: tuple[int, ...] | None = None
     fan: int | None = None
+
+    @property
+    def end(self) -> Float[Tensor, "B n"]:
+        """The final state."""
+        return self.u[-1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -130,7 +130,7 @@ def solve_back(
     result = solved.engine.forward(backward, z, p)
     if bool(result.retcode.any()):
         return None
-    return Backward(backward, result.record, result.record.u[-1])
+    return Backward(backward, result.record, result.record.end)
 
 
 def nothing(z: Tensor, p: Sequence[Tensor]) -> tuple[Tensor, Totals]:

@@ -1,0 +1,284 @@
+"""The fused engine: chooses, builds and calls kernels; whatever a kernel cannot do is the torch engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ude.engines.engine import ForwardResult, SolveSpec, StepRecord, differentiable
+from ude.engines.fused.build import compile_kernel, why_no_compiler
+from ude.engines.fused.explicit import calls_of
+from ude.engines.fused.fingerprint import Fingerprint, fingerprint
+from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, run_forward, run_pullback
+from ude.engines.fused.program import Unfusable
+from ude.engines.fused.source import Shape, Source, Traced, trace_program, write_source
+from ude.engines.torch_engine import TorchEngine
+from ude.methods import ExplicitRungeKutta
+from ude.problems import FlatRightHandSide
+
+# Trajectories side by side in one vector: two registers of AVX2, whose latencies hide each other.
+_LANES = {torch.float64: 4, torch.float32: 8}
+# Neighbours in one vector where there is one trajectory.
+_WIDTH = {torch.float64: 4, torch.float32: 8}
+# Fewer trajectories than this go one after another: lanes would stand idle.
+_FEW = 3
+# How far a kernel's f may lie from torch's: the order of sums differs, and functions by a few units in the last place.
+_AGREEMENT = 1e-9
+# Calls of f in the torch engine after which compiling a kernel (a second or two) pays.
+_PATIENCE = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class _Bound:
+    """A kernel, and the tensors that f refers to beside its leaves."""
+
+    kernel: Kernel
+    captured: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Built:
+    kernel: Kernel
+    traced: Traced
+    source: Source
+    #: Where the captured tensors stand in the fingerprint's; the tensor itself when it is f's own constant.
+    places: tuple[int | Tensor, ...]
+
+    def captured(self, print_: Fingerprint) -> tuple[Tensor, ...]:
+        return tuple(print_.tensors[place] if isinstance(place, int) else place for place in self.places)
+
+
+class FusedEngine:
+    """Runs explicit Runge-Kutta methods as generated C programs: forward solve and reverse sweep."""
+
+    name = "fused"
+    keeps_steps = True
+
+    def __init__(self) -> None:
+        self._fallback = TorchEngine()
+        self._bound: WeakKeyDictionary[SolveSpec, _Bound] = WeakKeyDictionary()
+        self._built: dict[tuple[Any, ...], _Built | str] = {}
+        self._patience: dict[tuple[Any, ...], int] = {}
+
+    # -- choice ------------------------------------------------------------------------------------------------------
+    def why_not(self, spec: SolveSpec) -> str | None:
+        if spec in self._bound:
+            return None
+        reason = _why_not_spec(spec)
+        if reason is not None:
+            return reason
+        found = self._kernel(spec)
+        if isinstance(found, str):
+            return found
+        self._bound[spec] = found
+        return None
+
+    def _kernel(self, spec: SolveSpec) -> _Bound | str:
+        assert spec.start is not None
+        u0, leaves = spec.start
+        print_ = fingerprint(spec.f, known=leaves)
+        if print_.why_not is not None:
+            return print_.why_not
+        wanted = tuple(differentiable(leaves)) if spec.gradient else None
+        shapes = tuple(tuple(leaf.shape) for leaf in leaves)
+        few = u0.shape[0] < _FEW
+        key = (print_.key, spec.algorithm, spec.controller, u0.dtype, u0.shape[1], bool(spec.batch), few, wanted)
+        key = (*key, shapes, self._own(spec, leaves))
+        built = self._built.get(key)
+        if built is None:
+            built = self._build(spec, wanted, few, print_)
+            self._built[key] = built
+        if isinstance(built, str):
+            return built
+        bound = _Bound(built.kernel, built.captured(print_))
+        return bound
+
+    def _own(self, spec: SolveSpec, leaves: Sequence[Tensor]) -> tuple[bool, ...]:
+        """Which leaves have a row a trajectory: tensors of p, not of modules, whose first axes are the batch's."""
+        batch = spec.batch
+        modules = spec.f.module_leaves() if isinstance(spec.f, FlatRightHandSide) else ()
+        return tuple(
+            bool(batch) and not module and leaf.ndim >= len(batch) and tuple(leaf.shape[: len(batch)]) == batch
+            for leaf, module in zip(leaves, modules, strict=True)
+        )
+
+    def _build(
+        self, spec: SolveSpec, wanted: tuple[bool, ...] | None, few: bool, print_: Fingerprint
+    ) -> _Built | str:
+        assert spec.start is not None
+        u0, leaves = spec.start
+        own = self._own(spec, leaves)
+        try:
+            traced = _trace(spec, u0, leaves, own, wanted)
+            shape = Shape(u0.dtype, 1 if few else _LANES[u0.dtype], _WIDTH[u0.dtype])
+            source = write_source(traced, spec.algorithm, spec.controller, shape)
+        except Unfusable as reason:
+            return str(reason)
+        if fingerprint(spec.f, known=leaves).key != print_.key:
+            return "f changes something outside of it while it runs (a counter, a list), which a kernel would not do"
+        layout = Layout(
+            states=traced.states,
+            sizes=traced.sizes,
+            own=traced.own,
+            wanted=wanted,
+            uniform_size=source.uniform_size,
+            lanes=shape.lanes,
+            dtype=u0.dtype,
+            calls=calls_of(spec.algorithm.tableau),  # type: ignore[attr-defined]
+        )
+        kernel = Kernel(compile_kernel(source.text), layout)
+        built = _Built(kernel, traced, source, _places(traced, print_))
+        return _disagreement(built, spec, u0, leaves) or built
+
+    # -- solves ------------------------------------------------------------------------------------------------------
+    def forward(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> ForwardResult:
+        bound = self._bound.get(spec)
+        if bound is None:
+            # a larger system that a sensitivity algorithm made of this one
+            return self._fallback.forward(spec, u0, p)
+        call = Call.of(bound.kernel, spec, u0, p, bound.captured)
+        call.saves(spec.saveat)
+        keep = spec.saveat is None or spec.gradient
+        out = run_forward(call, keep=keep)
+        record = FusedRecord(call, spec.t0, out.t_end, out.end, out.accepted, out.rows)
+        if spec.saveat is None or out.values is None:
+            steps = record.steps()
+            times, values = steps.t.T.contiguous(), steps.u.transpose(0, 1).contiguous()
+        else:
+            times, values = spec.saveat, out.values
+        attempts = int((out.accepted + out.rejected).max())
+        per_attempt, per_accepted = bound.kernel.layout.calls
+        return ForwardResult(
+            times=times,
+            values=values,
+            record=record,
+            retcode=out.code,
+            t_end=out.t_end,
+            accepted_steps=out.accepted,
+            rejected_steps=out.rejected,
+            nf=int(spec.dt is None) + per_attempt * attempts + per_accepted * int(out.accepted.max()),
+        )
+
+    def pullback(
+        self, spec: SolveSpec, record: Any, p: Sequence[Tensor], times: Float[Tensor, "B T"], grad: Tensor
+    ) -> tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
+        if not isinstance(record, FusedRecord):
+            return self._fallback.pullback(spec, record, p, times, grad)
+        if times is not spec.saveat:
+            # reads of the dense output come in any order
+            direction = spec.sign.unsqueeze(-1)
+            times, order = (times * direction).sort(dim=1)
+            times = times * direction
+            grad = grad.gather(1, order.unsqueeze(-1).expand_as(grad))
+        of_u0, flat = run_pullback(record, times, grad)
+        return of_u0, tuple(None if part is None else part.view(leaf.shape) for part, leaf in zip(flat, p, strict=True))
+
+    # -- what reads the steps is the torch engine's --------------------------------------------------------------------
+    def _steps(self, spec: SolveSpec, record: Any, p: Sequence[Tensor]) -> StepRecord:
+        if not isinstance(record, FusedRecord):
+            return record  # type: ignore[no-any-return]
+        if not record.rows and int(record.accepted.max()) > 0 and record._steps is None:
+            # the rows were not kept: take the same steps again
+            record.rows = run_forward(record.call, keep=True).rows
+        return record.steps()
+
+    def interpolate(
+        self, spec: SolveSpec, record: Any, p: Sequence[Tensor], times: Float[Tensor, "B T"]
+    ) -> Float[Tensor, "B T n"]:
+        return self._fallback.interpolate(spec, self._steps(spec, record, p), p, times)
+
+    def dense(
+        self, spec: SolveSpec, record: Any, p: Sequence[Tensor]
+    ) -> Callable[[Float[Tensor, "B"]], Float[Tensor, "B n"]]:
+        return self._fallback.dense(spec, self._steps(spec, record, p), p)
+
+    def replay(
+        self, spec: SolveSpec, record: Any, u0: Float[Tensor, "B n"], p: Sequence[Tensor], times: Float[Tensor, "B T"]
+    ) -> Float[Tensor, "B T n"]:
+        return self._fallback.replay(spec, self._steps(spec, record, p), u0, p, times)
+
+    def quadrature_nodes(
+        self, spec: SolveSpec, record: Any, p: Sequence[Tensor], rule: Literal["own", "gauss"] = "own"
+    ) -> Iterator[tuple[Float[Tensor, "B n"], Float[Tensor, "B"], Float[Tensor, "B"]]]:
+        return self._fallback.quadrature_nodes(spec, self._steps(spec, record, p), p, rule)
+
+    def source(self, spec: SolveSpec) -> str:
+        """The C program of a solve.
+
+        Raises Unfusable: there is none.
+        """
+        reason = self.why_not(spec)
+        if reason is not None:
+            raise Unfusable(reason)
+        return self._bound[spec].kernel.path.with_suffix(".c").read_text(encoding="utf-8")  # type: ignore[no-any-return]
+
+
+def _why_not_spec(spec: SolveSpec) -> str | None:
+    """What is plain without looking at f."""
+    if spec.start is None:
+        return "the solve was not started by solve()"
+    u0, leaves = spec.start
+    if not isinstance(spec.algorithm, ExplicitRungeKutta):
+        return f"{spec.algorithm.name} has no fused form"
+    if spec.adaptive and not spec.algorithm.tableau.b_error:
+        return f"{spec.algorithm.name} estimates no error, so it needs adaptive=False and dt"
+    if spec.watch is not None:
+        return "events are located between the steps of the torch engine"
+    if spec.checkpoints != "all":
+        return "checkpoints are kept by the torch engine"
+    if u0.device.type != "cpu" or any(leaf.device.type != "cpu" for leaf in leaves):
+        return "kernels run on the CPU, and the problem lies on another device"
+    if u0.dtype not in _LANES:
+        return f"kernels work on float64 and float32, and u0 is {u0.dtype}"
+    wrong = next((leaf.dtype for leaf in leaves if leaf.is_floating_point() and leaf.dtype != u0.dtype), None)
+    if wrong is not None:
+        return f"a parameter is {wrong} and u0 is {u0.dtype}"
+    if any(not leaf.is_floating_point() for leaf in leaves):
+        return "a parameter is not a floating-point tensor"
+    return why_no_compiler()
+
+
+def _trace(
+    spec: SolveSpec, u0: Tensor, leaves: Sequence[Tensor], own: Sequence[bool], wanted: Sequence[bool] | None
+) -> Traced:
+    """Trace f for one trajectory, in the shape its author sees: with a batch, a batch of one."""
+    ones = (1,) * len(spec.batch)
+    u = u0[0].detach().reshape(*ones, -1)
+    t = spec.t0[0].detach().reshape(ones)
+    one = [
+        (leaf.reshape(-1, *leaf.shape[len(ones) :])[0].reshape(*ones, *leaf.shape[len(ones) :]) if mine else leaf)
+        for leaf, mine in zip((leaf.detach() for leaf in leaves), own, strict=True)
+    ]
+    return trace_program(spec.f, u, one, t, own, wanted)
+
+
+def _places(traced: Traced, print_: Fingerprint) -> tuple[int | Tensor, ...]:
+    places: list[int | Tensor] = []
+    for tensor in traced.captured:
+        same = [i for i, other in enumerate(print_.tensors) if _same_memory(tensor, other)]
+        places.append(same[0] if same else tensor)
+    return tuple(places)
+
+
+def _same_memory(x: Tensor, y: Tensor) -> bool:
+    return x is y or (x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride() and x.numel() > 0)
+
+
+def _disagreement(built: _Built, spec: SolveSpec, u0: Tensor, leaves: Sequence[Tensor]) -> str | None:
+    """Compare f of every trajectory with torch's, before a kernel is believed."""
+    found = Call.of(built.kernel, spec, u0.detach(), leaves, built.traced.captured).evaluate()
+    expected = spec.first_du
+    scale = expected.abs().amax().clamp(min=1e-300)
+    tolerance = _AGREEMENT if u0.dtype == torch.float64 else 1e-4
+    if torch.allclose(found, expected, rtol=tolerance, atol=float(scale) * tolerance, equal_nan=True):
+        return None
+    return (
+        "f of a batch is not f of each trajectory, as far as ude can tell which of its tensors belong to one (give them "
+        "in p with the batch's shape first)"
+    )

@@ -1,0 +1,60 @@
+"""The pointwise functions of a fused program: what each torch operator computes, and how C says it.
+
+`{p}` stands for the prefix of the vector math (scalars, lanes or neighbours in an array, see c/vector_math.h).
+Comparisons give numbers, 1 or 0, so that a program has one type; C compilers fold the detour.
+"""
+
+from __future__ import annotations
+
+#: name -> C expression in the arguments {0}, {1}, {2}.
+FUNCTIONS: dict[str, str] = {
+    "add": "({0} + {1})",
+    "sub": "({0} - {1})",
+    "mul": "({0} * {1})",
+    "div": "({0} / {1})",
+    "neg": "(-{0})",
+    "square": "({0} * {0})",
+    "cube": "({0} * {0} * {0})",
+    "reciprocal": "({p}splat(1) / {0})",
+    "where": "{p}select({p}ne({0}, {p}splat(0)), {1}, {2})",
+    "not": "({p}splat(1) - {0})",
+    "or": "{p}max({0}, {1})",
+    "xor": "{p}number({p}ne({0}, {1}))",
+    "truth": "{p}number({p}ne({0}, {p}splat(0)))",
+    "isnan": "{p}number({p}ne({0}, {0}))",
+    "isfinite": "{p}number({p}eq({0} - {0}, {p}splat(0)))",
+    "isinf": "{p}number({p}eq({p}abs({0}), {p}splat((VM_SCALAR)INFINITY)))",
+    "sign": "({p}number({p}gt({0}, {p}splat(0))) - {p}number({p}lt({0}, {p}splat(0))))",
+    "relu": "{p}select({p}le({0}, {p}splat(0)), {p}splat(0), {0})",
+}
+FUNCTIONS |= {name: "{p}number({p}" + name + "({0}, {1}))" for name in ("eq", "ne", "lt", "le", "gt", "ge")}
+FUNCTIONS |= {
+    name: "{p}" + name + "({0})"
+    for name in """abs sqrt exp expm1 exp2 log log1p log2 log10 sin cos tan asin acos atan sinh cosh tanh asinh acosh
+    atanh sigmoid erf erfc floor ceil round trunc lgamma digamma rsqrt""".split()
+}
+FUNCTIONS |= {
+    name: "{p}" + name + "({0}, {1})" for name in "fmin fmax pow atan2 hypot fmod remainder".split()
+}
+
+#: aten overload packet -> name above, where the arguments are those of torch.
+UNARY = {
+    **{
+        name: name
+        for name in """neg abs sqrt rsqrt exp expm1 exp2 log log1p log2 log10 sin cos tan asin acos atan sinh
+    cosh tanh asinh acosh atanh sigmoid erf erfc floor ceil round trunc sign relu reciprocal square lgamma digamma
+    isnan isfinite isinf""".split()
+    },
+    "logical_not": "not",
+    "bitwise_not": "not",
+    "sgn": "sign",
+}
+BINARY = {
+    **{name: name for name in "mul eq ne lt le gt ge minimum maximum fmin fmax atan2 hypot fmod remainder".split()},
+    "logical_and": "mul",
+    "logical_or": "or",
+    "logical_xor": "xor",
+    "bitwise_and": "mul",
+    "bitwise_or": "or",
+    "bitwise_xor": "xor",
+}

@@ -1,0 +1,418 @@
+"""The whole C program of a solve: right-hand side, method, controller, loop and reverse sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ude.engines.fused import explicit
+from ude.engines.fused.lower import Lowering, sinks_of
+from ude.engines.fused.program import AddedProducts, Addresses, Program, Sink, Unfusable
+from ude.engines.fused.render import Renderer, product_sinks
+from ude.engines.fused.trace import trace_forward, trace_pullback
+from ude.methods.controller import INITIAL_ERROR, SMALLEST_ERROR
+from ude.methods import Algorithm, ExplicitRungeKutta
+
+# Evaluations whose factors of weight gradients are held until they are multiplied, within this many bytes.
+_RING_BYTES = 1 << 17
+_MOST_SLOTS = 48
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A right-hand side as a program.
+
+    Args:
+        own: Which leaves have a row a trajectory.
+        captured: Tensors that f refers to beside its leaves; the kernel reads them afresh at every solve.
+        frozen: Tensors of indices, whose numbers are part of the program.
+    """
+
+    program: Program
+    states: int
+    sizes: tuple[int, ...]
+    own: tuple[bool, ...]
+    wanted: tuple[bool, ...]
+    captured: tuple[Tensor, ...]
+    frozen: tuple[Tensor, ...]
+    u: Addresses
+    t: Addresses
+    cotangent: Addresses
+    du: Addresses
+    of_u: Addresses | None
+    sinks: tuple[Sink, ...]
+
+
+def trace_program(
+    f: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor],
+    u: Tensor,
+    leaves: Sequence[Tensor],
+    t: Tensor,
+    own: Sequence[bool],
+    wanted: Sequence[bool] | None,
+) -> Traced:
+    """Trace f and (unless `wanted` is None) its pullback for one trajectory, into one program."""
+    program = Program()
+    at_u = program.input("u", u.numel(), uniform=False)
+    at_t = program.input("t", 1, uniform=False)
+    at_g = program.input("g", u.numel(), uniform=False)
+    at_leaves = [
+        program.input(f"leaf{i}", leaf.numel(), uniform=not mine).reshape(tuple(leaf.shape))
+        for i, (leaf, mine) in enumerate(zip(leaves, own, strict=True))
+    ]
+    captured: dict[int, tuple[Tensor, Addresses]] = {}
+
+    def stand_in(tensor: Tensor) -> Addresses:
+        if id(tensor) not in captured:
+            name = f"captured{len(captured)}"
+            at = program.input(name, tensor.numel(), uniform=True).reshape(tuple(tensor.shape))
+            captured[id(tensor)] = (tensor, at)
+        return captured[id(tensor)][1]
+
+    lowering = Lowering(program)
+    shaped = at_u.reshape(tuple(u.shape)), at_t.reshape(tuple(t.shape)), at_g.reshape(tuple(u.shape))
+    module = trace_forward(f, u, leaves, t)
+    (du,) = lowering.run(module, [shaped[0], *at_leaves, shaped[1]], stand_in)
+    if du.shape != tuple(u.shape):
+        raise Unfusable("f of a single trajectory does not return the shape of its state")
+    of_u, sinks = None, []
+    if wanted is not None:
+        module = trace_pullback(f, u, leaves, t, wanted)
+        of_u, *gradients = lowering.run(module, [shaped[0], *at_leaves, shaped[1], shaped[2]], stand_in)
+        chosen = [i for i, need in enumerate(wanted) if need]
+        for leaf, gradient in zip(chosen, gradients, strict=True):
+            sinks += sinks_of(program, leaf, gradient, products=not own[leaf])
+    return Traced(
+        program=program,
+        states=u.numel(),
+        sizes=tuple(leaf.numel() for leaf in leaves),
+        own=tuple(own),
+        wanted=tuple(wanted) if wanted is not None else tuple(False for _ in leaves),
+        captured=tuple(tensor for tensor, _ in captured.values()),
+        frozen=tuple(lowering.frozen),
+        u=at_u,
+        t=at_t,
+        cotangent=at_g,
+        du=du,
+        of_u=of_u,
+        sinks=tuple(sinks),
+    )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How numbers are laid out: the real type, lanes (trajectories side by side), neighbours of a wide vector."""
+
+    dtype: torch.dtype
+    lanes: int
+    width: int
+
+    @property
+    def real(self) -> str:
+        return "double" if self.dtype == torch.float64 else "float"
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A program's text, and what a caller of it must know."""
+
+    text: str
+    uniform_size: int
+
+
+def write_source(traced: Traced, algorithm: Algorithm, controller: Any, shape: Shape) -> Source:
+    """Write the C program."""
+    renderer = Renderer(traced.program, shape.lanes, shape.width)
+    if not isinstance(algorithm, ExplicitRungeKutta):
+        raise Unfusable(f"{algorithm.name} has no fused form")
+    tableau = algorithm.tableau
+    gradient = traced.of_u is not None
+    arguments = "Context *c, const v_t *u, const v_t *t"
+    functions = [renderer.function(f"void f({arguments}, v_t *restrict du)", {"du": traced.du})]
+    if traced.of_u is not None:
+        functions.append(_flush(traced, renderer))
+        pull = renderer.function(
+            f"void f_pull({arguments}, const v_t *g, v_t *restrict gu)", {"gu": traced.of_u}, traced.sinks
+        )
+        functions.append(_counting(pull, traced))
+    method = explicit.explicit_method(tableau, gradient=gradient)
+    names = {**explicit.macros(tableau), **_macros(traced, shape)}
+    once = "".join(f"    {line}\n" for line in renderer.once)
+    lanes = _text("lanes.h")
+    if not gradient:
+        lanes = lanes[: lanes.index("/* -- the reverse sweep")]
+    parts = [
+        "/* Generated by ude: a whole adaptive solve" + (" and its reverse sweep." if gradient else ".") + " */",
+        "#include <math.h>\n#include <stdint.h>\n#include <stdlib.h>\n#include <string.h>",
+        _types(shape),
+        "\n".join(f"#define {name} {value}" for name, value in names.items()),
+        _text("common.h"),
+        "\n".join(renderer.static),
+        _context(traced, renderer),
+        f"EXPORT void ude_once(const Arguments *a) {{\n    Context context, *c = &context;\n    open_context(c, a);\n{once}}}\n",
+        *functions,
+        _evaluate(),
+        controller_source(controller, tableau.order),
+        method,
+        lanes,
+    ]
+    return Source("\n".join(parts), max(8, renderer.uniform_size))
+
+
+def _text(name: str) -> str:
+    return (files("ude.engines.fused") / "c" / name).read_text(encoding="utf-8")
+
+
+def _types(shape: Shape) -> str:
+    math = _text("vector_math.h")
+    kinds = [("s_", 1), ("v_", shape.lanes)] if shape.lanes > 1 else [("v_", 1), ("w_", shape.width)]
+    lines = [
+        f"typedef {shape.real} real;",
+        f"typedef {'int64_t' if shape.real == 'double' else 'int32_t'} mask;",
+        "#define EXPORT __attribute__((visibility(\"default\")))",
+        "#define ALIGNED __attribute__((aligned(64)))",
+    ]
+    for prefix, lanes in kinds:
+        lines += [
+            f"#define VM_REAL {shape.real}",
+            f"#define VM_LANES {lanes}",
+            f"#define VM(name) {prefix}##name",
+            math,
+        ]
+    if shape.lanes == 1:
+        # single numbers are lanes of one
+        lines += ["typedef v_t s_t;", "typedef v_i s_i;"]
+        lines += [f"#define s_{name} v_{name}" for name in _SHARED_NAMES]
+    return "\n".join(lines)
+
+
+_SHARED_NAMES = tuple(
+    """splat select lt le gt ge eq ne any all hsum min max fmin fmax abs floor ceil round trunc sqrt rsqrt exp expm1
+    exp2 log log1p log2 log10 tanh sigmoid sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh erf erfc lgamma
+    digamma pow hypot fmod remainder number""".split()
+)
+
+
+def _macros(traced: Traced, shape: Shape) -> dict[str, Any]:
+    precise = torch.finfo(shape.dtype)
+    own = [size for size, mine in zip(traced.sizes, traced.own, strict=True) if mine]
+    names: dict[str, Any] = {
+        "LANES": shape.lanes,
+        "STATES": traced.states,
+        "OWN_LEAVES": len(own),
+        "OWN_SIZE": max(1, sum(own)),
+        "RESOLUTION": f"((real){16 * precise.eps!r})",
+        "TINIEST": f"((real){1e3 * precise.tiny!r})",
+        "TINY": f"((real){1e-300 if shape.real == 'double' else 1e-37!r})",
+        "INITIAL_ERROR": f"((real){INITIAL_ERROR!r})",
+        "SMALLEST_ERROR": f"((real){SMALLEST_ERROR!r})",
+        "SLOTS": _slots(traced, shape),
+    }
+    place, shared = 0, 0
+    for i, (size, mine) in enumerate(zip(traced.sizes, traced.own, strict=True)):
+        if mine:
+            names[f"leaf{i}"] = f"(c->own + {place})"
+            place += size
+        else:
+            names[f"leaf{i}"] = f"(c->shared[{shared}])"
+            shared += 1
+    for i in range(len(traced.captured)):
+        names[f"captured{i}"] = f"(c->shared[{shared + i}])"
+    return names
+
+
+def _slots(traced: Traced, shape: Shape) -> int:
+    held = sum((len(sink.left) + len(sink.right)) * sink.left.shape[1] for _, sink in product_sinks(traced.sinks))
+    size = 8 if shape.real == "double" else 4
+    return max(4, min(_MOST_SLOTS, _RING_BYTES // max(1, held * shape.lanes * size)))
+
+
+def _context(traced: Traced, renderer: Renderer) -> str:
+    """What the functions of a chunk work on: leaves, and the sums of their gradients."""
+    added = [(leaf, traced.sizes[leaf]) for leaf in sorted({sink.leaf for sink in traced.sinks})]
+    products = product_sinks(traced.sinks)
+    own = [size for size, mine in zip(traced.sizes, traced.own, strict=True) if mine]
+    lines = [
+        f"static const int own_sizes[] = {{{', '.join(map(str, own)) or '0'}}};",
+        "typedef struct {",
+        "    const real *const *shared;",
+        "    v_t own[OWN_SIZE];",
+        "    real *uniform;",
+        "    int slot;",
+        "    void *memory;",
+    ]
+    lines += [f"    v_t *added{leaf};" for leaf, _ in added]
+    lines += [f"    real *total{leaf};" for leaf in sorted({sink.leaf for _, sink in products})]
+    lines += [f"    v_t *left{i}, *right{i};" for i, _ in products]
+    lines += [
+        "} Context;",
+        "static void open_context(Context *c, const Arguments *a) {",
+        "    memset(c, 0, sizeof(*c));",
+        "    c->shared = a->shared;",
+        "    c->uniform = a->uniform;",
+        "}",
+    ]
+    return "\n".join(lines)
+
+
+def _flush(traced: Traced, renderer: Renderer) -> str:
+    """Opening and closing of a reverse sweep, and the products of the held factors."""
+    added = [(leaf, traced.sizes[leaf]) for leaf in sorted({sink.leaf for sink in traced.sinks})]
+    products = product_sinks(traced.sinks)
+    totals = sorted({sink.leaf for _, sink in products})
+    sizes: list[tuple[str, str]] = [(f"added{leaf}", f"{size} * sizeof(v_t)") for leaf, size in added]
+    sizes += [(f"total{leaf}", f"{traced.sizes[leaf]} * sizeof(real)") for leaf in totals]
+    for i, sink in products:
+        depth = sink.left.shape[1]
+        for side, part in (("left", sink.left), ("right", sink.right)):
+            sizes.append((f"{side}{i}", f"SLOTS * {depth * renderer.padded(len(part))} * sizeof(v_t)"))
+    lines = [_text("products.h"), "static void flush(Context *c) {"]
+    for i, sink in products:
+        depth, rows, columns = sink.left.shape[1], len(sink.left), len(sink.right)
+        lines.append(
+            f"    add_products(c->total{sink.leaf}, {rows}, {columns}, c->left{i}, {renderer.padded(rows)}, "
+            f"c->right{i}, {renderer.padded(columns)}, c->slot * {depth});"
+        )
+    lines += ["    c->slot = 0;", "}", "static int open_pullback(Context *c, const Arguments *a) {"]
+    lines += ["    size_t size = 64;", "    open_context(c, a);"]
+    lines += [f"    const size_t at_{name} = size; size += (({text}) + 63) / 64 * 64;" for name, text in sizes]
+    lines += [
+        "    if (posix_memalign(&c->memory, 64, size)) return 0;",
+        "    memset(c->memory, 0, size);",
+    ]
+    lines += [f"    c->{name} = (void *)((char *)c->memory + at_{name});" for name, _ in sizes]
+    lines += ["    return 1;", "}", "static void close_pullback(Context *c, const Arguments *a) {", "    flush(c);"]
+    place = 0
+    for leaf, (size, mine, need) in enumerate(zip(traced.sizes, traced.own, traced.wanted, strict=True)):
+        if mine or not need:
+            continue
+        terms = []
+        if any(leaf == other for other, _ in added):
+            terms.append(f"v_hsum(c->added{leaf}[i])")
+        if leaf in totals:
+            terms.append(f"c->total{leaf}[i]")
+        text = " + ".join(terms) or "0"
+        lines.append(f"    for (int i = 0; i < {size}; i++) a->grad_shared[{place} + i] = {text};")
+        place += size
+    lines += ["    free(c->memory);", "    (void)a;", "}"]
+    lines.append("static void hand_in_own(Context *c, const Arguments *a, int lane, int64_t at) {")
+    index = 0
+    for leaf, (size, mine, need) in enumerate(zip(traced.sizes, traced.own, traced.wanted, strict=True)):
+        if not mine:
+            continue
+        if need and any(leaf == other for other, _ in added):
+            lines += [
+                f"    for (int i = 0; i < {size}; i++) {{",
+                f"        a->grad_own[{index}][at * {size} + i] = LANE(c->added{leaf}[i], lane);",
+                f"        LANE(c->added{leaf}[i], lane) = 0;",
+                "    }",
+            ]
+        index += 1
+    return "\n".join([*lines, "    (void)c; (void)a; (void)lane; (void)at;", "}", ""])
+
+
+def _counting(pull: str, traced: Traced) -> str:
+    """Let the pullback take the next slot for its factors, and multiply them when all are taken."""
+    if not product_sinks(traced.sinks):
+        return pull
+    return pull.rstrip()[:-1] + "    if (++c->slot == SLOTS) flush(c);\n}\n"
+
+
+def _evaluate() -> str:
+    """f at the start of every trajectory: compared with torch's before a kernel is believed."""
+    return """static void load_own(Context *c, const Arguments *a, int lane, int64_t at);
+EXPORT void ude_evaluate(const Arguments *a, int64_t first, int64_t last, real *out) {
+    Context context;
+    open_context(&context, a);
+    for (int64_t group = first; group < last; group += LANES) {
+        v_t u[STATES], du[STATES], t;
+        for (int lane = 0; lane < LANES; lane++) {
+            const int64_t at = group + lane < last ? group + lane : group;
+            for (int n = 0; n < STATES; n++) LANE(u[n], lane) = a->u0[at * STATES + n];
+            LANE(t, lane) = a->t0[at];
+            load_own(&context, a, lane, at);
+        }
+        f(&context, u, &t, du);
+        for (int lane = 0; lane < LANES && group + lane < last; lane++)
+            for (int n = 0; n < STATES; n++) out[(group + lane) * STATES + n] = LANE(du[n], lane);
+    }
+}
+"""
+
+
+# -- the controller ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Term:
+    """A piece of C that the controller's arithmetic builds."""
+
+    text: str
+
+    def __mul__(self, other: Any) -> _Term:
+        return _Term(f"({self.text} * {_c(other)})")
+
+    def __rmul__(self, other: Any) -> _Term:
+        return _Term(f"({_c(other)} * {self.text})")
+
+    def __truediv__(self, other: Any) -> _Term:
+        return _Term(f"({self.text} / {_c(other)})")
+
+    def __rtruediv__(self, other: Any) -> _Term:
+        return _Term(f"({_c(other)} / {self.text})")
+
+    def __add__(self, other: Any) -> _Term:
+        return _Term(f"({self.text} + {_c(other)})")
+
+    def __sub__(self, other: Any) -> _Term:
+        return _Term(f"({self.text} - {_c(other)})")
+
+    def __lt__(self, other: Any) -> _Term:
+        return _Term(f"v_lt({self.text}, {_c(other)})")
+
+    def __gt__(self, other: Any) -> _Term:
+        return _Term(f"v_gt({self.text}, {_c(other)})")
+
+    def __and__(self, other: Any) -> _Term:
+        return _Term(f"({self.text} & {_c(other)})")
+
+
+def _c(value: Any) -> str:
+    return value.text if isinstance(value, _Term) else f"v_splat((real){float(value)!r})"
+
+
+class _CArithmetic:
+    """`Arithmetic` of the controllers, as C."""
+
+    def minimum(self, x: Any, y: Any) -> _Term:
+        return _Term(f"v_min({_c(x)}, {_c(y)})")
+
+    def maximum(self, x: Any, y: Any) -> _Term:
+        return _Term(f"v_max({_c(x)}, {_c(y)})")
+
+    def power(self, x: Any, exponent: float) -> _Term:
+        return _Term(f"v_pow({_c(x)}, v_splat((real){float(exponent)!r}))")
+
+    def where(self, condition: Any, x: Any, y: Any) -> _Term:
+        return _Term(f"v_select({_c(condition)}, {_c(x)}, {_c(y)})")
+
+    def round(self, x: Any) -> _Term:
+        return _Term(f"v_round({_c(x)})")
+
+
+def controller_source(controller: Any, order: int) -> str:
+    """The controller's own formulas, run on pieces of C instead of numbers."""
+    ops = _CArithmetic()
+    factor = controller.factor(ops, _Term("error"), _Term("previous"), _Term("accepted"), order)
+    memory = controller.remember(ops, _Term("error"))
+    return (
+        "static inline v_t controller_factor(v_t error, v_t previous, v_i accepted) {\n"
+        f"    return {factor.text};\n}}\n"
+        f"static inline v_t controller_memory(v_t error) {{\n    return {memory.text};\n}}\n"
+    )
+
+
+__all__ = ["AddedProducts", "Shape", "Source", "Traced", "trace_program", "write_source"]

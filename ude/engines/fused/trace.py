@@ -1,0 +1,114 @@
+"""Record a right-hand side, and the pullback of it, as graphs of core ATen operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ude.engines.fused.program import Unfusable
+
+#: f over leaves: (u, leaves, t) -> du
+RightHandSide = Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
+
+
+@lru_cache(maxsize=1)
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    from torch._decomp import core_aten_decompositions, get_decompositions
+
+    aten = torch.ops.aten
+    more = [
+        aten.native_layer_norm,
+        aten.native_layer_norm_backward,
+        aten._softmax,
+        aten._softmax_backward_data,
+        aten._log_softmax,
+        aten._log_softmax_backward_data,
+        aten.gelu,
+        aten.gelu_backward,
+        aten.elu,
+        aten.elu_backward,
+        aten.leaky_relu,
+        aten.leaky_relu_backward,
+        aten.softplus,
+        aten.softplus_backward,
+        aten.mse_loss,
+        aten.addmm,
+        aten.baddbmm,
+        aten.linalg_vector_norm,
+        aten.var,
+        aten.var_mean,
+        aten.native_group_norm,
+        aten.pixel_shuffle,
+        aten.logaddexp,
+        aten.log_sigmoid_forward,
+        aten.log_sigmoid_backward,
+        aten.heaviside,
+        aten.copysign,
+    ]
+    return {**core_aten_decompositions(), **get_decompositions(more)}
+
+
+def trace_forward(f: RightHandSide, u: Tensor, leaves: Sequence[Tensor], t: Tensor) -> fx.GraphModule:
+    """The graph of ``(u, *leaves, t) -> (du,)``."""
+
+    def forward(u: Tensor, leaves: list[Tensor], t: Tensor) -> list[Tensor]:
+        return [f(u, leaves, t)]
+
+    return _graph(forward, u, list(leaves), t)
+
+
+def trace_pullback(
+    f: RightHandSide, u: Tensor, leaves: Sequence[Tensor], t: Tensor, wanted: Sequence[bool]
+) -> fx.GraphModule:
+    """The graph of ``(u, *leaves, t, cotangent of du) -> (cotangent of u, of every wanted leaf...)``."""
+
+    def pullback(u: Tensor, leaves: list[Tensor], t: Tensor, cotangent: Tensor) -> list[Tensor]:
+        def of(u: Tensor, chosen: list[Tensor]) -> Tensor:
+            found = iter(chosen)
+            return f(u, [next(found) if need else leaf for leaf, need in zip(leaves, wanted, strict=True)], t)
+
+        chosen = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]
+        _, pull = torch.func.vjp(of, u, chosen)
+        of_u, of_leaves = pull(cotangent)
+        return [of_u, *of_leaves]
+
+    return _graph(pullback, u, list(leaves), t, torch.ones_like(u))
+
+
+def trace_jacobian(f: RightHandSide, u: Tensor, leaves: Sequence[Tensor], t: Tensor) -> fx.GraphModule:
+    """The graph of ``(u, *leaves, t) -> (du/du,)``, shape (n, n) for a state of n numbers."""
+    count = u.numel()
+
+    def jacobian(u: Tensor, leaves: list[Tensor], t: Tensor) -> list[Tensor]:
+        _, pull = torch.func.vjp(lambda u: f(u, leaves, t), u)
+        # one pullback a row, not a vmapped one: its zeros are known, so that they cost nothing
+        rows = [pull(row.view(u.shape))[0].reshape(-1) for row in torch.eye(count, dtype=u.dtype).unbind(0)]
+        return [torch.stack(rows)]
+
+    return _graph(jacobian, u, list(leaves), t)
+
+
+def _graph(function: Callable[..., list[Tensor]], *inputs: Any) -> fx.GraphModule:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    functional = torch.func.functionalize(function, remove="mutations_and_views")
+    try:
+        # real tensors, not fake ones: the first trace in a process is then ten times faster
+        return make_fx(functional, decomposition_table=_decompositions(), record_stack_traces=True)(*inputs)
+    except Exception as error:
+        raise Unfusable(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "trying to get a value out of" in text or "data-dependent" in text or "_local_scalar_dense" in text:
+        return (
+            "f decides by the value of a tensor (an `if`, float() or .item()); write it with torch.where, minimum or "
+            "maximum"
+        )
+    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    return f"f could not be traced for a single trajectory: {first[:200]}"
