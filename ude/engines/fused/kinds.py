@@ -77,9 +77,20 @@ class ClassPlan:
     untraced: frozenset[str]
 
 
-@functools.lru_cache(maxsize=4096)
+PLANS: dict[type, ClassPlan] = {}
+
+
 def class_plan(kind: type) -> ClassPlan:
-    """Parse a class once. A class may name attributes that its results do not depend on in ``__untraced__``."""
+    """Parse a class, once. A class may name attributes that its results do not depend on in ``__untraced__``."""
+    plan = PLANS.get(kind)
+    if plan is None:
+        if len(PLANS) > 4096:  # classes made in a loop must not fill the memory
+            PLANS.clear()
+        plan = PLANS[kind] = _parse(kind)
+    return plan
+
+
+def _parse(kind: type) -> ClassPlan:
     own, roots, slots = [], [], []
     untraced: set[str] = set()
     for base in kind.__mro__:
@@ -103,7 +114,7 @@ def _itself(walk: Walk, value: Any) -> None:
 
 
 def _typed(walk: Walk, value: Any) -> None:
-    # the type too: 1 == 1.0 == True
+    # the type too: 1 == 1.0 == True, and a captured "end" is no mark of this traversal
     walk.tokens.append(type(value))
     walk.tokens.append(value)
 
@@ -294,8 +305,8 @@ def _instance(walk: Walk, value: Any) -> None:
 
 
 HANDLERS: dict[type, Handler] = {
-    **dict.fromkeys((type(None), str, bytes, type(...), type(NotImplemented)), _itself),
-    **dict.fromkeys((bool, int), _typed),
+    **dict.fromkeys((type(None), type(...), type(NotImplemented)), _itself),
+    **dict.fromkeys((bool, int, str, bytes), _typed),
     float: _float,
     **dict.fromkeys((complex, range, slice), _by_text),
     **dict.fromkeys((torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size), _typed),
