@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import enum
 import functools
 import random
 import subprocess
 import sys
 import time
 import types
+import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,13 @@ from ude.problems import flatten
 RATE: Any = 2.0
 TABLE = {"a": [1.0, 2.0]}
 VECTOR = torch.tensor([1.0, 2.0], dtype=torch.float64)
+
+
+class Kind(enum.Enum):
+    A, B = 1, 2
+
+
+Pair = collections.namedtuple("Pair", "a b")
 
 
 def key(f: Any) -> tuple[Any, ...]:
@@ -89,6 +100,17 @@ def test_two_closures_over_equal_values_are_the_same() -> None:
         (functools.partial(max, 1), functools.partial(min, 1)),
         (int, float),
         (types.MappingProxyType({"a": 1}), types.MappingProxyType({"a": 2})),
+        (Kind.A, Kind.B),
+        (Pair(1, 2), Pair(1, 3)),
+        (collections.OrderedDict(a=1), collections.OrderedDict(a=2)),
+        (collections.defaultdict(lambda: 1), collections.defaultdict(lambda: 2)),
+        (collections.Counter("ab"), collections.Counter("aab")),
+        ([1, 2].count, [1, 3].count),
+        ({"a": 1}.get, {"a": 2}.get),
+        (weakref.ref(Kind.A), weakref.ref(Kind.B)),
+        (torch.vmap(torch.sin), torch.vmap(torch.cos)),
+        (nn.Dropout(0.1), nn.Dropout(0.2)),
+        (torch.fx.symbolic_trace(nn.Tanh()), torch.fx.symbolic_trace(nn.Sigmoid())),
     ],
     ids=lambda value: repr(value)[:24],
 )
@@ -643,6 +665,29 @@ def with_sparse_tensor() -> Any:
     return closing_over(torch.eye(2).to_sparse())
 
 
+def with_torch_compile() -> Any:
+    return torch.compile(innermost, backend="eager")
+
+
+def with_compiled_module() -> Any:
+    return torch.compile(Net(), backend="eager")
+
+
+def with_script() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(nn.Tanh())
+
+
+def with_an_object_that_raises() -> Any:
+    class Shy:
+        @property
+        def __dict__(self) -> Any:  # type: ignore[override]
+            raise ValueError("not yours")
+
+    return closing_over(Shy())
+
+
 def with_too_much() -> Any:
     return closing_over([[i] for i in range(30_000)])
 
@@ -670,6 +715,10 @@ def with_deep_nesting() -> Any:
         (with_large_array, "f captures a numpy array of 2097152 bytes, which a trace would freeze; make it a torch"),
         (with_whole_module, "as a whole; what it reads there cannot be told."),
         (with_sparse_tensor, "f captures a tensor of layout torch.sparse_coo, which a kernel cannot read."),
+        (with_torch_compile, "f is compiled by torch.compile, whose place a kernel would take; give the function or"),
+        (with_compiled_module, "f is compiled by torch.compile"),
+        (with_script, "f runs a RecursiveScriptModule, whose code is not Python's; give what it was made from."),
+        (with_an_object_that_raises, "f reaches an object that cannot be looked at (ValueError: not yours)."),
         (with_too_much, "f reaches more than 20000 Python objects, too many to look at in every solve."),
         (with_deep_nesting, "f reaches objects that are nested too deeply to be looked at."),
     ],

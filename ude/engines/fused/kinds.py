@@ -9,6 +9,7 @@ import io
 import random
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -168,13 +169,20 @@ def _view(walk: Walk, value: types.MappingProxyType[Any, Any]) -> None:
 
 
 def _container(walk: Walk, value: Any) -> None:
-    """A subclass of a container: what an object has, and its content."""
+    """A subclass of a container: what an object has, and its content, whatever the subclass makes of reading it."""
     if id(value) in walk.seen:
         walk.again(value)
         return
     walk.instance(value)
-    walk.tokens.append(len(value))
-    for item in dict.items(value) if isinstance(value, dict) else value:
+    if isinstance(value, collections.defaultdict):
+        walk.value(value.default_factory)
+    if isinstance(value, dict):
+        walk.mapping(dict(dict.items(value)))
+        return
+    base = next(kind for kind in (list, tuple, set, frozenset, collections.deque) if isinstance(value, kind))
+    content = tuple(base.__iter__(value))
+    walk.tokens.append(len(content))
+    for item in content:
         walk.value(item)
 
 
@@ -239,6 +247,11 @@ def _cell(walk: Walk, value: types.CellType) -> None:
         walk.value(value.cell_contents)
     except ValueError:  # not assigned yet
         walk.tokens.append("empty")
+
+
+def _weak(walk: Walk, value: weakref.ref[Any]) -> None:
+    walk.tokens.append("weak")
+    walk.value(value())
 
 
 def _class(walk: Walk, value: type) -> None:
@@ -322,6 +335,7 @@ HANDLERS: dict[type, Handler] = {
     **dict.fromkeys((staticmethod, classmethod, functools._lru_cache_wrapper), _wrapper),
     property: _property,
     types.CellType: _cell,
+    weakref.ref: _weak,
     types.ModuleType: _python_module,
     **dict.fromkeys((Tensor, nn.Parameter, nn.Buffer, torch.nn.parameter.UninitializedParameter), _tensor),
     FlatRightHandSide: _right_hand_side,

@@ -39,6 +39,7 @@ _GLOBAL_HOOKS = (
 _MODULE_INTERNALS = frozenset(nn.Module().__dict__) - {"training"} | {"_graph"}
 #: Of these packages names are enough; what others of the standard library hold (os.environ) is looked at.
 _BY_NAME = frozenset({"torch", "numpy", "scipy", "sympy", "ude", "math", "cmath", "operator", "jaxtyping"})
+_COMPILED = "f is compiled by torch.compile, whose place a kernel would take; give the function or module itself."
 _MISSING: Any = object()
 
 
@@ -133,6 +134,8 @@ class Walk:
         """Note the code of a function, or the name of a trusted one, and what it closes over."""
         if self.again(function):
             return
+        if "_torchdynamo_orig_callable" in function.__dict__:
+            raise Refused(_COMPILED)
         name = function.__module__
         root = root_of(name) if name else None
         module = sys.modules.get(name) if root is not None else None
@@ -152,8 +155,6 @@ class Walk:
         if function.__kwdefaults__:
             self.mapping(function.__kwdefaults__)
         if function.__dict__ and not trusted:
-            if "_torchdynamo_orig_callable" in function.__dict__:
-                raise Refused("f is compiled by torch.compile, which a kernel replaces; give the function itself.")
             self.mapping(function.__dict__)
 
     def _code(self, function: types.FunctionType, reads: Reads) -> None:
@@ -257,6 +258,8 @@ class Walk:
                     put("leaf")
                     put(leaf)
         children = own["_modules"]
+        if "_orig_mod" in children:
+            raise Refused(_COMPILED)
         put(len(children))
         for name, child in children.items():
             put(name)
