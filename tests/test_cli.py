@@ -235,6 +235,46 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         assert option in text
 
 
+def test_cache_is_shown_and_cleared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ude.engines.fused import build
+
+    monkeypatch.setenv("UDE_CACHE_DIR", str(tmp_path))
+    assert main(["cache"]) == 0
+    assert capsys.readouterr().out.startswith(f"0 kernels, 0 bytes, in {tmp_path}\n")
+    build.compile_kernel("int one(void) { return 1; }\n")
+    files, size = build.cache_size()
+    assert main(["cache"]) == 0
+    assert capsys.readouterr().out == f"1 kernel, {size / 1000:.1f} kB, in {tmp_path}\n"
+    assert main(["cache", "--clear"]) == 0
+    assert capsys.readouterr().out == f"Deleted {files} files, {size / 1000:.1f} kB, in {tmp_path}\n"
+    assert build.cache_size() == (0, 0)
+
+
+def test_cache_without_a_compiler_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UDE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert main(["cache"]) == 0
+    assert capsys.readouterr().out == (
+        f"0 kernels, 0 bytes, in {tmp_path}\n"
+        "Nothing can be compiled here: there is no C compiler at $CC: no-such-compiler. "
+        "Set CC to the path of one, or unset it.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "written"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (2_500_000_000_000, "2500.0 GB")],
+)
+def test_sizes_are_written_as_people_read_them(size: int, written: str) -> None:
+    from ude.cli import _bytes
+
+    assert _bytes(size) == written
+
+
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "discover" in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""The commands. ``ude discover DATA.csv --equation ... --fit ...`` goes from a table to equations and a run folder.
+"""The commands. ``ude discover DATA.csv --equation ... --fit ...`` goes from a table to equations and a run folder;
+``ude cache`` shows and clears the compiled kernels.
 
 A user's mistake is one clear line on stderr and exit status 2; Ctrl-C keeps what there is and ends with 130; a
 traceback means a mistake of ours.
@@ -178,6 +179,40 @@ def _holdout(text: str) -> float | int | str:
         except ValueError:
             continue
     return text
+
+
+@app.command()
+def cache(
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Delete the compiled kernels; they are compiled anew.")
+    ] = False,
+) -> int:
+    """Show where compiled kernels are kept, how many and how large they are; or delete them."""
+    from ude.engines.fused import build
+
+    if clear:
+        files, size = build.clear_cache()
+        typer.echo(f"Deleted {_count(files, 'file')}, {_bytes(size)}, in {build.cache_dir()}")
+        return OK
+    _, size = build.cache_size()
+    typer.echo(f"{_count(build.cached_kernels(), 'kernel')}, {_bytes(size)}, in {build.cache_dir()}")
+    missing = build.why_no_compiler()
+    if missing is not None:
+        typer.echo(f"Nothing can be compiled here: {missing}")
+    return OK
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _bytes(size: int) -> str:
+    """A size as people read it, in powers of 1000."""
+    number, units = float(size), ["bytes", "kB", "MB", "GB"]
+    while number >= 999.95 and len(units) > 1:
+        number /= 1000
+        units.pop(0)
+    return f"{number:.0f} {units[0]}" if units[0] == "bytes" else f"{number:.1f} {units[0]}"
 
 
 # -- the run folder ----------------------------------------------------------------------------------------------------

@@ -43,6 +43,9 @@ class MLP(Neural):
     Raises InputError for names, sizes or an activation that are not usable.
     """
 
+    #: The layers say all that these do: see `ude.engines.fused.kinds.class_plan`.
+    __untraced__ = ("width", "depth", "activation", "seed")
+
     def __init__(
         self,
         outputs: str | Iterable[str],

@@ -193,9 +193,13 @@ class ParameterStore(nn.Module):
     A fixed parameter is a buffer. All float64. A fitted value exactly on a bound is moved inside by a billionth.
     """
 
+    #: A trace depends on the transforms and not on the numbers: see `ude.engines.fused.kinds.class_plan`.
+    __untraced__ = ("_start", "_table")
+
     def __init__(self, table: Mapping[str, Parameter]) -> None:
         super().__init__()
         self._table = dict(table)
+        self._transforms = {name: (entry.fitted, entry.lower, entry.upper) for name, entry in table.items()}
         # Prefixes: a parameter called "half" or "type" must not meet the attributes of nn.Module.
         for name, entry in self._table.items():
             if entry.fitted:

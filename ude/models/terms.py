@@ -126,6 +126,9 @@ class Symbolic(nn.Module):
     constants that do not occur; InputError for what is not usable as names or numbers.
     """
 
+    #: The generated function says all that these do: see `ude.engines.fused.kinds.class_plan`.
+    __untraced__ = ("expressions",)
+
     def __init__(
         self,
         expressions: Mapping[str, str | sympy.Expr],

@@ -58,6 +58,9 @@ class UDE(Model):
     together; InputError for values that are not usable.
     """
 
+    #: The generated functions say all that these do, and say it faster: see `ude.engines.fused.kinds.class_plan`.
+    __untraced__ = ("equations", "calls")
+
     def __init__(
         self,
         equations: EquationsLike,

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import hashlib
 import json
@@ -95,10 +96,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def put_metadata(key: str, data: dict[str, Any]) -> None:
     """Remember plain data (JSON) under any string, such as which kernel belongs to `Fingerprint.stable`."""
     path = workplace("metadata") / _file_of(key)
-    try:
+    with contextlib.suppress(OSError):  # forgotten, then: found out again next time
         write_atomically(path, json.dumps({"key": key, "data": data}).encode())
-    except OSError:
-        pass  # forgotten: found out again next time
 
 
 def get_metadata(key: str) -> dict[str, Any] | None:

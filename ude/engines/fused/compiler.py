@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -94,12 +95,10 @@ def _described(command: tuple[str, ...], remembered: Path) -> Compiler:
     place = f"{shlex.join(command)} {status.st_mtime_ns} {status.st_size} {processor()} {FLAGS}"
     known = read_json(remembered)
     entry = known.get(place)
-    if not _is_description(entry):
+    if entry is None or not _is_description(entry):
         entry = _ask(command)
-        try:
+        with contextlib.suppress(OSError):  # asked again next time, then
             write_atomically(remembered, json.dumps({**read_json(remembered), place: entry}, indent=1).encode())
-        except OSError:
-            pass  # asked again next time
     return Compiler(command, str(entry["version"]), tuple(entry["flags"]))
 
 
@@ -148,8 +147,8 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 @functools.cache
 def processor() -> str:
     """The processor by model and instruction sets, which code for -march=native depends on."""
-    fields = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features")
-    fields += ("CPU implementer", "CPU part", "CPU variant")
+    fields = {"vendor_id", "cpu family", "model", "model name", "stepping", "flags"}  # of Intel and AMD
+    fields |= {"Features", "CPU implementer", "CPU part", "CPU variant"}  # of ARM
     try:
         # the first processor's part of the file is enough, and the whole takes long to read where there are many
         with open("/proc/cpuinfo", "rb") as file:
@@ -161,8 +160,10 @@ def processor() -> str:
 
 
 def _name_of_processor() -> str:
-    if sys.platform != "darwin":
-        return os.environ.get("PROCESSOR_IDENTIFIER", "")
-    buffer, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
-    found = ctypes.CDLL(None).sysctlbyname(b"machdep.cpu.brand_string", buffer, ctypes.byref(size), None, 0)
-    return buffer.value.decode(errors="replace") if found == 0 else ""
+    try:
+        buffer, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
+        # macOS has no /proc; `platform.processor` would start a process
+        ctypes.CDLL(None).sysctlbyname(b"machdep.cpu.brand_string", buffer, ctypes.byref(size), None, 0)
+        return buffer.value.decode(errors="replace")
+    except (OSError, TypeError, AttributeError):
+        return os.environ.get("PROCESSOR_IDENTIFIER", "")  # Windows

@@ -31,7 +31,7 @@ class Fingerprint:
         tensors: The captured tensors, in an order that the key fixes. A captured tensor that is replaced by another of
             its kind and shape leaves the key as it is and stands here in its place. Leaves of the problem are not
             among them.
-        why_not: One sentence that says why no trace of f may be kept, or None.
+        why_not: One sentence that says why no trace of f may be kept, or None. With a reason, the key says nothing.
 
     What f changes while it runs (a counter, a list of calls) shows as a different key before and after tracing: such a
     function must not be replaced by a kernel, which would not make the change.
@@ -84,6 +84,8 @@ def fingerprint(f: Any, extra: Iterable[Any] = (), known: Sequence[Tensor] = ())
         why_not = str(refusal)
     except RecursionError:
         why_not = "f reaches objects that are nested too deeply to be looked at."
+    except Exception as error:  # whatever the attributes of the user's own objects raise when they are read
+        why_not = f"f reaches an object that cannot be looked at ({type(error).__name__}: {error})."
     return Fingerprint(tuple(walk.tokens), tuple(walk.tensors), why_not, walk.roots)
 
 

@@ -9,6 +9,7 @@ import io
 import random
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -77,9 +78,20 @@ class ClassPlan:
     untraced: frozenset[str]
 
 
-@functools.lru_cache(maxsize=4096)
+PLANS: dict[type, ClassPlan] = {}
+
+
 def class_plan(kind: type) -> ClassPlan:
-    """Parse a class once. A class may name attributes that its results do not depend on in ``__untraced__``."""
+    """Parse a class, once. A class may name attributes that its results do not depend on in ``__untraced__``."""
+    plan = PLANS.get(kind)
+    if plan is None:
+        if len(PLANS) > 4096:  # classes made in a loop must not fill the memory
+            PLANS.clear()
+        plan = PLANS[kind] = _parse(kind)
+    return plan
+
+
+def _parse(kind: type) -> ClassPlan:
     own, roots, slots = [], [], []
     untraced: set[str] = set()
     for base in kind.__mro__:
@@ -103,7 +115,7 @@ def _itself(walk: Walk, value: Any) -> None:
 
 
 def _typed(walk: Walk, value: Any) -> None:
-    # the type too: 1 == 1.0 == True
+    # the type too: 1 == 1.0 == True, and a captured "end" is no mark of this traversal
     walk.tokens.append(type(value))
     walk.tokens.append(value)
 
@@ -157,13 +169,20 @@ def _view(walk: Walk, value: types.MappingProxyType[Any, Any]) -> None:
 
 
 def _container(walk: Walk, value: Any) -> None:
-    """A subclass of a container: what an object has, and its content."""
+    """A subclass of a container: what an object has, and its content, whatever the subclass makes of reading it."""
     if id(value) in walk.seen:
         walk.again(value)
         return
     walk.instance(value)
-    walk.tokens.append(len(value))
-    for item in dict.items(value) if isinstance(value, dict) else value:
+    if isinstance(value, collections.defaultdict):
+        walk.value(value.default_factory)
+    if isinstance(value, dict):
+        walk.mapping(dict(dict.items(value)))
+        return
+    base = next(kind for kind in (list, tuple, set, frozenset, collections.deque) if isinstance(value, kind))
+    content = tuple(base.__iter__(value))
+    walk.tokens.append(len(content))
+    for item in content:
         walk.value(item)
 
 
@@ -230,6 +249,11 @@ def _cell(walk: Walk, value: types.CellType) -> None:
         walk.tokens.append("empty")
 
 
+def _weak(walk: Walk, value: weakref.ref[Any]) -> None:
+    walk.tokens.append("weak")
+    walk.value(value())
+
+
 def _class(walk: Walk, value: type) -> None:
     """A class that code names: it may be constructed."""
     walk.tokens.append("class")
@@ -294,8 +318,8 @@ def _instance(walk: Walk, value: Any) -> None:
 
 
 HANDLERS: dict[type, Handler] = {
-    **dict.fromkeys((type(None), str, bytes, type(...), type(NotImplemented)), _itself),
-    **dict.fromkeys((bool, int), _typed),
+    **dict.fromkeys((type(None), type(...), type(NotImplemented)), _itself),
+    **dict.fromkeys((bool, int, str, bytes), _typed),
     float: _float,
     **dict.fromkeys((complex, range, slice), _by_text),
     **dict.fromkeys((torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size), _typed),
@@ -311,6 +335,7 @@ HANDLERS: dict[type, Handler] = {
     **dict.fromkeys((staticmethod, classmethod, functools._lru_cache_wrapper), _wrapper),
     property: _property,
     types.CellType: _cell,
+    weakref.ref: _weak,
     types.ModuleType: _python_module,
     **dict.fromkeys((Tensor, nn.Parameter, nn.Buffer, torch.nn.parameter.UninitializedParameter), _tensor),
     FlatRightHandSide: _right_hand_side,

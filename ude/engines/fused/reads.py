@@ -96,7 +96,8 @@ def _with_nested(code: types.CodeType) -> Iterator[types.CodeType]:
 
 def _chains(code: types.CodeType) -> Iterator[tuple[str, str, Path]]:
     """("global", "torch", ("nn", "functional", "relu")) for every chain of names that begins outside."""
-    kind, start, path = "", "", ()
+    kind, start = "", ""
+    path: Path = ()
     for instruction in dis.get_instructions(code):
         name = instruction.opname
         if name in _ATTRIBUTE and kind:

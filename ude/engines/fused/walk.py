@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from ude.engines.fused.kinds import CHANGING, HANDLERS, Refused, class_plan, frozen, handler_of, root_of
+from ude.engines.fused.kinds import CHANGING, HANDLERS, PLANS, Refused, class_plan, frozen, handler_of, root_of
 from ude.engines.fused.reads import BLIND, Path, Reads, reads_of
 
 #: Objects that one f may reach; beyond, looking at them all at every solve costs more than it saves.
@@ -21,9 +21,15 @@ MOST_OBJECTS = 20_000
 _ALWAYS = frozenset({"forward", "backward", "setup_context", "jvp", "vjp"})
 _CONSTRUCTION = frozenset({"__init__", "__new__", "__post_init__"})
 _NEVER = frozenset(
-    ["__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__qualname__", "__slots__", "__repr__", "__str__", "__init_subclass__", "__class_getitem__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__del__", "__dataclass_fields__", "__orig_bases__", "__dataclass_params__", "__match_args__", "__parameters__", "__abstractmethods__", "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__untraced__", "__copy__", "__deepcopy__", "__format__", "__sizeof__", "__dir__", "__replace__", "_abc_impl"]
+    (
+        *("__module__", "__doc__", "__dict__", "__weakref__", "__qualname__", "__slots__", "__untraced__"),
+        *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__parameters__"),
+        *("__firstlineno__", "__static_attributes__", "__orig_bases__", "__abstractmethods__", "_abc_impl"),
+        *("__dataclass_fields__", "__dataclass_params__", "__match_args__", "__replace__", "__init_subclass__"),
+        *("__repr__", "__str__", "__format__", "__sizeof__", "__dir__", "__class_getitem__", "__del__"),
+        *("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__copy__", "__deepcopy__"),
+    )
 )
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = (
     torch_module._global_forward_hooks,
     torch_module._global_forward_pre_hooks,
@@ -33,6 +39,7 @@ _GLOBAL_HOOKS = (
 _MODULE_INTERNALS = frozenset(nn.Module().__dict__) - {"training"} | {"_graph"}
 #: Of these packages names are enough; what others of the standard library hold (os.environ) is looked at.
 _BY_NAME = frozenset({"torch", "numpy", "scipy", "sympy", "ude", "math", "cmath", "operator", "jaxtyping"})
+_COMPILED = "f is compiled by torch.compile, whose place a kernel would take; give the function or module itself."
 _MISSING: Any = object()
 
 
@@ -127,6 +134,8 @@ class Walk:
         """Note the code of a function, or the name of a trusted one, and what it closes over."""
         if self.again(function):
             return
+        if "_torchdynamo_orig_callable" in function.__dict__:
+            raise Refused(_COMPILED)
         name = function.__module__
         root = root_of(name) if name else None
         module = sys.modules.get(name) if root is not None else None
@@ -146,8 +155,6 @@ class Walk:
         if function.__kwdefaults__:
             self.mapping(function.__kwdefaults__)
         if function.__dict__ and not trusted:
-            if "_torchdynamo_orig_callable" in function.__dict__:
-                raise Refused("f is compiled by torch.compile, which a kernel replaces; give the function itself.")
             self.mapping(function.__dict__)
 
     def _code(self, function: types.FunctionType, reads: Reads) -> None:
@@ -213,7 +220,7 @@ class Walk:
             handler_of(kind)
         if path and getattr(HANDLERS.get(kind), "__name__", "") == "_instance":
             own = getattr(value, "__dict__", None)
-            plain = kind.__getattribute__ is object.__getattribute__
+            plain = isinstance(kind.__getattribute__, types.WrapperDescriptorType)  # not written in Python
             if own is not None and plain and path[0] in own and not hasattr(getattr(kind, path[0], None), "__set__"):
                 self.tokens += (kind.__qualname__, path[0])
                 self.read(own[path[0]], (path[1:],))
@@ -223,28 +230,41 @@ class Walk:
     # -- objects ------------------------------------------------------------------------------------------------------
 
     def module(self, module: nn.Module) -> None:
-        """Note a module: its class, its tensors, its submodules, and its other attributes."""
+        """Note a module: its class, its attributes, its tensors, and its submodules."""
         if self.again(module):
             return
         own = module.__dict__
-        for name in _HOOKS:
-            if own[name]:
-                raise Refused(f"{type(module).__name__} has hooks, which a kernel would not call.")
-        put, handlers = self.tokens.append, HANDLERS
-        untraced = self.type_of(type(module))
-        for name, value in own.items():
-            if name not in _MODULE_INTERNALS and name not in untraced:
-                put(name)
-                kind = type(value)
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+            raise Refused(f"{type(module).__name__} has hooks, which a kernel would not call.")
+        put, handlers, leaves = self.tokens.append, HANDLERS, self.leaves
+        names = _attributes(type(module), own, self.type_of(type(module)))
+        put(names)
+        for name in names:
+            value = own[name]
+            kind = type(value)
+            if kind is bool or kind is int:
+                put(kind)
+                put(value)
+            else:
                 (handlers.get(kind) or handler_of(kind))(self, value)
         for tensors in (own["_parameters"], own["_buffers"]):
+            put(len(tensors))
             for name, tensor in tensors.items():
                 put(name)
-                self.value(tensor)
-        for name, child in own["_modules"].items():
+                leaf = leaves.get(id(tensor))
+                if leaf is None:
+                    self.value(tensor)
+                else:
+                    put("leaf")
+                    put(leaf)
+        children = own["_modules"]
+        if "_orig_mod" in children:
+            raise Refused(_COMPILED)
+        put(len(children))
+        for name, child in children.items():
             put(name)
-            self.value(child)
-        put("end")
+            kind = type(child)
+            (handlers.get(kind) or handler_of(kind))(self, child)
 
     def instance(self, value: Any) -> None:
         """Note any other object: its class and its attributes, in ``__dict__`` and in slots."""
@@ -265,7 +285,7 @@ class Walk:
 
     def type_of(self, kind: type, construct: bool = False) -> frozenset[str]:
         """Note the class of something that was met, its members following in `members`; returns what does not count."""
-        plan = class_plan(kind)
+        plan = PLANS.get(kind) or class_plan(kind)
         self.tokens.append(kind)
         if plan.roots:
             self.roots.update(plan.roots)
@@ -296,3 +316,18 @@ class Walk:
         if name in self.mentioned or name in _ALWAYS or self.computed:
             return True
         return name.startswith("__") and name.endswith("__")
+
+
+_attribute_names: dict[type, tuple[int, tuple[str, ...]]] = {}
+
+
+def _attributes(kind: type, own: dict[str, Any], untraced: frozenset[str]) -> tuple[str, ...]:
+    """The names of a module's attributes that are not torch's own, remembered: those of a class mostly agree."""
+    count, names = _attribute_names.get(kind, (-1, ()))
+    # as many as last time, and all of those: the same ones
+    if count != len(own) or not all(map(own.__contains__, names)):
+        names = tuple(name for name in own if name not in _MODULE_INTERNALS and name not in untraced)
+        if len(_attribute_names) > 4096:
+            _attribute_names.clear()
+        _attribute_names[kind] = len(own), names
+    return names
