@@ -468,6 +468,107 @@ VM_INLINE VMC(t) VMC(powi)(VMC(t) a, int n) {
     return n < 0 ? (VM_REAL)1 / y : y;
 }
 
+/* ---- the error function: x + x E(x^2) up to 1; beyond, 1 - exp(-L(|x| - 2)), where L stands for -log(erfc) and
+ * needs only as many digits as erfc has left to give ---- */
+VM_INLINE VMC(t) VMC(erf)(VMC(t) x) {
+    VMC(t) a = VMC(abs)(x), z = x * x;
+    VMC(i) far = VMC(gt)(a, VM_S(VM_C(6.0, 4.0f))); /* erf is 1 to the last digit; NaN is not far */
+    a = VMC(select)(far, VM_S(VM_C(6.0, 4.0f)), a);
+    VMC(t) y = a - (VM_REAL)2, y2 = y * y;
+#if VM_DOUBLE
+    VMC(t) w = z * z;
+    VMC(t) e0 = 0x1.06eba8214db68p-3 - z * 0x1.812746b0379c2p-2, e1 = 0x1.ce2f21a041017p-4 - z * 0x1.b82ce3120628bp-6;
+    VMC(t) e2 = 0x1.565bccfa9a301p-8 - z * 0x1.c02db072ea1c6p-11, e3 = 0x1.f9a2bf7337803p-14 - z * 0x1.f4ca949097fb5p-17;
+    VMC(t) e4 = 0x1.b9827adbd417dp-20 - z * 0x1.5c16e214825a5p-23, e5 = 0x1.d7848f6f3f85dp-27 - z * 0x1.acdff4893dce5p-31;
+    e4 = e4 + w * e5;
+    e3 = e3 + w * e4;
+    e2 = e2 + w * e3;
+    e1 = e1 + w * e2;
+    e0 = e0 + w * e1;
+    VMC(t) l0 = 0x1.575b329b1f510p+2 + y * 0x1.1ac3258a8dbcfp+2, l1 = 0x1.d8f5dece92b3cp-1 + y * 0x1.0dc3b5fc0bdbap-6;
+    VMC(t) l2 = -0x1.d406b36e789dfp-9 + y * 0x1.7ffcfa283ce3bp-11, l3 = -0x1.1bc3ac0888284p-13 + y * 0x1.5b65e58755bc1p-16;
+    VMC(t) l4 = -0x1.05fe40ad2949ep-19 - y * 0x1.b5a49f990921ep-23, l5 = 0x1.733f3b444f4efp-23 - y * 0x1.ef659ded4b250p-25;
+    VMC(t) l6 = 0x1.e9109a0675875p-27 - y * 0x1.681053984ace0p-29, l7 = 0x1.4ec5f8c974279p-33 + y * 0x1.721eb37f79a14p-34;
+    l7 = l7 - y2 * 0x1.3213cdd7ea9eep-36;
+    l6 = l6 + y2 * l7;
+    l5 = l5 + y2 * l6;
+    l4 = l4 + y2 * l5;
+    l3 = l3 + y2 * l4;
+    l2 = l2 + y2 * l3;
+    l1 = l1 + y2 * l2;
+    l0 = l0 + y2 * l1;
+#else
+    VMC(t) e0 = -0x1.b7fbb4p-6f + z * (0x1.5419f6p-8f + z * (-0x1.a485eep-11f + z * 0x1.4ae4d2p-14f));
+    e0 = 0x1.06eba8p-3f + z * (-0x1.81273ep-2f + z * (0x1.ce2d20p-4f + z * e0));
+    VMC(t) l0 = 0x1.575b32p+2f + y * 0x1.1ac320p+2f, l1 = 0x1.d8f62ap-1f + y * 0x1.0e20a2p-6f;
+    VMC(t) l2 = -0x1.d07a2ap-9f + y * 0x1.75ac80p-11f;
+    l2 = l2 - y2 * 0x1.852bf6p-13f;
+    l1 = l1 + y2 * l2;
+    l0 = l0 + y2 * l1;
+#endif
+    VMC(t) shifted, r = VMC(exp_reduce)(-l0, &shifted), s = VMC(power_of_two)(shifted, 0);
+    VMC(t) large = VMC(copysign)(((VM_REAL)1 - s) - s * VMC(expm1_poly)(r), x);
+    VMC(t) small = x + x * e0;
+    return VMC(select)(VMC(le)(a, VM_S(1)), small, large);
+}
+
+/* ---- sine and cosine ---- */
+/* x - n pi/2, pi/2 cut into pieces whose products with n are exact (33 digits, n < 2^20; 11 digits, n < 2^13) */
+VM_INLINE VMC(t) VMC(trig_reduce)(VMC(t) x, VMC(t) *shifted) {
+    VMC(t) z = x * VM_C(0x1.45f306dc9c883p-1, 0x1.45f306p-1f) + VM_SHIFTER, n = z - VM_SHIFTER;
+    VMC(t) a = x - n * VM_C(0x1.921fb54400000p+0, 0x1.92p+0f);
+    VMC(t) w = n * VM_C(0x1.0b4611a600000p-34, 0x1.fb4p-12f);
+    VMC(t) b = a - w, lost = (a - b) - w;
+    *shifted = z;
+#if VM_DOUBLE
+    return b + (lost - n * 0x1.3198a2e037073p-69);
+#else
+    return (b + (lost - n * 0x1.444p-24f)) - n * 0x1.68c234p-39f;
+#endif
+}
+/* sin(x + quarter pi/2) for |x| <= VM_TRIG */
+#define VM_TRIG VM_C(1e6, 1e4f)
+VM_INLINE VMC(t) VMC(sin_quarter)(VMC(t) x, VM_INT quarter) {
+    VMC(t) shifted, r = VMC(trig_reduce)(x, &shifted), z = r * r;
+    VMC(i) n = VMC(bits)(shifted) + quarter;
+#if VM_DOUBLE
+    VMC(t) w = z * z;
+    VMC(t) s0 = -0x1.5555555555549p-3 + z * 0x1.111111110f8b2p-7, s1 = -0x1.a01a019c1688fp-13 + z * 0x1.71de357ad0187p-19;
+    VMC(t) s2 = -0x1.ae5e67fb883f7p-26 + z * 0x1.5d935c98c1b1dp-33;
+    s1 = s1 + w * s2;
+    s0 = s0 + w * s1;
+    VMC(t) c0 = 0x1.555555555554ep-5 - z * 0x1.6c16c16c15501p-10, c1 = 0x1.a01a019cfdb54p-16 - z * 0x1.27e4f83a8e207p-22;
+    VMC(t) c2 = 0x1.1eea09ae74a58p-29 - z * 0x1.8fbcacdb88b5cp-37;
+    c1 = c1 + w * c2;
+    c0 = c0 + w * c1;
+#else
+    VMC(t) s0 = -0x1.5555560000000p-3f + z * (0x1.111108p-7f + z * (-0x1.a00fa0p-13f + z * 0x1.6cd888p-19f));
+    VMC(t) c0 = 0x1.55554ap-5f + z * (-0x1.6c0c98p-10f + z * 0x1.9a053ap-16f);
+#endif
+    VMC(t) zr = z * r, sine = r + zr * s0;
+    VMC(t) h = (VM_REAL)1 - z * (VM_REAL)0.5, zz = z * z;
+    VMC(t) cosine = h + ((((VM_REAL)1 - h) - z * (VM_REAL)0.5) + zz * c0);
+    VMC(i) odd = -(n & 1);
+    VMC(t) y = VMC(select)(odd, cosine, sine);
+    return VMC(real)(VMC(bits)(y) ^ ((n << (VM_SIZE * 8 - 2)) & VM_SIGN));
+}
+VM_INLINE VMC(t) VMC(sin)(VMC(t) x) {
+    VMC(i) far = ~VMC(le)(VMC(abs)(x), VM_S(VM_TRIG));
+    VMC(t) y = VMC(select)(VMC(eq)(x, VM_S(0)), x, VMC(sin_quarter)(x, 0)); /* sin(-0) = -0 */
+    if (__builtin_expect(VMC(any)(far), 0))
+        for (int k = 0; k < VM_PLANES; ++k)
+            if (VM_AT(far, k)) VM_AT(y, k) = VM_LIBM(sin)(VM_AT(x, k));
+    return y;
+}
+VM_INLINE VMC(t) VMC(cos)(VMC(t) x) {
+    VMC(i) far = ~VMC(le)(VMC(abs)(x), VM_S(VM_TRIG));
+    VMC(t) y = VMC(sin_quarter)(x, 1);
+    if (__builtin_expect(VMC(any)(far), 0))
+        for (int k = 0; k < VM_PLANES; ++k)
+            if (VM_AT(far, k)) VM_AT(y, k) = VM_LIBM(cos)(VM_AT(x, k));
+    return y;
+}
+
 /* ---- rare functions, lane by lane from libm ---- */
 #define VM_FROM_LIBM1(name)                                                                              \
     VM_INLINE VMC(t) VMC(name)(VMC(t) x) {                                                               \
@@ -479,9 +580,6 @@ VM_INLINE VMC(t) VMC(powi)(VMC(t) a, int n) {
         for (int k = 0; k < VM_PLANES; ++k) VM_AT(x, k) = VM_LIBM(name)(VM_AT(x, k), VM_AT(y, k));       \
         return x;                                                                                        \
     }
-VM_FROM_LIBM1(sin)
-VM_FROM_LIBM1(cos)
-VM_FROM_LIBM1(erf)
 VM_FROM_LIBM1(tan)
 VM_FROM_LIBM1(asin)
 VM_FROM_LIBM1(acos)
@@ -630,6 +728,7 @@ VM_INLINE VM_REAL VM(hsum)(VM(t) v) {
 #undef VM_LOG2E
 #undef VM_LN2_HI
 #undef VM_LN2_LO
+#undef VM_TRIG
 #undef VM_REAL
 #undef VM_LANES
 #undef VM
