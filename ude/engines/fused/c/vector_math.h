@@ -468,6 +468,50 @@ VM_INLINE VMC(t) VMC(powi)(VMC(t) a, int n) {
     return n < 0 ? (VM_REAL)1 / y : y;
 }
 
+/* ---- the error function: x + x E(x^2) up to 1; beyond, 1 - exp(-L(|x| - 2)), where L stands for -log(erfc) and
+ * needs only as many digits as erfc has left to give ---- */
+VM_INLINE VMC(t) VMC(erf)(VMC(t) x) {
+    VMC(t) a = VMC(abs)(x), z = x * x;
+    VMC(i) far = VMC(gt)(a, VM_S(VM_C(6.0, 4.0f))); /* erf is 1 to the last digit; NaN is not far */
+    a = VMC(select)(far, VM_S(VM_C(6.0, 4.0f)), a);
+    VMC(t) y = a - (VM_REAL)2, y2 = y * y;
+#if VM_DOUBLE
+    VMC(t) w = z * z;
+    VMC(t) e0 = 0x1.06eba8214db68p-3 - z * 0x1.812746b0379c2p-2, e1 = 0x1.ce2f21a041017p-4 - z * 0x1.b82ce3120628bp-6;
+    VMC(t) e2 = 0x1.565bccfa9a301p-8 - z * 0x1.c02db072ea1c6p-11, e3 = 0x1.f9a2bf7337803p-14 - z * 0x1.f4ca949097fb5p-17;
+    VMC(t) e4 = 0x1.b9827adbd417dp-20 - z * 0x1.5c16e214825a5p-23, e5 = 0x1.d7848f6f3f85dp-27 - z * 0x1.acdff4893dce5p-31;
+    e4 = e4 + w * e5;
+    e3 = e3 + w * e4;
+    e2 = e2 + w * e3;
+    e1 = e1 + w * e2;
+    e0 = e0 + w * e1;
+    VMC(t) l0 = 0x1.575b329b1f510p+2 + y * 0x1.1ac3258a8dbcfp+2, l1 = 0x1.d8f5dece92b3cp-1 + y * 0x1.0dc3b5fc0bdbap-6;
+    VMC(t) l2 = -0x1.d406b36e789dfp-9 + y * 0x1.7ffcfa283ce3bp-11, l3 = -0x1.1bc3ac0888284p-13 + y * 0x1.5b65e58755bc1p-16;
+    VMC(t) l4 = -0x1.05fe40ad2949ep-19 - y * 0x1.b5a49f990921ep-23, l5 = 0x1.733f3b444f4efp-23 - y * 0x1.ef659ded4b250p-25;
+    VMC(t) l6 = 0x1.e9109a0675875p-27 - y * 0x1.681053984ace0p-29, l7 = 0x1.4ec5f8c974279p-33 + y * 0x1.721eb37f79a14p-34;
+    l7 = l7 - y2 * 0x1.3213cdd7ea9eep-36;
+    l6 = l6 + y2 * l7;
+    l5 = l5 + y2 * l6;
+    l4 = l4 + y2 * l5;
+    l3 = l3 + y2 * l4;
+    l2 = l2 + y2 * l3;
+    l1 = l1 + y2 * l2;
+    l0 = l0 + y2 * l1;
+#else
+    VMC(t) e0 = -0x1.b7fbb4p-6f + z * (0x1.5419f6p-8f + z * (-0x1.a485eep-11f + z * 0x1.4ae4d2p-14f));
+    e0 = 0x1.06eba8p-3f + z * (-0x1.81273ep-2f + z * (0x1.ce2d20p-4f + z * e0));
+    VMC(t) l0 = 0x1.575b32p+2f + y * 0x1.1ac320p+2f, l1 = 0x1.d8f62ap-1f + y * 0x1.0e20a2p-6f;
+    VMC(t) l2 = -0x1.d07a2ap-9f + y * 0x1.75ac80p-11f;
+    l2 = l2 - y2 * 0x1.852bf6p-13f;
+    l1 = l1 + y2 * l2;
+    l0 = l0 + y2 * l1;
+#endif
+    VMC(t) shifted, r = VMC(exp_reduce)(-l0, &shifted), s = VMC(power_of_two)(shifted, 0);
+    VMC(t) large = VMC(copysign)(((VM_REAL)1 - s) - s * VMC(expm1_poly)(r), x);
+    VMC(t) small = x + x * e0;
+    return VMC(select)(VMC(le)(a, VM_S(1)), small, large);
+}
+
 /* ---- sine and cosine ---- */
 /* x - n pi/2, pi/2 cut into pieces whose products with n are exact (33 digits, n < 2^20; 11 digits, n < 2^13) */
 VM_INLINE VMC(t) VMC(trig_reduce)(VMC(t) x, VMC(t) *shifted) {
@@ -536,7 +580,6 @@ VM_INLINE VMC(t) VMC(cos)(VMC(t) x) {
         for (int k = 0; k < VM_PLANES; ++k) VM_AT(x, k) = VM_LIBM(name)(VM_AT(x, k), VM_AT(y, k));       \
         return x;                                                                                        \
     }
-VM_FROM_LIBM1(erf)
 VM_FROM_LIBM1(tan)
 VM_FROM_LIBM1(asin)
 VM_FROM_LIBM1(acos)
