@@ -229,6 +229,21 @@ def test_only_the_attributes_of_a_module_that_are_read_count(monkeypatch: pytest
     assert key(f) != before
 
 
+def test_a_module_of_the_user_that_hides_a_standard_one_counts_by_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    hiding = types.ModuleType("colorsys")
+    hiding.__file__ = "/home/user/colorsys.py"
+    monkeypatch.setitem(sys.modules, "colorsys", hiding)
+
+    class Gain:
+        def __call__(self, u: Tensor) -> Tensor:
+            return u
+
+    Gain.__module__ = "colorsys"
+    before = key(closing_over(Gain()))
+    monkeypatch.setattr(Gain, "__call__", lambda self, u: 2 * u)
+    assert key(closing_over(Gain())) != before
+
+
 def test_only_the_attributes_of_an_object_that_are_read_count() -> None:
     settings = types.SimpleNamespace(rate=1.0, log=[])
 

@@ -13,6 +13,17 @@ from pathlib import Path
 TRUSTED = frozenset({"torch", "numpy", "scipy", "sympy", "ude", "jaxtyping", "builtins"}) | sys.stdlib_module_names
 
 
+def is_trusted(root: str) -> bool:
+    """Whether a package is taken by name. A user's signal.py that hides the standard library's is not."""
+    if root not in sys.stdlib_module_names:
+        return root in TRUSTED
+    file = getattr(sys.modules.get(root), "__file__", None)
+    if file is None or "lib-dynload" in file or "DLLs" in file:
+        return True  # built in, or written in C
+    folder = os.path.dirname(file)
+    return os.path.dirname(os.__file__) in (folder, os.path.dirname(folder))
+
+
 @functools.cache
 def release(root: str) -> str:
     """The release of a trusted package; of ude, which changes between releases while it is written, its files too."""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ude.engines.fused.environment import TRUSTED
+from ude.engines.fused.environment import is_trusted
 from ude.engines.fused.reads import BLIND
 from ude.problems import FlatRightHandSide
 
@@ -64,7 +64,7 @@ class Same:
 def root_of(module: str) -> str | None:
     """The package of a module where it is taken by name and release, else None: its code must be looked at."""
     root = module.partition(".")[0]
-    return root if root in TRUSTED else None
+    return root if is_trusted(root) else None
 
 
 @dataclass(frozen=True)
