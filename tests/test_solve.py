@@ -143,7 +143,7 @@ class TestEngines:
             ude.EngineRefused, match="the engine 'torchdiffeq' cannot run this solve: torchdiffeq: Tsit5"
         ):
             ude.solve(lotka_volterra_problem(), ude.Tsit5(), engine="torchdiffeq")
-        with pytest.raises(ude.EngineRefused, match="no such engine: expected one of auto, torch, .*, got 'julia'"):
+        with pytest.raises(ude.EngineRefused, match="no such engine: expected one of auto, fused, torch, .*, got 'julia'"):
             ude.solve(lotka_volterra_problem(), engine="julia")
 
     @pytest.mark.parametrize("method", ude.TorchDiffEq.adaptive_methods)

@@ -205,6 +205,9 @@ def _run(
     began = time.perf_counter()
     result = choice.engine.forward(spec, u0.detach(), p)
     seconds = time.perf_counter() - began
+    for other in ENGINES:
+        if other is not choice.engine:
+            other.learn(spec, result.nf)
     tracked = _tracked(u0, p)
     solved = Solved(choice.engine, spec, result.record, result.record.end)
 

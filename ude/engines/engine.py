@@ -130,6 +130,12 @@ class Engine(Protocol):
     def why_not(self, spec: SolveSpec) -> str | None:
         """Return one sentence that says why this engine cannot run the solve, or None when it can."""
 
+    def why_wait(self, spec: SolveSpec) -> str | None:
+        """Return one sentence that says why this engine does not pay (yet) where it is not asked for by name."""
+
+    def learn(self, spec: SolveSpec, calls: int) -> None:
+        """Be told that another engine ran the solve, with so many calls of f."""
+
     def forward(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> ForwardResult:
         """Integrate, without building an autograd graph."""
 
@@ -190,7 +196,7 @@ def choose_engine(engines: Sequence[Engine], spec: SolveSpec, requested: str) ->
     for engine in engines:
         if requested not in ("auto", engine.name):
             continue
-        reason = engine.why_not(spec)
+        reason = (engine.why_wait(spec) if requested == "auto" else None) or engine.why_not(spec)
         if reason is None:
             return EngineChoice(engine, reasons)
         reasons[engine.name] = reason

@@ -53,7 +53,7 @@ class _Rerun:
     """torchdiffeq keeps no steps: what is asked later is solved again from u0."""
 
     u0: Float[Tensor, "B n"]
-    u: Float[Tensor, "2 B n"]
+    end: Float[Tensor, "B n"]
 
 
 class _System(torch.nn.Module):
@@ -95,6 +95,12 @@ class TorchDiffEqEngine:
             return f"{algorithm.name} takes fixed steps, so it needs dt"
         return None
 
+    def why_wait(self, spec: SolveSpec) -> str | None:
+        return None
+
+    def learn(self, spec: SolveSpec, calls: int) -> None:
+        """Nothing is made ready for later solves."""
+
     def forward(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> ForwardResult:
         if spec.saveat is None:
             raise TypeError("why_not was not asked: torchdiffeq needs saveat")
@@ -114,7 +120,7 @@ class TorchDiffEqEngine:
         return ForwardResult(
             times=spec.saveat,
             values=read[:, :-1],
-            record=_Rerun(u0.detach(), torch.stack([u0.detach(), read[:, -1]])),
+            record=_Rerun(u0.detach(), read[:, -1]),
             retcode=zeros + int(code),
             t_end=spec.t1 if code == ReturnCode.Success else torch.full_like(spec.t1, float("nan")),
             accepted_steps=zeros,

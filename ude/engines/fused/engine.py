@@ -17,7 +17,8 @@ from ude.engines.fused.explicit import calls_of
 from ude.engines.fused.fingerprint import Fingerprint, fingerprint
 from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, run_forward, run_pullback
 from ude.engines.fused.program import Unfusable
-from ude.engines.fused.source import Shape, Source, Traced, trace_program, write_source
+from ude.engines.fused.source import Shape, Traced, trace_program, write_source
+from ude.engines.fused.trace import line_of
 from ude.engines.torch_engine import TorchEngine
 from ude.methods import ExplicitRungeKutta
 from ude.problems import FlatRightHandSide
@@ -32,6 +33,7 @@ _FEW = 3
 _AGREEMENT = 1e-9
 # Calls of f in the torch engine after which compiling a kernel (a second or two) pays.
 _PATIENCE = 20_000
+_MOST_REMEMBERED = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,14 +46,32 @@ class _Bound:
 
 @dataclass(frozen=True, eq=False)
 class _Built:
+    """A kernel, and where among the fingerprint's tensors those stand that f refers to (itself, if it made it).
+
+    Args:
+        frozen: Indices whose numbers are part of the program, and what they were.
+    """
+
     kernel: Kernel
-    traced: Traced
-    source: Source
-    #: Where the captured tensors stand in the fingerprint's; the tensor itself when it is f's own constant.
     places: tuple[int | Tensor, ...]
+    frozen: tuple[tuple[int | Tensor, Tensor], ...]
 
     def captured(self, print_: Fingerprint) -> tuple[Tensor, ...]:
-        return tuple(print_.tensors[place] if isinstance(place, int) else place for place in self.places)
+        return tuple(_tensor_at(place, print_) for place in self.places)
+
+    def fits(self, print_: Fingerprint) -> bool:
+        return all(torch.equal(_tensor_at(place, print_), known) for place, known in self.frozen)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What a kernel must fit: everything that it was made of, its key."""
+
+    key: tuple[Any, ...]
+    print: Fingerprint
+    wanted: tuple[bool, ...] | None
+    own: tuple[bool, ...]
+    few: bool
 
 
 class FusedEngine:
@@ -63,8 +83,9 @@ class FusedEngine:
     def __init__(self) -> None:
         self._fallback = TorchEngine()
         self._bound: WeakKeyDictionary[SolveSpec, _Bound] = WeakKeyDictionary()
+        self._looked: WeakKeyDictionary[SolveSpec, _Asked] = WeakKeyDictionary()
         self._built: dict[tuple[Any, ...], _Built | str] = {}
-        self._patience: dict[tuple[Any, ...], int] = {}
+        self._spent: dict[tuple[Any, ...], int] = {}
 
     # -- choice ------------------------------------------------------------------------------------------------------
     def why_not(self, spec: SolveSpec) -> str | None:
@@ -79,48 +100,65 @@ class FusedEngine:
         self._bound[spec] = found
         return None
 
+    def why_wait(self, spec: SolveSpec) -> str | None:
+        reason = _why_not_spec(spec)
+        if reason is not None:
+            return reason
+        asked = self._asked(spec)
+        # counted in calls and not in seconds, so that the same program takes the same engines every time
+        if asked.key in self._built or self._spent.get(asked.key, 0) >= _PATIENCE:
+            return None
+        return "a kernel is compiled once this right-hand side has been called often enough for that to pay"
+
+    def learn(self, spec: SolveSpec, calls: int) -> None:
+        asked = self._looked.get(spec)
+        if asked is None:
+            return
+        if len(self._spent) > _MOST_REMEMBERED:
+            self._spent.clear()
+        # a gradient costs about three more calls for each
+        self._spent[asked.key] = self._spent.get(asked.key, 0) + calls * (4 if spec.gradient else 1)
+
+    def _asked(self, spec: SolveSpec) -> _Asked:
+        """What a kernel for this solve must fit."""
+        asked = self._looked.get(spec)
+        if asked is None:
+            assert spec.start is not None
+            u0, leaves = spec.start
+            print_ = fingerprint(spec.f, known=leaves)
+            wanted = tuple(differentiable(leaves)) if spec.gradient else None
+            shapes = tuple(leaf.shape for leaf in leaves)
+            few, own = u0.shape[0] < _FEW, _own(spec, leaves)
+            states = u0.shape[1], len(spec.batch)
+            key = (print_.key, spec.algorithm, spec.controller, u0.dtype, states, few, wanted, shapes, own)
+            asked = self._looked[spec] = _Asked(key, print_, wanted, own, few)
+        return asked
+
     def _kernel(self, spec: SolveSpec) -> _Bound | str:
-        assert spec.start is not None
-        u0, leaves = spec.start
-        print_ = fingerprint(spec.f, known=leaves)
-        if print_.why_not is not None:
-            return print_.why_not
-        wanted = tuple(differentiable(leaves)) if spec.gradient else None
-        shapes = tuple(tuple(leaf.shape) for leaf in leaves)
-        few = u0.shape[0] < _FEW
-        key = (print_.key, spec.algorithm, spec.controller, u0.dtype, u0.shape[1], bool(spec.batch), few, wanted)
-        key = (*key, shapes, self._own(spec, leaves))
-        built = self._built.get(key)
+        asked = self._asked(spec)
+        if asked.print.why_not is not None:
+            return asked.print.why_not
+        built = self._built.get(asked.key)
+        if isinstance(built, _Built) and not built.fits(asked.print):
+            built = None
         if built is None:
-            built = self._build(spec, wanted, few, print_)
-            self._built[key] = built
-        if isinstance(built, str):
-            return built
-        bound = _Bound(built.kernel, built.captured(print_))
-        return bound
+            if len(self._built) > _MOST_REMEMBERED:
+                self._built.clear()
+            built = self._built[asked.key] = self._build(spec, asked)
+        return built if isinstance(built, str) else _Bound(built.kernel, built.captured(asked.print))
 
-    def _own(self, spec: SolveSpec, leaves: Sequence[Tensor]) -> tuple[bool, ...]:
-        """Which leaves have a row a trajectory: tensors of p, not of modules, whose first axes are the batch's."""
-        batch = spec.batch
-        modules = spec.f.module_leaves() if isinstance(spec.f, FlatRightHandSide) else ()
-        return tuple(
-            bool(batch) and not module and leaf.ndim >= len(batch) and tuple(leaf.shape[: len(batch)]) == batch
-            for leaf, module in zip(leaves, modules, strict=True)
-        )
-
-    def _build(
-        self, spec: SolveSpec, wanted: tuple[bool, ...] | None, few: bool, print_: Fingerprint
-    ) -> _Built | str:
+    def _build(self, spec: SolveSpec, asked: _Asked) -> _Built | str:
         assert spec.start is not None
         u0, leaves = spec.start
-        own = self._own(spec, leaves)
+        wanted = asked.wanted
+        u, one, t = _single(spec, u0, leaves, asked.own)
         try:
-            traced = _trace(spec, u0, leaves, own, wanted)
-            shape = Shape(u0.dtype, 1 if few else _LANES[u0.dtype], _WIDTH[u0.dtype])
+            traced = trace_program(spec.f, u, one, t, asked.own, wanted)
+            shape = Shape(u0.dtype, 1 if asked.few else _LANES[u0.dtype], _WIDTH[u0.dtype])
             source = write_source(traced, spec.algorithm, spec.controller, shape)
         except Unfusable as reason:
-            return str(reason)
-        if fingerprint(spec.f, known=leaves).key != print_.key:
+            return str(reason) + (line_of(spec.f, u, one, t, reason.operator) if reason.operator else "")
+        if fingerprint(spec.f, known=leaves).key != asked.print.key:
             return "f changes something outside of it while it runs (a counter, a list), which a kernel would not do"
         layout = Layout(
             states=traced.states,
@@ -133,8 +171,10 @@ class FusedEngine:
             calls=calls_of(spec.algorithm.tableau),  # type: ignore[attr-defined]
         )
         kernel = Kernel(compile_kernel(source.text), layout)
-        built = _Built(kernel, traced, source, _places(traced, print_))
-        return _disagreement(built, spec, u0, leaves) or built
+        frozen = tuple((place, tensor.clone()) for place, tensor in _places(traced.frozen, asked.print))
+        captured = tuple(place for place, _ in _places(traced.captured, asked.print))
+        built = _Built(kernel, captured, frozen)
+        return _disagreement(kernel, traced, spec, u0, leaves) or built
 
     # -- solves ------------------------------------------------------------------------------------------------------
     def forward(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> ForwardResult:
@@ -244,35 +284,50 @@ def _why_not_spec(spec: SolveSpec) -> str | None:
     return why_no_compiler()
 
 
-def _trace(
-    spec: SolveSpec, u0: Tensor, leaves: Sequence[Tensor], own: Sequence[bool], wanted: Sequence[bool] | None
-) -> Traced:
-    """Trace f for one trajectory, in the shape its author sees: with a batch, a batch of one."""
+def _single(
+    spec: SolveSpec, u0: Tensor, leaves: Sequence[Tensor], own: Sequence[bool]
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """One trajectory's state, leaves and time, in the shape that the author of f sees: with a batch, a batch of one."""
     ones = (1,) * len(spec.batch)
-    u = u0[0].detach().reshape(*ones, -1)
-    t = spec.t0[0].detach().reshape(ones)
+    detached = [leaf.detach() for leaf in leaves]
+    rest = [tuple(leaf.shape[len(ones) :]) for leaf in leaves]
     one = [
-        (leaf.reshape(-1, *leaf.shape[len(ones) :])[0].reshape(*ones, *leaf.shape[len(ones) :]) if mine else leaf)
-        for leaf, mine in zip((leaf.detach() for leaf in leaves), own, strict=True)
+        leaf.reshape(-1, *shape)[0].reshape(*ones, *shape) if mine else leaf
+        for leaf, shape, mine in zip(detached, rest, own, strict=True)
     ]
-    return trace_program(spec.f, u, one, t, own, wanted)
+    return u0[0].detach().reshape(*ones, -1), one, spec.t0[0].detach().reshape(ones)
 
 
-def _places(traced: Traced, print_: Fingerprint) -> tuple[int | Tensor, ...]:
-    places: list[int | Tensor] = []
-    for tensor in traced.captured:
+def _own(spec: SolveSpec, leaves: Sequence[Tensor]) -> tuple[bool, ...]:
+    """Which leaves have a row a trajectory: tensors of p, not of modules, whose first axes are the batch's."""
+    batch = spec.batch
+    if not batch or not isinstance(spec.f, FlatRightHandSide):
+        return (False,) * len(leaves)
+    return tuple(
+        not module and tuple(leaf.shape[: len(batch)]) == batch
+        for leaf, module in zip(leaves, spec.f.module_leaves(), strict=True)
+    )
+
+
+def _places(tensors: Sequence[Tensor], print_: Fingerprint) -> Iterator[tuple[int | Tensor, Tensor]]:
+    for tensor in tensors:
         same = [i for i, other in enumerate(print_.tensors) if _same_memory(tensor, other)]
-        places.append(same[0] if same else tensor)
-    return tuple(places)
+        yield (same[0] if same else tensor), tensor
+
+
+def _tensor_at(place: int | Tensor, print_: Fingerprint) -> Tensor:
+    return print_.tensors[place] if isinstance(place, int) else place
 
 
 def _same_memory(x: Tensor, y: Tensor) -> bool:
-    return x is y or (x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride() and x.numel() > 0)
+    return x is y or (
+        x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride() and x.numel() > 0
+    )
 
 
-def _disagreement(built: _Built, spec: SolveSpec, u0: Tensor, leaves: Sequence[Tensor]) -> str | None:
+def _disagreement(kernel: Kernel, traced: Traced, spec: SolveSpec, u0: Tensor, leaves: Sequence[Tensor]) -> str | None:
     """Compare f of every trajectory with torch's, before a kernel is believed."""
-    found = Call.of(built.kernel, spec, u0.detach(), leaves, built.traced.captured).evaluate()
+    found = Call.of(kernel, spec, u0.detach(), leaves, traced.captured).evaluate()
     expected = spec.first_du
     scale = expected.abs().amax().clamp(min=1e-300)
     tolerance = _AGREEMENT if u0.dtype == torch.float64 else 1e-4

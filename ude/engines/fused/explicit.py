@@ -97,7 +97,11 @@ def interpolant(rows: Sequence[Sequence[object]]) -> str:
     for i, row in enumerate(rows):
         text = "0"
         for entry in reversed([float(x) for x in row]):  # type: ignore[arg-type]
-            text = f"(real){entry!r}" if text == "0" and entry else (f"((real){entry!r} + theta * {text})" if text != "0" else "0")
+            text = (
+                f"(real){entry!r}"
+                if text == "0" and entry
+                else (f"((real){entry!r} + theta * {text})" if text != "0" else "0")
+            )
         lines.append(f"    weights[{i}] = " + (f"theta * {text};" if text != "0" else "0;"))
     return "\n".join([*lines, "}"])
 

@@ -34,6 +34,8 @@ MOVES = frozenset(
     split_copy split_with_sizes_copy diagonal_copy as_strided_copy view_as_real diag_embed unfold copy squeeze_ unsqueeze_
     _to_copy to repeat_interleave unfold_copy _reshape_copy""".split()
 )
+# A computed index may pick from this many different rows, each of which gets a loop of its own.
+_MOST_TABLES = 64
 #: Operators that fill with a known number, whatever tensors they are given.
 FILLS = {"zeros_like": 0.0, "ones_like": 1.0, "new_zeros": 0.0, "new_ones": 1.0}
 
@@ -105,7 +107,8 @@ class Lowering:
         try:
             return self._lower(name, target, node, args, kwargs)
         except Unfusable as reason:
-            raise Unfusable(f"{reason}{_where(node)}") from None
+            reason.operator = name
+            raise
 
     def _lower(self, name: str, target: Any, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if name in MOVES:
@@ -152,7 +155,7 @@ class Lowering:
         return [_Held(part) for part in moved] if isinstance(moved, (list, tuple)) else _Held(moved)
 
     def _ids(self, value: Any) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self.addresses(value)))
+        return _tensor(self.addresses(value))
 
     def _fill(self, name: str, node: fx.Node, args: Any) -> Any:
         if name in FILLS:
@@ -231,6 +234,15 @@ class Lowering:
         count = self.addresses(x).size // max(1, total.at.numel())
         return self._map("div", (total, float(count)))
 
+    def _op_var(
+        self, node: fx.Node, x: Any, dims: Any = None, correction: Any = 1, keepdim: bool = False, **_: Any
+    ) -> Any:
+        mean = self._op_mean(node, x, dims, True)
+        centred = self._map("sub", (x, mean))
+        total = self._reduce("add", node, self._map("square", (centred,)), dims, keepdim)
+        count = self.addresses(x).size // max(1, total.at.numel())
+        return self._map("div", (total, float(count - (1 if correction is None else correction))))
+
     def _op_amax(self, node: fx.Node, x: Any, dims: Any = None, keepdim: bool = False) -> Any:
         return self._reduce("maximum", node, x, dims, keepdim)
 
@@ -262,18 +274,49 @@ class Lowering:
     def _op_index(self, node: fx.Node, x: Any, indices: Sequence[Any]) -> Any:
         if not any(isinstance(index, _Held) for index in indices):
             return _Held(aten.index(self._ids(x), list(indices)))
-        source = self.addresses(x)
-        if source.ndim == 1 and len(indices) == 1:
-            return _held(self.program.gather(source, self.addresses(indices[0])))
-        raise Unfusable(f"the operator {node.target} picks by a computed index from more than one axis")
+        computed = [axis for axis, index in enumerate(indices) if isinstance(index, _Held)]
+        if len(computed) > 1:
+            raise Unfusable(f"the operator {node.target} picks by computed indices from more than one axis")
+        # what each number is picked from: a row along the axis of the computed index
+        (axis,) = computed
+        source = np.moveaxis(self.addresses(x), axis, -1)
+        known = [index for i, index in enumerate(indices) if i != axis]
+        at = self.addresses(indices[axis])
+        if any(index is None for index in known):
+            raise Unfusable(f"the operator {node.target} picks whole rows by a computed index")
+        shape = np.broadcast_shapes(at.shape, *(tuple(index.shape) for index in known))
+        rows = source[tuple(np.broadcast_to(index.numpy(), shape) for index in known)]
+        rest = source.shape[len(known) : -1]
+        if rest:
+            raise Unfusable(f"the operator {node.target} picks whole rows by a computed index")
+        return _held(self._pick(np.broadcast_to(rows, (*shape, source.shape[-1])), np.broadcast_to(at, shape)))
+
+    def _pick(self, rows: Addresses, index: Addresses) -> Addresses:
+        """``rows[i, index[i]]``: one gather for all numbers that are picked from the same row."""
+        tables, at = rows.reshape(-1, rows.shape[-1]), index.reshape(-1)
+        found = np.empty(at.size, dtype=np.int64)
+        distinct, which = np.unique(tables, axis=0, return_inverse=True)
+        if len(distinct) > _MOST_TABLES:
+            raise Unfusable("an operator picks by a computed index from many rows")
+        for i, table in enumerate(distinct):
+            here = np.flatnonzero(which.reshape(-1) == i)
+            found[here] = self.program.gather(table, at[here])
+        return found.reshape(index.shape)
 
     def _dynamic_gather(self, name: str, args: Any) -> Any:
         source, axis, index = self.addresses(args[0]), args[1], self.addresses(args[2])
         if name not in ("gather", "index_select"):
             raise Unfusable(f"the operator {name} picks by a computed index")
-        if source.ndim == 1:
-            return _held(self.program.gather(source, index))
-        raise Unfusable(f"the operator {name} picks by a computed index from more than one axis: {axis}")
+        source = np.moveaxis(source, axis, -1)
+        if name == "index_select":
+            rows = np.broadcast_to(source[..., None, :], (*source.shape[:-1], index.size, source.shape[-1]))
+            picked = self._pick(rows, np.broadcast_to(index, rows.shape[:-1]))
+        else:
+            at = np.moveaxis(index, axis, -1)
+            inner = source[tuple(slice(size) for size in at.shape[:-1])]
+            rows = np.broadcast_to(inner[..., None, :], (*at.shape, source.shape[-1]))
+            picked = self._pick(rows, at)
+        return _held(np.moveaxis(picked, -1, axis))
 
     def _op_constant_pad_nd(self, node: fx.Node, x: Any, pad: Sequence[int], value: Any = 0.0) -> Any:
         return _Held(aten.constant_pad_nd(self._ids(x), list(pad), int(self.addresses(value))))
@@ -281,13 +324,11 @@ class Lowering:
     def _op_searchsorted(self, node: fx.Node, knots: Any, x: Any, *, right: bool = False, **_: Any) -> Any:
         side = _.get("side") == "right" or right
         table, at = self.addresses(knots), self.addresses(x)
-        if table.ndim != 1:
-            raise Unfusable(f"the operator {node.target} searches rows of their own")
         # how many knots lie before x: a sum of comparisons, which needs no branch
-        wide = np.broadcast_to(table, (*at.shape, table.size))
-        spread = np.broadcast_to(at[..., None], wide.shape)
+        rows = table if table.ndim == 1 else table[..., None, :]
+        wide, spread = np.broadcast_arrays(rows, at[..., None])
         before = self.program.map("le" if side else "lt", wide, spread)
-        return _held(self.program.reduce("add", before.reshape(-1, table.size)).reshape(at.shape))
+        return _held(self.program.reduce("add", before.reshape(-1, table.shape[-1])).reshape(at.shape))
 
     def _op_bucketize(self, node: fx.Node, x: Any, knots: Any, *, right: bool = False, **_: Any) -> Any:
         return self._op_searchsorted(node, knots, x, right=right)
@@ -314,7 +355,7 @@ class Lowering:
     def _scatter(self, node: fx.Node, x: Any, indices: Sequence[Any], y: Any, accumulate: bool) -> Any:
         base = self.addresses(x)
         index = self.addresses(indices[0])
-        if base.ndim != 1 or len(indices) != 1 or not accumulate:
+        if base.size != base.shape[-1] or len(indices) != 1 or not accumulate:
             raise Unfusable(f"the operator {node.target} writes by a computed index")
         # one term a place: `y` where the index is this place, else zero
         source = np.broadcast_to(self.addresses(y), index.shape).reshape(-1)
@@ -405,8 +446,13 @@ class _Held:
         self.at = at
 
 
+def _tensor(addresses: Addresses) -> Tensor:
+    # ascontiguousarray makes a row of a single number
+    return torch.from_numpy(np.ascontiguousarray(addresses)).view(addresses.shape)
+
+
 def _held(addresses: Addresses) -> _Held:
-    return _Held(torch.from_numpy(np.ascontiguousarray(addresses)).view(addresses.shape))
+    return _Held(_tensor(addresses))
 
 
 def _windows(
@@ -464,20 +510,6 @@ def _map_tree(tree: Any, ids: Callable[[Any], Tensor], *, keep: bool) -> Any:
 def _meta(node: Any) -> Tensor:
     value: Tensor = node.meta["val"]
     return value
-
-
-def _where(node: fx.Node) -> str:
-    """The line of the user's code, as `` (line 12 of model.py: `...`)``."""
-    trace = node.meta.get("stack_trace") or node.stack_trace or ""
-    lines = [line.strip() for line in trace.strip().splitlines()]
-    frames = [(line, lines[i + 1] if i + 1 < len(lines) else "") for i, line in enumerate(lines) if line[:5] == "File "]
-    own = [frame for frame in frames if "/torch/" not in frame[0] and "/ude/" not in frame[0]]
-    if not own:
-        return ""
-    place, text = own[-1]
-    parts = place.split('"')
-    number = place.split("line ")[1].split(",")[0] if "line " in place else "?"
-    return f" (line {number} of {parts[1].rsplit('/', 1)[-1]}: `{text}`)"
 
 
 # -- gradients of leaves -----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ FUNCTIONS: dict[str, str] = {
     "truth": "{p}number({p}ne({0}, {p}splat(0)))",
     "isnan": "{p}number({p}ne({0}, {0}))",
     "isfinite": "{p}number({p}eq({0} - {0}, {p}splat(0)))",
-    "isinf": "{p}number({p}eq({p}abs({0}), {p}splat((VM_SCALAR)INFINITY)))",
+    "isinf": "{p}number({p}eq({p}abs({0}), {p}splat((real)INFINITY)))",
     "sign": "({p}number({p}gt({0}, {p}splat(0))) - {p}number({p}lt({0}, {p}splat(0))))",
     "relu": "{p}select({p}le({0}, {p}splat(0)), {p}splat(0), {0})",
 }
@@ -33,9 +33,8 @@ FUNCTIONS |= {
     for name in """abs sqrt exp expm1 exp2 log log1p log2 log10 sin cos tan asin acos atan sinh cosh tanh asinh acosh
     atanh sigmoid erf erfc floor ceil round trunc lgamma digamma rsqrt""".split()
 }
-FUNCTIONS |= {
-    name: "{p}" + name + "({0}, {1})" for name in "fmin fmax pow atan2 hypot fmod remainder".split()
-}
+FUNCTIONS |= {"minimum": "{p}min({0}, {1})", "maximum": "{p}max({0}, {1})"}
+FUNCTIONS |= {name: "{p}" + name + "({0}, {1})" for name in "fmin fmax pow atan2 hypot fmod remainder".split()}
 
 #: aten overload packet -> name above, where the arguments are those of torch.
 UNARY = {

@@ -23,7 +23,13 @@ ZERO = 0
 
 
 class Unfusable(Exception):
-    """This right-hand side has no fused kernel; the message is one sentence that says why."""
+    """This right-hand side has no fused kernel; the message is one sentence that says why.
+
+    Attributes:
+        operator: Name of the ATen operator that cannot be lowered, if it is one.
+    """
+
+    operator: str | None = None
 
 
 @dataclass(eq=False)

@@ -136,7 +136,9 @@ class Renderer:
                     group = []
                 group.append(operation)
                 continue
-            if group and not (isinstance(operation, Map) and operation.out.numel == 1 and not self._touches(operation, group)):
+            if group and not (
+                isinstance(operation, Map) and operation.out.numel == 1 and not self._touches(operation, group)
+            ):
                 lines += self._loop(group, self._read_after(group, operations[i:], read_last))
                 group = []
             lines += self.operation(operation, "v_")

@@ -174,7 +174,7 @@ def _types(shape: Shape) -> str:
     lines = [
         f"typedef {shape.real} real;",
         f"typedef {'int64_t' if shape.real == 'double' else 'int32_t'} mask;",
-        "#define EXPORT __attribute__((visibility(\"default\")))",
+        '#define EXPORT __attribute__((visibility("default")))',
         "#define ALIGNED __attribute__((aligned(64)))",
     ]
     for prefix, lanes in kinds:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import ude
 from ude.engines.fused.program import Unfusable
 
 #: f over leaves: (u, leaves, t) -> du
@@ -92,20 +97,49 @@ def trace_jacobian(f: RightHandSide, u: Tensor, leaves: Sequence[Tensor], t: Ten
     return _graph(jacobian, u, list(leaves), t)
 
 
+def line_of(f: RightHandSide, u: Tensor, leaves: Sequence[Tensor], t: Tensor, operator: str) -> str:
+    """Where f calls an operator, as `` (line 12 of model.py: `...`)``; nothing where it is not found."""
+    finder = _Finder(operator)
+    with torch.no_grad(), finder:
+        f(u, leaves, t)
+    if finder.frame is None:
+        return ""
+    return f" (line {finder.frame.lineno} of {Path(finder.frame.filename).name}: `{finder.frame.line}`)"
+
+
+class _Finder(TorchDispatchMode):
+    """Notes the innermost line outside of torch and ude from which an operator is called first."""
+
+    def __init__(self, operator: str) -> None:
+        super().__init__()
+        self.operator = operator
+        self.frame: traceback.FrameSummary | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.frame is None and func.overloadpacket.__name__ == self.operator:
+            own = [frame for frame in traceback.extract_stack() if not frame.filename.startswith(_INNER)]
+            self.frame = own[-1] if own else None
+        return func(*args, **(kwargs or {}))
+
+
+# a trailing separator, so that a folder next to the package is not taken for a part of it
+_INNER = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (torch, ude))
+
+
 def _graph(function: Callable[..., list[Tensor]], *inputs: Any) -> fx.GraphModule:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     functional = torch.func.functionalize(function, remove="mutations_and_views")
     try:
         # real tensors, not fake ones: the first trace in a process is then ten times faster
-        return make_fx(functional, decomposition_table=_decompositions(), record_stack_traces=True)(*inputs)
+        return make_fx(functional, decomposition_table=_decompositions())(*inputs)
     except Exception as error:
         raise Unfusable(_reason(error)) from error
 
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    if "trying to get a value out of" in text or "data-dependent" in text or "_local_scalar_dense" in text:
+    if "get a value out of" in text or "data-dependent" in text or "_local_scalar_dense" in text:
         return (
             "f decides by the value of a tensor (an `if`, float() or .item()); write it with torch.where, minimum or "
             "maximum"

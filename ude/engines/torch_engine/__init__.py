@@ -44,6 +44,12 @@ class TorchEngine:
             return _needs_fixed_steps(algorithm)
         return None
 
+    def why_wait(self, spec: SolveSpec) -> str | None:
+        return None
+
+    def learn(self, spec: SolveSpec, calls: int) -> None:
+        """Nothing is made ready for later solves."""
+
     def forward(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> ForwardResult:
         with torch.no_grad():
             if isinstance(spec.algorithm, ExplicitRungeKutta):
