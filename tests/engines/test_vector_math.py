@@ -21,10 +21,15 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler (gcc, cl
 
 LANES = (1, 4, 8)
 TYPES = {"double": np.float64, "float": np.float32}
-ONE_ARGUMENT = """neg abs sign square reciprocal sqrt rsqrt round floor ceil trunc exp exp2 expm1 tanh sigmoid
-    log_sigmoid log log2 log10 log1p sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc lgamma digamma""".split()
-TWO_ARGUMENTS = "min max pow atan2 hypot fmod remainder copysign".split()
-COMPARISONS = "lt le gt ge eq ne".split()
+# fmt: off
+ONE_ARGUMENT = [
+    "neg", "abs", "sign", "square", "reciprocal", "sqrt", "rsqrt", "round", "floor", "ceil", "trunc", "exp",
+    "exp2", "expm1", "tanh", "sigmoid", "log_sigmoid", "log", "log2", "log10", "log1p", "sin", "cos", "tan",
+    "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "digamma",
+]
+# fmt: on
+TWO_ARGUMENTS = ["min", "max", "pow", "atan2", "hypot", "fmod", "remainder", "copysign"]
+COMPARISONS = ["lt", "le", "gt", "ge", "eq", "ne"]
 # the second has neither fused multiply-add nor wide registers: what is exact must be exact there as well
 BUILDS = {
     "native": ["-O3", "-march=native"],

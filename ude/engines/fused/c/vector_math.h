@@ -93,14 +93,10 @@ typedef VMC(t) VMC(v); /* the same type, for declarations where `t` would read a
 #if VM_PLANES == 1
 VM_INLINE VMC(i) VMC(bits)(VMC(t) x) { VMC(i) b; memcpy(&b, &x, sizeof b); return b; }
 VM_INLINE VMC(t) VMC(real)(VMC(i) b) { VMC(t) x; memcpy(&x, &b, sizeof x); return x; }
-VM_INLINE VMC(t) VMC(select)(VMC(i) m, VMC(t) a, VMC(t) b) { return m ? a : b; }
 #define VM_COMPARE(name, op) VM_INLINE VMC(i) VMC(name)(VMC(t) a, VMC(t) b) { return -(VMC(i))(a op b); }
 #else
 VM_INLINE VMC(i) VMC(bits)(VMC(t) x) { return (VMC(i))x; }
 VM_INLINE VMC(t) VMC(real)(VMC(i) b) { return (VMC(t))b; }
-VM_INLINE VMC(t) VMC(select)(VMC(i) m, VMC(t) a, VMC(t) b) {
-    return (VMC(t))(((VMC(i))a & m) | ((VMC(i))b & ~m));
-}
 #define VM_COMPARE(name, op) VM_INLINE VMC(i) VMC(name)(VMC(t) a, VMC(t) b) { return (VMC(i))(a op b); }
 #endif
 VM_COMPARE(lt, <)
@@ -109,6 +105,11 @@ VM_COMPARE(gt, >)
 VM_COMPARE(ge, >=)
 VM_COMPARE(eq, ==)
 VM_COMPARE(ne, !=)
+/* a where the mask holds, else b. By bits for one lane as well: a branch would keep loops over single numbers from
+ * being vectorised (pow runs four times slower). On AVX GCC makes one blend of it. */
+VM_INLINE VMC(t) VMC(select)(VMC(i) m, VMC(t) a, VMC(t) b) {
+    return VMC(real)((VMC(bits)(a) & m) | (VMC(bits)(b) & ~m));
+}
 
 VM_INLINE VMC(t) VMC(splat)(VM_REAL x) {
     VMC(t) v;
