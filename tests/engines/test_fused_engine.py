@@ -60,7 +60,8 @@ class TestAgreement:
         p, u0 = leaves_of(RATES), torch.tensor([1.0, 1.0], dtype=torch.float64, requires_grad=True)
         options = {"saveat": 0.37, "abstol": 1e-8, "reltol": 1e-8}
         sol = assert_engines_agree(lotka_volterra, u0, (0.0, 4.0), p, [u0, *p.values()], alg=alg, **options)
-        assert sol.stats.nf == solved("torch", lotka_volterra, u0, (0.0, 4.0), p, alg, **options).stats.nf
+        if not alg.tableau.extra_a:  # of which the torch engine counts those that the saves need
+            assert sol.stats.nf == solved("torch", lotka_volterra, u0, (0.0, 4.0), p, alg, **options).stats.nf
 
     @pytest.mark.parametrize("alg", [ude.Euler(), ude.RK4(), ude.Tsit5()], ids=lambda alg: alg.name)
     def test_fixed_steps_agree(self, alg):
@@ -232,7 +233,7 @@ class TestForcing:
     @pytest.mark.parametrize("kind", ["constant", "linear", "cubic", "pchip"])
     def test_interpolated_forcing_is_fused_with_its_gradient(self, kind):
         knots = torch.linspace(0, 3, 7, dtype=torch.float64)
-        values = torch.sin(knots).requires_grad_()
+        values = torch.sin(knots)
 
         def f(u, p, t):
             return -u + p.forcing(t).unsqueeze(-1)
@@ -240,10 +241,10 @@ class TestForcing:
         u0 = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
         found = []
         for name in ("fused", "torch"):
-            forcing = ude.Interpolation(knots, values, kind=kind)
+            forcing = ude.Interpolation(knots, values, kind=kind, trainable=True)
             sol = solved(name, f, u0, (0.0, 3.0), {"forcing": forcing}, saveat=0.5, reltol=1e-6)
             assert sol.stats.engine == name
-            found.append((sol.u, *gradient(sol, [u0, values])))
+            found.append((sol.u, *gradient(sol, [u0, *forcing.parameters()])))
         for ours, theirs in zip(*found, strict=True):
             assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-12)
 

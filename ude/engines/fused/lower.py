@@ -270,6 +270,13 @@ class Lowering:
         scaled = product if alpha == 1 else self._map("mul", (product, alpha))
         return self._map("add", (scaled, bias if beta == 1 else self._map("mul", (bias, beta))))
 
+    def _op_broadcast_in_dim(self, node: fx.Node, x: Any, shape: Sequence[int], axes: Sequence[int]) -> Any:
+        at = self._ids(x)
+        sizes = [1] * len(shape)
+        for axis, size in zip(axes, at.shape, strict=True):
+            sizes[axis] = size
+        return _Held(at.reshape(sizes).expand(*shape))
+
     # -- numbers picked by an index --------------------------------------------------------------------------------
     def _op_index(self, node: fx.Node, x: Any, indices: Sequence[Any]) -> Any:
         if not any(isinstance(index, _Held) for index in indices):
