@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ude.callbacks import Callback, PresetTimeCallback, flatten_callbacks, terminate
 from ude.engines import ENGINES, SolveSpec, TorchDiffEq, choose_engine
+from ude.engines.step_checks import step_checks
 from ude.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
 from ude.errors import InputError
 from ude.events import EventRun, preset_times, solve_with_events
-from ude.methods import Algorithm, PIController, Tsit5
+from ude.methods import Algorithm, Controller, PIController, Tsit5
 from ude.problems import FlatRightHandSide, ODEProblem, flatten
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solution import ReturnCode, Solution, Statistics
@@ -45,7 +46,11 @@ def solve(  # type: ignore[misc]
     dtmin: float = 0.0,
     dtmax: float = float("inf"),
     maxiters: int = 100_000,
-    controller: PIController | None = None,
+    force_dtmin: bool = False,
+    controller: Controller | None = None,
+    isoutofdomain: Callable[..., Any] | None = None,
+    unstable_check: Callable[..., Any] | None = None,
+    internalnorm: Callable[..., Any] | None = None,
     sensealg: SensitivityAlgorithm | None = None,
     engine: str = "auto",
     callback: Callback | Sequence[Callback] | None = None,
@@ -67,8 +72,17 @@ def solve(  # type: ignore[misc]
             ``error / (abstol + reltol |u|)`` is at most 1. Every trajectory of a batch has its own steps.
         dt: First step; the step itself with ``adaptive=False``.
         dtmin, dtmax: Bounds of the step size. A step below dtmin ends the trajectory with a `ReturnCode`.
+        force_dtmin: Take a step of size dtmin whatever its error, and go on.
         maxiters: Most steps, accepted or not, that a trajectory may try.
-        controller: Step-size control, `PIController()` unless given.
+        controller: Step-size control: `PIController()` (the default), `IController()` or `PIDController(b1, b2, b3)`;
+            qmin, qmax, gamma, qsteady_min and the like are its arguments.
+        isoutofdomain: ``(u, p, t) -> (*batch)`` booleans. A step that ends where it holds is rejected and tried again
+            with the smallest factor of the controller; with force_dtmin it is taken at dtmin all the same.
+        unstable_check: ``(dt, u, p, t) -> (*batch)`` booleans. A trajectory whose accepted step ends where it holds is
+            given up as `Unstable`.
+        internalnorm: ``(error, t) -> (*batch)``: the norm of the scaled errors ``(*batch, state)`` of a step, which is
+            accepted when it is at most 1; their root mean square unless given. It chooses the first step too; Newton's
+            iteration keeps the root mean square.
         sensealg: How gradients are computed: `DiscreteAdjoint()` (the default), which may keep checkpoints only,
             `BacksolveAdjoint()`, `InterpolatingAdjoint()`, `QuadratureAdjoint()`, `GaussAdjoint()`,
             `ForwardSensitivity()`, or `Autograd()` for second derivatives; docs/sensitivities.md compares them.
@@ -116,6 +130,10 @@ def solve(  # type: ignore[misc]
     _check_numbers(dt=dt, dtmin=dtmin, dtmax=dtmax, maxiters=maxiters)
     if not adaptive and dt is None:
         raise InputError("adaptive=False needs a step", fix="Give dt.")
+    if not adaptive and (force_dtmin or isoutofdomain is not None):
+        raise InputError(
+            "force_dtmin and isoutofdomain need steps that can change", got="adaptive=False", fix="Leave them out."
+        )
     spec = SolveSpec(
         f=f,
         batch=batch,
@@ -125,13 +143,17 @@ def solve(  # type: ignore[misc]
         algorithm=alg,
         abstol=_tolerance(abstol, "abstol", u0),
         reltol=_tolerance(reltol, "reltol", u0),
-        controller=PIController() if controller is None else controller,
+        controller=_controller(controller),
         first_du=_first_derivative(f, u0, p, t0, batch),
         dt=dt,
         dtmin=dtmin,
         dtmax=dtmax,
         adaptive=adaptive,
         maxiters=maxiters,
+        force_dtmin=force_dtmin,
+        checks=step_checks(
+            f, batch, isoutofdomain=isoutofdomain, unstable_check=unstable_check, internalnorm=internalnorm
+        ),
         checkpoints=getattr(sensealg, "checkpoints", "all") if _tracked(u0, p) else "all",
     )
     if spec.saveat is None and isinstance(alg, TorchDiffEq):
@@ -240,6 +262,14 @@ def _times(value: float | Tensor, u0: Tensor) -> Float[Tensor, "B"]:
     if isinstance(value, Tensor):
         return value.reshape(-1)
     return torch.full((u0.shape[0],), value, dtype=u0.dtype, device=u0.device)
+
+
+def _controller(controller: Controller | None) -> Controller:
+    if controller is None:
+        return PIController()
+    if isinstance(controller, type) or not hasattr(controller, "factor"):
+        raise InputError("controller must be a controller object", expected="e.g. IController()", got=repr(controller))
+    return controller
 
 
 def _check_numbers(*, dt: float | None, dtmin: float, dtmax: float, maxiters: int) -> None:

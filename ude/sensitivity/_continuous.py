@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, add, as_batch, differentiable, live_leaves
+from ude.engines.engine import NO_CHECKS, SolveSpec, add, as_batch, differentiable, live_leaves
 from ude.errors import EngineRefused
 from ude.sensitivity.reading import Gradient
 from ude.sensitivity.sensitivity import Solved
@@ -123,6 +123,8 @@ def solve_back(
         t0=span[0],
         t1=span[1],
         saveat=None,
+        checks=NO_CHECKS,
+        resume=None,
         abstol=abstol,
         reltol=reltol,
         first_du=f(z, p, span[0]),

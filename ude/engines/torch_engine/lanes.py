@@ -76,6 +76,9 @@ class TensorLanes:
     def power(self, x: Tensor, exponent: float) -> Tensor:
         return x**exponent
 
+    def arctan(self, x: Tensor) -> Tensor:
+        return torch.atan(x)
+
     def where(self, condition: Tensor, x: Any, y: Any) -> Tensor:
         return torch.where(condition, x, y)
 

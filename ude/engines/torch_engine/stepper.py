@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import ForwardResult, SolveSpec, StepRecord
+from ude.engines.engine import ForwardResult, SolveSpec, StepControl, StepRecord
 from ude.engines.torch_engine.checkpoints import Keeper
 from ude.engines.torch_engine.lanes import Lanes, lanes_for
 from ude.engines.torch_engine.scheme import LazyScheme, Scheme, Trial, Work
 from ude.engines.torch_engine.stages import extend, locate
-from ude.methods.controller import FACTOR_GRID, INITIAL_ERROR, SMALLEST_ERROR
+from ude.methods.controller import FACTOR_GRID, SMALLEST_ERROR
 from ude.solution import ReturnCode
 
 # Saves are evaluated from the stages of this many steps at a time, so that stages need not be kept for all.
@@ -82,7 +82,7 @@ class _State:
     dt: Any
     u: Tensor
     k1: Tensor
-    error: Any
+    memory: tuple[Any, ...]
     active: Any
     stopped: Any
 
@@ -97,10 +97,10 @@ def integrate(spec: SolveSpec, scheme: Scheme, u0: Tensor) -> ForwardResult:
     sign, end = lanes.read(sign_tensor), lanes.read(spec.t1)
     state = _State(
         t=lanes.read(spec.t0),
-        dt=lanes.read(_first_step(spec, scheme.work, scheme.error_order, u0, sign_tensor)),
+        dt=lanes.read(_start_step(spec, scheme.work, scheme.error_order, u0, sign_tensor)),
         u=u0,
         k1=spec.first_du,
-        error=lanes.read(torch.full_like(spec.t0, INITIAL_ERROR)),
+        memory=tuple(lanes.read(item) for item in _start_memory(spec)),
         active=lanes.read(spec.t0 != spec.t1),
         stopped=lanes.read(torch.zeros_like(spec.t0, dtype=torch.bool)),
     )
@@ -125,6 +125,10 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
     """Build the function that tries one step of every trajectory and moves those that accept it."""
     resolution = 16 * torch.finfo(spec.t0.dtype).eps
     tiny = 1e3 * torch.finfo(spec.t0.dtype).tiny
+    controller, order, checks = spec.controller, scheme.error_order, spec.checks
+
+    def smallest_step(t: Any) -> Any:
+        return lanes.maximum(abs(t) * resolution, max(spec.dtmin, tiny))
 
     def attempt(state: _State, sign: Any, end: Any, rows: _Rows) -> tuple[Any, Any]:
         remaining = (end - state.t) * sign
@@ -134,8 +138,15 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
         t, dt = lanes.tensor(before), lanes.tensor(size * sign)
         trial = scheme.attempt(state.u, state.k1, t, dt)
         u = trial.u
-        error, finite = _scaled_error(spec, lanes, state.u, trial)
-        accept = finite & (error <= 1.0) & state.active
+        error, finite = _scaled_error(spec, lanes, state.u, trial, t)
+        judged = error
+        if checks.isoutofdomain is not None:
+            outside = checks.isoutofdomain(u, scheme.work.p, t + dt)
+            judged = lanes.where(lanes.read(outside) & finite, float("inf"), error)
+        accept = finite & controller.accepts(lanes, judged, state.memory, order) & state.active
+        at_smallest = spec.force_dtmin and size <= smallest_step(before)
+        if spec.force_dtmin:
+            accept = accept | (finite & at_smallest & state.active)
         solved = None if trial.converged is None else lanes.read(trial.converged)
         if solved is not None:
             accept = accept & solved
@@ -152,13 +163,22 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
             scheme.settle(lanes.tensor(accept).to(torch.bool))
             state.u, state.k1 = lanes.select(accept, u, state.u), lanes.select(accept, k1, state.k1)
         if spec.adaptive:
-            factor = spec.controller.factor(lanes, error, state.error, accept, scheme.error_order)
+            factor = controller.factor(lanes, judged, state.memory, accept, order)
             if solved is not None and trial.shrink is not None:
                 factor = lanes.where(solved, factor, lanes.read(trial.shrink))
-            state.dt = lanes.where(state.active, lanes.minimum(size * factor, spec.dtmax), state.dt)
-            state.error = lanes.where(accept, spec.controller.remember(lanes, error), state.error)
-        smallest = lanes.maximum(abs(state.t) * resolution, max(spec.dtmin, tiny))
-        stuck = lanes.negate(accept) & ((state.dt < smallest) | (not spec.adaptive))
+            proposed = lanes.minimum(size * factor, spec.dtmax)
+            # a step cut short by the end says little about the next: whoever goes on from here keeps the longer one
+            proposed = lanes.where(accept & last, lanes.maximum(proposed, state.dt), proposed)
+            state.dt = lanes.where(state.active, proposed, state.dt)
+            learnt = controller.remember(lanes, error, state.memory)
+            state.memory = tuple(lanes.where(accept, new, old) for new, old in zip(learnt, state.memory, strict=True))
+        smallest = smallest_step(state.t)
+        if spec.force_dtmin:
+            # at the smallest step only a state that is not finite, or stages that cannot be solved, are an end
+            stuck = lanes.negate(accept) & (at_smallest | (not spec.adaptive))
+            state.dt = lanes.maximum(state.dt, smallest)
+        else:
+            stuck = lanes.negate(accept) & ((state.dt < smallest) | (not spec.adaptive))
         code = float(ReturnCode.DtLessThanMin)
         if solved is not None and trial.shrink is not None:
             # a step that is tried again with a new Jacobian is not lost yet
@@ -169,25 +189,58 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
         # a small last step or a cautious controller is no failure: only a rejection at the smallest step is
         state.dt = lanes.maximum(state.dt, spec.dtmin) if spec.dtmin else state.dt
         failed = lanes.where(finite, code, float(ReturnCode.Unstable))
-        return accept, lanes.where(stuck, failed, failed * 0.0)
+        codes = lanes.where(stuck, failed, failed * 0.0)
+        if checks.unstable_check is not None:
+            given_up = accept & lanes.read(checks.unstable_check(dt, state.u, scheme.work.p, t + dt))
+            codes = lanes.where(given_up, float(ReturnCode.Unstable), codes)
+        return accept, codes
 
     return attempt
 
 
-def _scaled_error(spec: SolveSpec, lanes: Lanes, old: Tensor, trial: Trial) -> tuple[Any, Any]:
-    """Root mean square of error/(abstol + reltol max(|u|, |u_next|)) of each trajectory, and whether it is finite."""
+def _scaled_error(spec: SolveSpec, lanes: Lanes, old: Tensor, trial: Trial, t: Tensor) -> tuple[Any, Any]:
+    """Norm of error/(abstol + reltol max(|u|, |u_next|)) of each trajectory, and whether it is finite."""
     new, error = trial.u, trial.error
     if error is None:
         finite = lanes.isfinite(lanes.read(new.abs().sum(-1)))
         return lanes.where(finite, 0.0, float("inf")), finite
     scale = torch.maximum(old.abs(), new.abs()) * spec.reltol + spec.abstol
-    norm = torch.linalg.vector_norm(error / scale, dim=-1) * old.shape[-1] ** -0.5
+    norm = _norm(spec, error / scale, t)
     if trial.error_low is not None:
-        low = torch.linalg.vector_norm(trial.error_low / scale, dim=-1) * old.shape[-1] ** -0.5
+        low = _norm(spec, trial.error_low / scale, t)
         norm = norm * (norm / torch.hypot(norm, 0.1 * low).clamp(min=SMALLEST_ERROR))
     size = lanes.read(norm)
     finite = lanes.isfinite(size)
     return lanes.where(finite, size, float("inf")), finite
+
+
+def _norm(spec: SolveSpec, scaled: Float[Tensor, "B n"], t: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """The root mean square of each trajectory, or the norm that the user gave."""
+    if spec.checks.internalnorm is not None:
+        return spec.checks.internalnorm(scaled, t)
+    size: Tensor = torch.linalg.vector_norm(scaled, dim=-1)
+    return size * scaled.shape[-1] ** -0.5
+
+
+def _start_memory(spec: SolveSpec) -> tuple[Float[Tensor, "B"], ...]:
+    """What the controller remembers at the start: that of the solve before where it goes on from one."""
+    fresh = tuple(torch.full_like(spec.t0, value) for value in spec.controller.start())
+    if spec.resume is None:
+        return fresh
+    carried = torch.isfinite(spec.resume.dt)
+    return tuple(torch.where(carried, old, new) for old, new in zip(spec.resume.memory, fresh, strict=True))
+
+
+def _start_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) -> Float[Tensor, "B"]:
+    """The step that each trajectory tries first: given, carried over from the solve before, or chosen."""
+    if spec.dt is not None or spec.resume is None:
+        return _first_step(spec, f, order, u0, sign)
+    carried = spec.resume.dt.clamp(min=spec.dtmin, max=spec.dtmax)
+    moving = spec.t0 != spec.t1
+    if not bool((torch.isnan(carried) & moving).any()):
+        # nobody needs the call of f that choosing costs
+        return carried
+    return torch.where(torch.isnan(carried), _first_step(spec, f, order, u0, sign), carried)
 
 
 def _first_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) -> Float[Tensor, "B"]:
@@ -202,6 +255,8 @@ def _first_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) 
     scale = spec.abstol + spec.reltol * u0.abs()
 
     def norm(x: Tensor) -> Tensor:
+        if spec.checks.internalnorm is not None:
+            return spec.checks.internalnorm(x / scale, spec.t0)
         return torch.linalg.vector_norm(x / scale, dim=-1) / root_n
 
     d0, d1 = norm(u0), norm(spec.first_du)
@@ -251,6 +306,7 @@ def _result(spec: SolveSpec, rows: _Rows, state: _State, lanes: Lanes, counts: _
         nf=counts.work.calls,
         njacs=counts.work.jacobians,
         nw=counts.work.factorisations,
+        control=StepControl(lanes.tensor(state.dt), tuple(lanes.tensor(item) for item in state.memory)),
     )
 
 
