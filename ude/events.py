@@ -31,7 +31,7 @@ from ude.callbacks import (
     terminate,
 )
 from ude.engines import Engine, SolveSpec
-from ude.engines.engine import as_batch
+from ude.engines.engine import StepControl, as_batch
 from ude.errors import InputError
 from ude.problems import FlatRightHandSide
 from ude.sensitivity import SensitivityAlgorithm, Solved
@@ -145,6 +145,13 @@ class _Progress:
     since: Float[Tensor, "B"]
     nf: int = 0
     events: list[Event] = field(default_factory=list)
+    control: StepControl | None = None
+
+    def resume(self) -> StepControl | None:
+        """The step control of the leg before, from which the next one goes on."""
+        if self.control is None:
+            return None
+        return replace(self.control, jumped=self.jumped)
 
     @classmethod
     def start(cls, run: EventRun, u0: Tensor) -> _Progress:
@@ -303,9 +310,11 @@ def _one_leg(run: EventRun, state: _Progress) -> tuple[_Leg, _Located, Tensor, T
         first_du=first,
         watch=watch if watch.needed else None,
         dt=spec.dt if not spec.adaptive or not state.nf else None,
+        resume=state.resume(),
     )
     result = engine.forward(leg_spec, u.detach(), run.p)
     state.nf += result.nf + 1
+    state.control = result.control if spec.adaptive else None
     state.accepted = state.accepted + result.accepted_steps
     state.rejected = state.rejected + result.rejected_steps
     done = replace(leg_spec, t1=result.t_end, watch=None)

@@ -41,12 +41,14 @@ class StepControl:
     """Where the step control of a solve stands at its end, for a solve that goes on from there.
 
     Args:
-        dt: The step that each trajectory would try next, positive (B,). NaN lets the engine choose it anew.
+        dt: The step that each trajectory would try next, positive (B,).
+        jumped: Whose state was changed since, so that the step may be too long and the memory tells nothing (B,).
         memory: What the controller remembers, its `Controller.start` a trajectory; each (B,).
         history: Whatever a scheme of several steps remembers; None for all others.
     """
 
     dt: Float[Tensor, "B"]
+    jumped: Bool[Tensor, "B"]
     memory: tuple[Float[Tensor, "B"], ...]
     history: Any = None
 
