@@ -60,6 +60,8 @@ class EventSolve:
     accepted_steps: Int[Tensor, "B"]
     rejected_steps: Int[Tensor, "B"]
     nf: int
+    njacs: int
+    nw: int
     seconds: float
     events: tuple[Event, ...]
     dense: Callable[[Float[Tensor, "B T"]], Float[Tensor, "B T n"]]
@@ -124,6 +126,8 @@ def solve_with_events(run: EventRun, u0: Float[Tensor, "B n"]) -> EventSolve:
         accepted_steps=state.accepted,
         rejected_steps=state.rejected,
         nf=state.nf,
+        njacs=state.njacs,
+        nw=state.nw,
         seconds=clock.perf_counter() - began,
         events=tuple(state.events),
         dense=_dense(legs, u0),
@@ -144,6 +148,8 @@ class _Progress:
     jumped: Bool[Tensor, "B"]
     since: Float[Tensor, "B"]
     nf: int = 0
+    njacs: int = 0
+    nw: int = 0
     events: list[Event] = field(default_factory=list)
     control: StepControl | None = None
 
@@ -314,6 +320,8 @@ def _one_leg(run: EventRun, state: _Progress) -> tuple[_Leg, _Located, Tensor, T
     )
     result = engine.forward(leg_spec, u.detach(), run.p)
     state.nf += result.nf + 1
+    state.njacs += result.njacs
+    state.nw += result.nw
     state.control = result.control if spec.adaptive else None
     state.accepted = state.accepted + result.accepted_steps
     state.rejected = state.rejected + result.rejected_steps

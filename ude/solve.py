@@ -17,6 +17,7 @@ from ude.engines.step_checks import step_checks
 from ude.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
 from ude.errors import InputError
 from ude.events import EventRun, preset_times, solve_with_events
+from ude.interpolation import interpolations_in
 from ude.methods import Algorithm, Controller, PIController, Tsit5
 from ude.problems import FlatRightHandSide, ODEProblem, flatten
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
@@ -89,7 +90,7 @@ def solve(  # type: ignore[misc]
         engine: "auto", or the name of an engine that then must be able to run it.
         callback: Events and interventions: one callback, a `CallbackSet`, or a list of them.
         tstops: Times that steps must hit, (k,) or ``(*batch, k)``: where f or its derivatives jump, such as the knots
-            of a forcing.
+            of a forcing. Those of an `Interpolation` that f uses are added where it pays (see its `known`).
         max_events: Most events of a solve, all trajectories together; more end it with `ReturnCode.MaxEvents`.
         trajectories: Of an `EnsembleProblem`, how many variants to solve.
         batch_size, batched: Variants that share f and differ in u0, tspan and numbers in p are solved as batches of at
@@ -159,20 +160,24 @@ def solve(  # type: ignore[misc]
     if spec.saveat is None and isinstance(alg, TorchDiffEq):
         raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")
     callbacks = flatten_callbacks(callback)
-    if not callbacks and tstops is None:
+    stops = _stops(tstops, spec)
+    if spec.adaptive and not isinstance(alg, TorchDiffEq):
+        stops = torch.cat([stops, *(item.stops(t0, t1) for item in interpolations_in(prob.f, prob.p))], -1)
+    if not callbacks and not stops.shape[1]:
         return _run(prob, spec, sensealg, engine, u0, p)
     watched = replace(spec, watch=_never_stop) if callbacks else spec
+    choice = choose_engine(ENGINES, watched, engine)
     run = EventRun(
         spec=spec,
-        engine=choose_engine(ENGINES, watched, engine).engine,
+        engine=choice.engine,
         sensealg=sensealg,
         p=p,
         tracked=_tracked(u0, p),
         callbacks=callbacks,
-        tstops=_stops(tstops, spec),
+        tstops=stops,
         max_events=max_events,
     )
-    return _run_with_events(prob, run, u0)
+    return _run_with_events(prob, run, u0, choice.why_not)
 
 
 def _never_stop(t: Tensor, u: Tensor, t_next: Tensor, u_next: Tensor, moved: Tensor) -> Tensor:
@@ -189,7 +194,7 @@ def _stops(tstops: Any, spec: SolveSpec) -> Float[Tensor, "B k"]:
     return preset_times(PresetTimeCallback(tstops, terminate), spec)
 
 
-def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor) -> Solution:
+def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor, why_not: dict[str, str]) -> Solution:
     spec = run.spec
     result = solve_with_events(run, u0)
     times, values = result.times, result.values
@@ -212,6 +217,9 @@ def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor) -> Solution:
             algorithm=spec.algorithm.name,
             sensealg=run.sensealg.name if run.tracked else "none",
             seconds=result.seconds,
+            why_not=why_not,
+            njacs=result.njacs,
+            nw=result.nw,
         ),
         dense=lambda asked: result.dense(asked).view(*spec.batch, asked.shape[1], -1),
         events=result.events,
