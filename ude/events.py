@@ -326,7 +326,7 @@ def _one_leg(run: EventRun, state: _Progress) -> tuple[_Leg, _Located, Tensor, T
     state.accepted = state.accepted + result.accepted_steps
     state.rejected = state.rejected + result.rejected_steps
     done = replace(leg_spec, t1=result.t_end, watch=None)
-    solved = Solved(engine, done, result.record, result.record.u[-1])
+    solved = Solved(engine, done, result.record, result.record.u_end)
 
     def read(times: Tensor, values: Tensor | None = None) -> Tensor:
         times = clipped(times)

@@ -155,6 +155,7 @@ def solve(  # type: ignore[misc]
         checks=step_checks(
             f, batch, isoutofdomain=isoutofdomain, unstable_check=unstable_check, internalnorm=internalnorm
         ),
+        compact=isinstance(sensealg, DiscreteAdjoint) or not _tracked(u0, p),
         checkpoints=getattr(sensealg, "checkpoints", "all") if _tracked(u0, p) else "all",
     )
     if spec.saveat is None and isinstance(alg, TorchDiffEq):
@@ -234,7 +235,7 @@ def _run(
     result = choice.engine.forward(spec, u0.detach(), p)
     seconds = time.perf_counter() - began
     tracked = _tracked(u0, p)
-    solved = Solved(choice.engine, spec, result.record, result.record.u[-1])
+    solved = Solved(choice.engine, spec, result.record, result.record.u_end)
 
     def read(times: Tensor, values: Tensor | None = None) -> Tensor:
         if values is None:

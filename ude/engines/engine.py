@@ -67,6 +67,8 @@ class SolveSpec:
         force_dtmin: Whether a step of that size is taken whatever its error.
         checks: The user's own conditions on steps.
         resume: Where the step control goes on from; None starts afresh.
+        compact: Whether trajectories that have finished may leave the batch; the record is then read by `interpolate`
+            and `pullback` alone.
         watch: Called as ``watch(t, u, t_next, u_next, moved)`` after an iteration in which some trajectory accepted a
             step (those in `moved`); says which trajectories shall end there (B,). Events are found this way.
         checkpoints: Which states the record holds; steps in between are taken again where they are needed.
@@ -92,6 +94,7 @@ class SolveSpec:
     force_dtmin: bool = False
     checks: StepChecks = NO_CHECKS
     resume: StepControl | None = None
+    compact: bool = False
 
     @property
     def sign(self) -> Float[Tensor, "B"]:
@@ -125,6 +128,11 @@ class StepRecord:
     k1: Float[Tensor, "rows B n"] | None = None
     kept: tuple[int, ...] | None = None
     fan: int | None = None
+
+    @property
+    def u_end(self) -> Float[Tensor, "B n"]:
+        """The final state."""
+        return self.u[-1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,6 +55,10 @@ class _Rerun:
     u0: Float[Tensor, "B n"]
     u: Float[Tensor, "2 B n"]
 
+    @property
+    def u_end(self) -> Float[Tensor, "B n"]:
+        return self.u[-1]
+
 
 class _System(torch.nn.Module):
     """f over (B, n) as torchdiffeq takes it, counting its calls; a module, since `odeint_adjoint` asks for one."""

@@ -125,6 +125,7 @@ def solve_back(
         saveat=None,
         checks=NO_CHECKS,
         resume=None,
+        compact=False,
         abstol=abstol,
         reltol=reltol,
         first_du=f(z, p, span[0]),
@@ -132,7 +133,7 @@ def solve_back(
     result = solved.engine.forward(backward, z, p)
     if bool(result.retcode.any()):
         return None
-    return Backward(backward, result.record, result.record.u[-1])
+    return Backward(backward, result.record, result.record.u_end)
 
 
 def nothing(z: Tensor, p: Sequence[Tensor]) -> tuple[Tensor, Totals]:

@@ -145,6 +145,7 @@ class ForwardSensitivity:
                 watch=None,
                 checks=NO_CHECKS,
                 resume=None,
+                compact=False,
             )
             result = solved.engine.forward(augmented, z0, ())
         # a solve that did not arrive leaves NaN, which reaches the gradient and never looks like one
