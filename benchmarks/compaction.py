@@ -2,7 +2,7 @@
 
 10 000 trajectories, 1 % of which run ten times as fast and so need about ten times the steps. Wall time of a solve
 (and of the gradient of its end by the initial states and rates) relative to the same batch without fast ones; "mean" is
-what the mean number of tried steps would make it, "whole batch" the solve whose finished trajectories stay in the batch.
+what the mean number of tried steps would make it, "whole batch" the solve whose finished trajectories stay in it.
 One thread, float64; a single round each, the three taking turns.
 
 Run: ``python -m benchmarks.compaction`` (writes benchmarks/compaction.md; ``--count 2000`` for a quick look).
