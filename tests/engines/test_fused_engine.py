@@ -241,7 +241,7 @@ class TestForcing:
         u0 = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
         found = []
         for name in ("fused", "torch"):
-            forcing = ude.Interpolation(knots, values, kind=kind, trainable=True)
+            forcing = ude.Interpolation(knots, values, kind=kind, trainable=True, known=False)
             sol = solved(name, f, u0, (0.0, 3.0), {"forcing": forcing}, saveat=0.5, reltol=1e-6)
             assert sol.stats.engine == name
             found.append((sol.u, *gradient(sol, [u0, *forcing.parameters()])))

@@ -1,6 +1,6 @@
 """Numbers only: tableaus and step-size controllers. No torch below this line."""
 
-from ude.methods.controller import PIController
+from ude.methods.controller import Controller, IController, PIController, PIDController
 from ude.methods.dop853 import DP8
 from ude.methods.esdirk import (
     TRBDF2,
@@ -39,12 +39,14 @@ __all__ = [
     "TRBDF2",
     "Algorithm",
     "CandyRoz4",
+    "Controller",
     "DiagonallyImplicitRungeKutta",
     "DiagonallyImplicitTableau",
     "Euler",
     "ExplicitRungeKutta",
     "ExplicitTableau",
     "Heun",
+    "IController",
     "ImplicitEuler",
     "KahanLi6",
     "KahanLi8",
@@ -57,6 +59,7 @@ __all__ = [
     "McLachlan4",
     "Midpoint",
     "PIController",
+    "PIDController",
     "PseudoVerletLeapfrog",
     "Ralston",
     "Rodas4",

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import ForwardResult, SolveSpec, StepRecord, differentiable
+from ude.engines.engine import NO_CHECKS, ForwardResult, SolveSpec, StepRecord, differentiable
 from ude.engines.fused.build import compile_kernel, why_no_compiler
 from ude.engines.fused.explicit import calls_of
 from ude.engines.fused.fingerprint import Fingerprint, fingerprint
@@ -262,14 +262,16 @@ class FusedEngine:
 def _why_not_spec(spec: SolveSpec) -> str | None:
     """What is plain without looking at f."""
     if spec.start is None:
-        return "the solve was not started by solve()"
+        return "events and stops cut the solve into legs, which the torch engine runs"
     u0, leaves = spec.start
     if not isinstance(spec.algorithm, ExplicitRungeKutta):
         return f"{spec.algorithm.name} has no fused form"
     if spec.adaptive and not spec.algorithm.tableau.b_error:
         return f"{spec.algorithm.name} estimates no error, so it needs adaptive=False and dt"
-    if spec.watch is not None:
-        return "events are located between the steps of the torch engine"
+    if spec.watch is not None or spec.resume is not None:
+        return "events and stops are handled between the steps of the torch engine"
+    if spec.force_dtmin or spec.checks is not NO_CHECKS:
+        return "force_dtmin and checks of every step (isoutofdomain and the like) run in the torch engine"
     if spec.checkpoints != "all":
         return "checkpoints are kept by the torch engine"
     if u0.device.type != "cpu" or any(leaf.device.type != "cpu" for leaf in leaves):
@@ -304,8 +306,8 @@ def _own(spec: SolveSpec, leaves: Sequence[Tensor]) -> tuple[bool, ...]:
     if not batch or not isinstance(spec.f, FlatRightHandSide):
         return (False,) * len(leaves)
     return tuple(
-        not module and tuple(leaf.shape[: len(batch)]) == batch
-        for leaf, module in zip(leaves, spec.f.module_leaves(), strict=True)
+        plain and tuple(leaf.shape[: len(batch)]) == batch
+        for leaf, plain in zip(leaves, spec.f.plain_leaves(), strict=True)
     )
 
 

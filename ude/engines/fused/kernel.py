@@ -164,7 +164,7 @@ class FusedRecord:
     call: Call
     t0: Float[Tensor, "B"]
     t_end: Float[Tensor, "B"]
-    end: Float[Tensor, "B n"]
+    u_end: Float[Tensor, "B n"]
     accepted: Int[Tensor, "B"]
     rows: list[tuple[int, int, int]]
     _steps: StepRecord | None = field(default=None)
@@ -181,7 +181,7 @@ class FusedRecord:
         dtype = kernel.layout.dtype
         t = self.t_end.unsqueeze(1).repeat(1, count + 1)
         dt = torch.zeros(batch, count, dtype=dtype)
-        u = self.end.unsqueeze(1).repeat(1, count + 1, 1)
+        u = self.u_end.unsqueeze(1).repeat(1, count + 1, 1)
         k1 = torch.zeros(batch, count, states, dtype=dtype)
         packed_t, packed_u = t[:, :count].contiguous(), u[:, :count].contiguous()
         filled = torch.zeros(batch, dtype=torch.int64)

@@ -15,7 +15,7 @@ from ude.engines.fused.lower import Lowering, sinks_of
 from ude.engines.fused.program import AddedProducts, Addresses, Program, Sink, Unfusable
 from ude.engines.fused.render import Renderer, product_sinks
 from ude.engines.fused.trace import trace_forward, trace_pullback
-from ude.methods.controller import INITIAL_ERROR, SMALLEST_ERROR
+from ude.methods.controller import SMALLEST_ERROR
 from ude.methods import Algorithm, ExplicitRungeKutta
 
 # Evaluations whose factors of weight gradients are held until they are multiplied, within this many bytes.
@@ -141,7 +141,7 @@ def write_source(traced: Traced, algorithm: Algorithm, controller: Any, shape: S
         )
         functions.append(_counting(pull, traced))
     method = explicit.explicit_method(tableau, gradient=gradient)
-    names = {**explicit.macros(tableau), **_macros(traced, shape)}
+    names = {**explicit.macros(tableau), **_macros(traced, shape), "MEMORY": len(controller.start())}
     once = "".join(f"    {line}\n" for line in renderer.once)
     lanes = _text("lanes.h")
     if not gradient:
@@ -209,7 +209,6 @@ def _macros(traced: Traced, shape: Shape) -> dict[str, Any]:
         "RESOLUTION": f"((real){16 * precise.eps!r})",
         "TINIEST": f"((real){1e3 * precise.tiny!r})",
         "TINY": f"((real){1e-300 if shape.real == 'double' else 1e-37!r})",
-        "INITIAL_ERROR": f"((real){INITIAL_ERROR!r})",
         "SMALLEST_ERROR": f"((real){SMALLEST_ERROR!r})",
         "SLOTS": _slots(traced, shape),
     }
@@ -370,11 +369,23 @@ class _Term:
     def __sub__(self, other: Any) -> _Term:
         return _Term(f"({self.text} - {_c(other)})")
 
+    def __radd__(self, other: Any) -> _Term:
+        return _Term(f"({_c(other)} + {self.text})")
+
+    def __rsub__(self, other: Any) -> _Term:
+        return _Term(f"({_c(other)} - {self.text})")
+
     def __lt__(self, other: Any) -> _Term:
         return _Term(f"v_lt({self.text}, {_c(other)})")
 
+    def __le__(self, other: Any) -> _Term:
+        return _Term(f"v_le({self.text}, {_c(other)})")
+
     def __gt__(self, other: Any) -> _Term:
         return _Term(f"v_gt({self.text}, {_c(other)})")
+
+    def __ge__(self, other: Any) -> _Term:
+        return _Term(f"v_ge({self.text}, {_c(other)})")
 
     def __and__(self, other: Any) -> _Term:
         return _Term(f"({self.text} & {_c(other)})")
@@ -396,6 +407,9 @@ class _CArithmetic:
     def power(self, x: Any, exponent: float) -> _Term:
         return _Term(f"v_pow({_c(x)}, v_splat((real){float(exponent)!r}))")
 
+    def arctan(self, x: Any) -> _Term:
+        return _Term(f"v_atan({_c(x)})")
+
     def where(self, condition: Any, x: Any, y: Any) -> _Term:
         return _Term(f"v_select({_c(condition)}, {_c(x)}, {_c(y)})")
 
@@ -406,13 +420,24 @@ class _CArithmetic:
 def controller_source(controller: Any, order: int) -> str:
     """The controller's own formulas, run on pieces of C instead of numbers."""
     ops = _CArithmetic()
-    factor = controller.factor(ops, _Term("error"), _Term("previous"), _Term("accepted"), order)
-    memory = controller.remember(ops, _Term("error"))
-    return (
-        "static inline v_t controller_factor(v_t error, v_t previous, v_i accepted) {\n"
-        f"    return {factor.text};\n}}\n"
-        f"static inline v_t controller_memory(v_t error) {{\n    return {memory.text};\n}}\n"
-    )
+    start = controller.start()
+    memory = tuple(_Term(f"memory[{i}]") for i in range(len(start)))
+    error = _Term("error")
+    accepts = controller.accepts(ops, error, memory, order)
+    factor = controller.factor(ops, error, memory, _Term("accepted"), order)
+    learnt = controller.remember(ops, error, memory)
+    lines = [
+        f"static const real controller_start[] = {{{', '.join(f'(real){x!r}' for x in start) or '0'}}};",
+        "static inline v_i controller_accepts(v_t error, const v_t *memory) {",
+        f"    (void)memory;\n    return {accepts.text};\n}}",
+        "static inline v_t controller_factor(v_t error, const v_t *memory, v_i accepted) {",
+        f"    (void)memory;\n    return {_c(factor)};\n}}",
+        "static inline void controller_learn(v_t error, v_t *memory, v_i accepted) {",
+        *(f"    const v_t new{i} = {_c(item)};" for i, item in enumerate(learnt)),
+        *(f"    memory[{i}] = v_select(accepted, new{i}, memory[{i}]);" for i in range(len(learnt))),
+        "    (void)error; (void)memory; (void)accepted;\n}\n",
+    ]
+    return "\n".join(lines)
 
 
 __all__ = ["AddedProducts", "Shape", "Source", "Traced", "trace_program", "write_source"]

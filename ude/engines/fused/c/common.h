@@ -112,7 +112,8 @@ static inline v_t sum_of_squares(const v_t *x) {
 /* Where every lane stands. */
 typedef struct {
     v_t u[STATES], k1[STATES];
-    v_t t, dt, end, sign, error;
+    v_t t, dt, end, sign;
+    v_t memory[MEMORY + 1]; /* of the controller */
     v_i active;
 } State;
 

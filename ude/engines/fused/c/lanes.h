@@ -6,7 +6,7 @@
    read_step(c, u, t, h, k)                    make the stages that only the dense output needs
    interpolant(theta, weights)                 b_i(theta) of every stage
    pull_row(c, row, way, kbar, through, inside)   pull cotangents back through one step of every lane
-   controller_factor, controller_memory        the step-size controller */
+   controller_accepts, controller_factor, controller_learn   the step-size controller */
 
 static void load_own(Context *c, const Arguments *a, int lane, int64_t at) {
     int place = 0;
@@ -64,7 +64,7 @@ static void load_lane(Context *c, const Arguments *a, State *s, int lane, int64_
     LANE(s->t, lane) = a->t0[at];
     LANE(s->end, lane) = a->t1[at];
     LANE(s->sign, lane) = a->t1[at] >= a->t0[at] ? 1 : -1;
-    LANE(s->error, lane) = (real)INITIAL_ERROR;
+    for (int i = 0; i < MEMORY; i++) LANE(s->memory[i], lane) = controller_start[i];
     load_own(c, a, lane, at);
 }
 
@@ -234,7 +234,7 @@ EXPORT int ude_forward(const Arguments *a, int64_t first, int64_t last, Record *
         v_t error = scaled_error(a, &s, &trial);
         const v_i finite = v_eq(error - error, v_splat(0));
         error = v_select(finite, error, v_splat((real)INFINITY));
-        v_i accept = finite & v_le(error, v_splat(1)) & s.active;
+        v_i accept = finite & controller_accepts(error, s.memory) & s.active;
 #if IMPLICIT
         accept = accept & trial.converged;
 #endif
@@ -254,12 +254,12 @@ EXPORT int ude_forward(const Arguments *a, int64_t first, int64_t last, Record *
             s.t = t_next;
         }
         if (a->adaptive) {
-            v_t factor = controller_factor(error, s.error, accept);
+            v_t factor = controller_factor(error, s.memory, accept);
 #if IMPLICIT
             factor = v_select(trial.converged, factor, trial.shrink);
 #endif
             s.dt = v_select(s.active, v_min(size * factor, v_splat(a->dtmax)), s.dt);
-            s.error = v_select(accept, controller_memory(error), s.error);
+            controller_learn(error, s.memory, accept);
         }
         const v_t smallest = v_max(v_abs(s.t) * (real)RESOLUTION, v_splat(a->dtmin > TINIEST ? a->dtmin : TINIEST));
         const v_i small = v_lt(s.dt, smallest);
