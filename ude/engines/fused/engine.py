@@ -123,8 +123,7 @@ class FusedEngine:
         """What a kernel for this solve must fit."""
         asked = self._looked.get(spec)
         if asked is None:
-            assert spec.start is not None
-            u0, leaves = spec.start
+            u0, leaves = _start(spec)
             print_ = fingerprint(spec.f, known=leaves)
             wanted = tuple(differentiable(leaves)) if spec.gradient else None
             shapes = tuple(leaf.shape for leaf in leaves)
@@ -148,8 +147,7 @@ class FusedEngine:
         return built if isinstance(built, str) else _Bound(built.kernel, built.captured(asked.print))
 
     def _build(self, spec: SolveSpec, asked: _Asked) -> _Built | str:
-        assert spec.start is not None
-        u0, leaves = spec.start
+        u0, leaves = _start(spec)
         wanted = asked.wanted
         u, one, t = _single(spec, u0, leaves, asked.own)
         try:
@@ -222,7 +220,7 @@ class FusedEngine:
     # -- what reads the steps is the torch engine's --------------------------------------------------------------------
     def _steps(self, spec: SolveSpec, record: Any, p: Sequence[Tensor]) -> StepRecord:
         if not isinstance(record, FusedRecord):
-            return record  # type: ignore[no-any-return]
+            return record
         if not record.rows and int(record.accepted.max()) > 0 and record._steps is None:
             # the rows were not kept: take the same steps again
             record.rows = run_forward(record.call, keep=True).rows
@@ -256,7 +254,13 @@ class FusedEngine:
         reason = self.why_not(spec)
         if reason is not None:
             raise Unfusable(reason)
-        return self._bound[spec].kernel.path.with_suffix(".c").read_text(encoding="utf-8")  # type: ignore[no-any-return]
+        return self._bound[spec].kernel.path.with_suffix(".c").read_text(encoding="utf-8")
+
+
+def _start(spec: SolveSpec) -> tuple[Tensor, tuple[Tensor, ...]]:
+    if spec.start is None:
+        raise AssertionError("_why_not_spec was not asked")
+    return spec.start
 
 
 def _why_not_spec(spec: SolveSpec) -> str | None:
@@ -336,6 +340,6 @@ def _disagreement(kernel: Kernel, traced: Traced, spec: SolveSpec, u0: Tensor, l
     if torch.allclose(found, expected, rtol=tolerance, atol=float(scale) * tolerance, equal_nan=True):
         return None
     return (
-        "f of a batch is not f of each trajectory, as far as ude can tell which of its tensors belong to one (give them "
-        "in p with the batch's shape first)"
+        "f of a batch is not f of each trajectory, as far as ude can tell which of its tensors belong to one (give "
+        "them in p with the batch's shape first)"
     )

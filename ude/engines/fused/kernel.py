@@ -25,11 +25,8 @@ _LEAST_FILLINGS = 8
 _MOST_TRAJECTORIES = 2048
 
 
-class _Arguments(ctypes.Structure):
-    """`Arguments` of c/common.h."""
-
-
 def _arguments(real: Any) -> type[ctypes.Structure]:
+    """`Arguments` of c/common.h."""
     pointer = ctypes.c_void_p
     names: list[tuple[str, Any]] = [(name, pointer) for name in ("u0", "t0", "t1", "saveat")]
     names += [(name, ctypes.c_int64) for name in ("saves", "saveat_stride")]
@@ -108,7 +105,8 @@ class Call:
         layout = kernel.layout
         dtype = layout.dtype
         batch = u0.shape[0]
-        shared, own = [], []
+        shared: list[Tensor] = []
+        own: list[Tensor] = []
         for leaf, mine in zip(leaves, layout.own, strict=True):
             (own if mine else shared).append(_plain(leaf, dtype))
         shared += [_plain(tensor, dtype) for tensor in captured]

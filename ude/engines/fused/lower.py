@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,14 +27,16 @@ from ude.engines.fused.program import (
 aten = torch.ops.aten
 
 #: Operators that only move numbers about: run on addresses. (Their overload packets by name.)
-MOVES = frozenset(
-    """view reshape _unsafe_view expand permute transpose t select slice squeeze unsqueeze clone detach alias cat stack
-    split split_with_sizes unbind flip roll repeat diagonal index_select gather as_strided narrow movedim chunk tril triu
-    select_scatter slice_scatter diagonal_scatter lift_fresh_copy lift_fresh contiguous view_copy expand_copy select_copy
-    slice_copy permute_copy squeeze_copy unsqueeze_copy detach_copy alias_copy t_copy transpose_copy unbind_copy
-    split_copy split_with_sizes_copy diagonal_copy as_strided_copy view_as_real diag_embed unfold copy squeeze_ unsqueeze_
-    _to_copy to repeat_interleave unfold_copy _reshape_copy""".split()
-)
+_MOVES = """
+    view reshape _unsafe_view expand permute transpose t select slice squeeze unsqueeze clone detach alias cat
+    stack split split_with_sizes unbind flip roll repeat diagonal index_select gather as_strided narrow movedim
+    chunk tril triu select_scatter slice_scatter diagonal_scatter lift_fresh_copy lift_fresh contiguous
+    view_copy expand_copy select_copy slice_copy permute_copy squeeze_copy unsqueeze_copy detach_copy alias_copy
+    t_copy transpose_copy unbind_copy split_copy split_with_sizes_copy diagonal_copy as_strided_copy
+    view_as_real diag_embed unfold copy squeeze_ unsqueeze_ _to_copy to repeat_interleave unfold_copy
+    _reshape_copy
+"""
+MOVES = frozenset(_MOVES.split())
 # A computed index may pick from this many different rows, each of which gets a loop of its own.
 _MOST_TABLES = 64
 #: Operators that fill with a known number, whatever tensors they are given.
@@ -69,7 +72,7 @@ class Lowering:
             elif node.op == "call_function":
                 values[node] = self._call(node, values)
             else:
-                outputs = node.args[0]
+                outputs: Any = node.args[0]
                 return [None if out is None else self.addresses(values[out]) for out in outputs]
         raise Unfusable("the trace of f has no output")
 
@@ -94,10 +97,10 @@ class Lowering:
 
     # -- one operator --------------------------------------------------------------------------------------------
     def _call(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-        target = node.target
-        args = fx.map_arg(node.args, lambda n: values[n])
-        kwargs = fx.map_arg(node.kwargs, lambda n: values[n])
-        if target is _getitem:
+        target: Any = node.target
+        args: Any = fx.map_arg(node.args, lambda n: values[n])
+        kwargs: Any = fx.map_arg(node.kwargs, lambda n: values[n])
+        if target is operator.getitem:
             return args[0][args[1]]
         name = _name(target)
         held = _holds(args) or _holds(kwargs)
@@ -342,7 +345,10 @@ class Lowering:
 
     def _op_index_put(self, node: fx.Node, x: Any, indices: Sequence[Any], y: Any, accumulate: bool = False) -> Any:
         if any(isinstance(index, _Held) for index in indices):
-            return self._scatter(node, x, indices, y, accumulate)
+            vector = self.addresses(x)
+            if vector.ndim != 1 or len(indices) != 1 or not accumulate:
+                raise Unfusable(f"the operator {node.target} writes by a computed index")
+            return self._scatter(vector, self.addresses(indices[0]), y)
         base = self._ids(x).contiguous()
         places = aten.index(torch.arange(base.numel()).view(base.shape), list(indices))
         return self._put(base, places, y, accumulate)
@@ -359,11 +365,8 @@ class Lowering:
             where, source = where[rest], source[rest]
         return _Held(torch.from_numpy(result).view(base.shape))
 
-    def _scatter(self, node: fx.Node, x: Any, indices: Sequence[Any], y: Any, accumulate: bool) -> Any:
-        base = self.addresses(x)
-        index = self.addresses(indices[0])
-        if base.size != base.shape[-1] or len(indices) != 1 or not accumulate:
-            raise Unfusable(f"the operator {node.target} writes by a computed index")
+    def _scatter(self, base: Addresses, index: Addresses, y: Any) -> _Held:
+        """``base[index[i]] += y[i]`` of a vector."""
         # one term a place: `y` where the index is this place, else zero
         source = np.broadcast_to(self.addresses(y), index.shape).reshape(-1)
         places = self.program.constants(np.arange(base.size, dtype=np.float64))
@@ -375,10 +378,14 @@ class Lowering:
 
     def _op_scatter_add(self, node: fx.Node, x: Any, axis: int, index: Any, y: Any) -> Any:
         if isinstance(index, _Held):
-            return self._scatter(node, x, [index], y, True)
-        base = self._ids(x).contiguous()
-        order = torch.arange(base.numel()).view(base.shape)
-        return self._put(base, order.gather(axis, index), y, True)
+            vector = self.addresses(x)
+            if vector.size != vector.shape[axis]:
+                raise Unfusable(f"the operator {node.target} writes by a computed index to more than one axis")
+            spread = self._scatter(vector.reshape(-1), self.addresses(index), y)
+            return _Held(spread.at.view(vector.shape))
+        ids = self._ids(x).contiguous()
+        order = torch.arange(ids.numel()).view(ids.shape)
+        return self._put(ids, order.gather(axis, index), y, True)
 
     def _op_index_add(self, node: fx.Node, x: Any, axis: int, index: Any, y: Any, alpha: Any = 1) -> Any:
         if isinstance(index, _Held) or alpha != 1:
@@ -486,15 +493,6 @@ def _name(target: Any) -> str:
 
 def _random(target: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
-
-
-def _getitem_target() -> Any:
-    import operator
-
-    return operator.getitem
-
-
-_getitem = _getitem_target()
 
 
 def _holds(tree: Any) -> bool:

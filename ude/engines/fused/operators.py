@@ -28,28 +28,24 @@ FUNCTIONS: dict[str, str] = {
     "relu": "{p}select({p}le({0}, {p}splat(0)), {p}splat(0), {0})",
 }
 FUNCTIONS |= {name: "{p}number({p}" + name + "({0}, {1}))" for name in ("eq", "ne", "lt", "le", "gt", "ge")}
-FUNCTIONS |= {
-    name: "{p}" + name + "({0})"
-    for name in """abs sqrt exp expm1 exp2 log log1p log2 log10 sin cos tan asin acos atan sinh cosh tanh asinh acosh
-    atanh sigmoid erf erfc floor ceil round trunc lgamma digamma rsqrt""".split()
-}
+_ONE = """abs sqrt exp expm1 exp2 log log1p log2 log10 sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh
+sigmoid erf erfc floor ceil round trunc lgamma digamma rsqrt"""
+_TWO = "fmin fmax pow atan2 hypot fmod remainder"
+FUNCTIONS |= {name: "{p}" + name + "({0})" for name in _ONE.split()}
+FUNCTIONS |= {name: "{p}" + name + "({0}, {1})" for name in _TWO.split()}
 FUNCTIONS |= {"minimum": "{p}min({0}, {1})", "maximum": "{p}max({0}, {1})"}
-FUNCTIONS |= {name: "{p}" + name + "({0}, {1})" for name in "fmin fmax pow atan2 hypot fmod remainder".split()}
 
 #: aten overload packet -> name above, where the arguments are those of torch.
+_OWN_NAME = f"{_ONE} neg sign relu reciprocal square isnan isfinite isinf"
 UNARY = {
-    **{
-        name: name
-        for name in """neg abs sqrt rsqrt exp expm1 exp2 log log1p log2 log10 sin cos tan asin acos atan sinh
-    cosh tanh asinh acosh atanh sigmoid erf erfc floor ceil round trunc sign relu reciprocal square lgamma digamma
-    isnan isfinite isinf""".split()
-    },
+    **{name: name for name in _OWN_NAME.split()},
     "logical_not": "not",
     "bitwise_not": "not",
     "sgn": "sign",
 }
+_BOTH_NAMES = "mul eq ne lt le gt ge minimum maximum fmin fmax atan2 hypot fmod remainder"
 BINARY = {
-    **{name: name for name in "mul eq ne lt le gt ge minimum maximum fmin fmax atan2 hypot fmod remainder".split()},
+    **{name: name for name in _BOTH_NAMES.split()},
     "logical_and": "mul",
     "logical_or": "or",
     "logical_xor": "xor",

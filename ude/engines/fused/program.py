@@ -143,7 +143,7 @@ class Program:
     producer: dict[Buffer, Operation] = field(default_factory=dict)
     _starts: list[int] = field(default_factory=list)
     _size: int = 0
-    _constants: dict[float, int] = field(default_factory=dict)
+    _constants: dict[str, int] = field(default_factory=dict)
     _known: dict[object, Addresses] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
 

@@ -324,7 +324,7 @@ class Renderer:
             lines += [
                 "{",
                 f"    {prefix}t index = {index}, found = {prefix}splat(0);",
-                f"    for (int l = 0; l < (int)(sizeof index / sizeof(real)); l++) {{",
+                "    for (int l = 0; l < (int)(sizeof index / sizeof(real)); l++) {",
                 "        const real at = ((real *)&index)[l];",
                 f"        const int place = at >= 0 ? (at <= {last} ? (int)at : {last}) : 0;",
                 "        ((real *)&found)[l] = "

@@ -15,8 +15,8 @@ from ude.engines.fused.lower import Lowering, sinks_of
 from ude.engines.fused.program import AddedProducts, Addresses, Program, Sink, Unfusable
 from ude.engines.fused.render import Renderer, product_sinks
 from ude.engines.fused.trace import trace_forward, trace_pullback
-from ude.methods.controller import SMALLEST_ERROR
 from ude.methods import Algorithm, ExplicitRungeKutta
+from ude.methods.controller import SMALLEST_ERROR
 
 # Evaluations whose factors of weight gradients are held until they are multiplied, within this many bytes.
 _RING_BYTES = 1 << 17
@@ -154,7 +154,8 @@ def write_source(traced: Traced, algorithm: Algorithm, controller: Any, shape: S
         _text("common.h"),
         "\n".join(renderer.static),
         _context(traced, renderer),
-        f"EXPORT void ude_once(const Arguments *a) {{\n    Context context, *c = &context;\n    open_context(c, a);\n{once}}}\n",
+        "EXPORT void ude_once(const Arguments *a) {\n    Context context, *c = &context;\n    open_context(c, a);",
+        f"{once}}}\n",
         *functions,
         _evaluate(),
         controller_source(controller, tableau.order),
@@ -187,15 +188,15 @@ def _types(shape: Shape) -> str:
     if shape.lanes == 1:
         # single numbers are lanes of one
         lines += ["typedef v_t s_t;", "typedef v_i s_i;"]
-        lines += [f"#define s_{name} v_{name}" for name in _SHARED_NAMES]
+        lines += [f"#define s_{name} v_{name}" for name in _SHARED_NAMES.split()]
     return "\n".join(lines)
 
 
-_SHARED_NAMES = tuple(
-    """splat select lt le gt ge eq ne any all hsum min max fmin fmax abs floor ceil round trunc sqrt rsqrt exp expm1
+_SHARED_NAMES = """
+    splat select lt le gt ge eq ne any all hsum min max fmin fmax abs floor ceil round trunc sqrt rsqrt exp expm1
     exp2 log log1p log2 log10 tanh sigmoid sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh erf erfc lgamma
-    digamma pow hypot fmod remainder number""".split()
-)
+    digamma pow hypot fmod remainder number
+"""
 
 
 def _macros(traced: Traced, shape: Shape) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import ude
 from ude.engines.fused.program import Unfusable
 
 #: f over leaves: (u, leaves, t) -> du
@@ -77,7 +76,7 @@ def trace_pullback(
             return f(u, [next(found) if need else leaf for leaf, need in zip(leaves, wanted, strict=True)], t)
 
         chosen = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]
-        _, pull = torch.func.vjp(of, u, chosen)
+        pull = torch.func.vjp(of, u, chosen)[1]
         of_u, of_leaves = pull(cotangent)
         return [of_u, *of_leaves]
 
@@ -89,7 +88,7 @@ def trace_jacobian(f: RightHandSide, u: Tensor, leaves: Sequence[Tensor], t: Ten
     count = u.numel()
 
     def jacobian(u: Tensor, leaves: list[Tensor], t: Tensor) -> list[Tensor]:
-        _, pull = torch.func.vjp(lambda u: f(u, leaves, t), u)
+        pull = torch.func.vjp(lambda u: f(u, leaves, t), u)[1]
         # one pullback a row, not a vmapped one: its zeros are known, so that they cost nothing
         rows = [pull(row.view(u.shape))[0].reshape(-1) for row in torch.eye(count, dtype=u.dtype).unbind(0)]
         return [torch.stack(rows)]
@@ -123,7 +122,7 @@ class _Finder(TorchDispatchMode):
 
 
 # a trailing separator, so that a folder next to the package is not taken for a part of it
-_INNER = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (torch, ude))
+_INNER = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[2]))
 
 
 def _graph(function: Callable[..., list[Tensor]], *inputs: Any) -> fx.GraphModule:
