@@ -20,6 +20,7 @@ from ude.engines.fused.program import Unfusable
 from ude.engines.fused.source import Shape, Traced, trace_program, write_source
 from ude.engines.fused.trace import line_of
 from ude.engines.torch_engine import TorchEngine
+from ude.interpolation import interpolations_in
 from ude.methods import ExplicitRungeKutta
 from ude.problems import FlatRightHandSide
 
@@ -50,11 +51,13 @@ class _Built:
 
     Args:
         frozen: Indices whose numbers are part of the program, and what they were.
+        plain: Whether f reaches no interpolation, whose knots a solve may have to stop at.
     """
 
     kernel: Kernel
     places: tuple[int | Tensor, ...]
     frozen: tuple[tuple[int | Tensor, Tensor], ...]
+    plain: bool
 
     def captured(self, print_: Fingerprint) -> tuple[Tensor, ...]:
         return tuple(_tensor_at(place, print_) for place in self.places)
@@ -100,6 +103,16 @@ class FusedEngine:
         self._bound[spec] = found
         return None
 
+    def is_ready(self, spec: SolveSpec) -> bool:
+        """Whether there is a kernel for this solve already, compared with f, and f has no knots to stop at."""
+        if not self._built or _why_not_spec(spec) is not None:
+            return False
+        built = self._built.get(self._asked(spec).key)
+        if not isinstance(built, _Built) or not built.plain or not built.fits(self._asked(spec).print):
+            return False
+        self._bound[spec] = _Bound(built.kernel, built.captured(self._asked(spec).print))
+        return True
+
     def why_wait(self, spec: SolveSpec) -> str | None:
         reason = _why_not_spec(spec)
         if reason is not None:
@@ -135,8 +148,9 @@ class FusedEngine:
 
     def _kernel(self, spec: SolveSpec) -> _Bound | str:
         asked = self._asked(spec)
-        if asked.print.why_not is not None:
-            return asked.print.why_not
+        refusal = asked.print.why_not or why_no_compiler()
+        if refusal is not None:
+            return refusal
         built = self._built.get(asked.key)
         if isinstance(built, _Built) and not built.fits(asked.print):
             built = None
@@ -171,7 +185,8 @@ class FusedEngine:
         kernel = Kernel(compile_kernel(source.text), layout)
         frozen = tuple((place, tensor.clone()) for place, tensor in _places(traced.frozen, asked.print))
         captured = tuple(place for place, _ in _places(traced.captured, asked.print))
-        built = _Built(kernel, captured, frozen)
+        plain = isinstance(spec.f, FlatRightHandSide) and not interpolations_in(spec.f.f, *spec.f.modules)
+        built = _Built(kernel, captured, frozen, plain)
         return _disagreement(kernel, traced, spec, u0, leaves) or built
 
     # -- solves ------------------------------------------------------------------------------------------------------
@@ -287,7 +302,7 @@ def _why_not_spec(spec: SolveSpec) -> str | None:
         return f"a parameter is {wrong} and u0 is {u0.dtype}"
     if any(not leaf.is_floating_point() for leaf in leaves):
         return "a parameter is not a floating-point tensor"
-    return why_no_compiler()
+    return None
 
 
 def _single(
