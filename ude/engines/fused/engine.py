@@ -389,7 +389,9 @@ def _on_disk(spec: SolveSpec, asked: _Asked) -> str | None:
     # of a batch only the rows count, not how many there are
     rows = [shape[len(spec.batch) :] if mine else shape for shape, mine in zip(shapes, asked.own, strict=True)]
     what = (stable, spec.algorithm.name, spec.controller, u0.shape[1], len(spec.batch))
-    return repr((*what, rows, asked.own, asked.wanted, _shape(spec, asked)))
+    name = repr((*what, rows, asked.own, asked.wanted, _shape(spec, asked)))
+    # what prints as an address, such as a function given to the controller, has no name that lasts
+    return None if " at 0x" in name else name
 
 
 def _disagreement(kernel: Kernel, spec: SolveSpec, captured: Sequence[Tensor]) -> str | None:
