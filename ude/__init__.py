@@ -169,6 +169,7 @@ __all__ = [
     "datasets",
     "discover",
     "fit",
+    "fused",
     "load_fit",
     "read_csv",
     "reference_problems",
@@ -183,7 +184,7 @@ _LAZY: dict[str, tuple[str, ...]] = {
     "ude.discovery": ("discover", "Discovery", "Samples", "Candidate", "LibraryRegressor", "PySR"),
 }
 _MODULE_OF: dict[str, str] = {name: module for module, names in _LAZY.items() for name in names}
-_LAZY_MODULES: tuple[str, ...] = ("datasets", "reference_problems")
+_LAZY_MODULES: tuple[str, ...] = ("datasets", "fused", "reference_problems")
 
 
 def __getattr__(name: str) -> Any:

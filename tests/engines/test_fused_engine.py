@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -459,3 +462,33 @@ def test_engines_agree_on_random_right_hand_sides(drawn, batch):
     ]
     for ours, theirs in zip(*found, strict=True):
         assert float((ours - theirs).norm()) <= 1e-10 * max(1e-3, float(theirs.norm()))
+
+
+class TestSource:
+    def test_the_program_of_a_problem_can_be_read(self):
+        prob = ude.ODEProblem(lotka_volterra, [1.0, 1.0], (0.0, 1.0), p=RATES)
+        text = ude.fused.source(prob, ude.Tsit5())
+        assert "ude_forward" in text
+        assert "ude_pullback" not in text
+        with_gradient = ude.remake(prob, p=leaves_of(RATES))
+        assert "ude_pullback" in ude.fused.source(with_gradient, ude.Tsit5())
+
+    def test_another_process_neither_traces_nor_compiles(self, tmp_path):
+        script = tmp_path / "script.py"
+        script.write_text(
+            "import sys, ude\n"
+            "import ude.engines.fused.engine as engine\n"
+            "def f(u, p, t):\n    return -p.a * u\n"
+            "if sys.argv[1] == 'second':\n    engine.trace_program = engine.compile_kernel = None\n"
+            "sol = ude.solve(ude.ODEProblem(f, [1.0], (0.0, 1.0), p={'a': 2.0}), ude.Tsit5(), engine='fused')\n"
+            "print(sol.stats.engine, float(sol.u[-1, 0]))\n"
+        )
+        environment = {**os.environ, "UDE_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+        first, second = (
+            subprocess.run(
+                [sys.executable, str(script), name], env=environment, capture_output=True, text=True, check=True
+            ).stdout
+            for name in ("first", "second")
+        )
+        assert first == second
+        assert first.startswith("fused 0.135")

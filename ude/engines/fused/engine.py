@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -204,6 +207,9 @@ class FusedEngine:
         if bound is None:
             # a larger system that a sensitivity algorithm made of this one
             return self._fallback.forward(spec, u0, p)
+        noted = _NOTED.get()
+        if noted is not None:
+            noted.append(Path(bound.kernel.path))
         call = Call.of(bound.kernel, spec, u0, p, bound.captured)
         call.saves(spec.saveat)
         keep = spec.saveat is None or spec.gradient
@@ -270,15 +276,19 @@ class FusedEngine:
     ) -> Iterator[tuple[Float[Tensor, "B n"], Float[Tensor, "B"], Float[Tensor, "B"]]]:
         return self._fallback.quadrature_nodes(spec, self._steps(spec, record, p), p, rule)
 
-    def source(self, spec: SolveSpec) -> str:
-        """The C program of a solve.
+    @contextmanager
+    def noting(self) -> Iterator[list[Path]]:
+        """Note which kernels run inside of a ``with``, as the paths of their libraries."""
+        noted: list[Path] = []
+        token = _NOTED.set(noted)
+        try:
+            yield noted
+        finally:
+            _NOTED.reset(token)
 
-        Raises Unfusable: there is none.
-        """
-        reason = self.why_not(spec)
-        if reason is not None:
-            raise Unfusable(reason)
-        return self._bound[spec].kernel.path.with_suffix(".c").read_text(encoding="utf-8")
+
+# of this thread or task only
+_NOTED: ContextVar[list[Path] | None] = ContextVar("kernels", default=None)
 
 
 def _start(spec: SolveSpec) -> tuple[Tensor, tuple[Tensor, ...]]:
