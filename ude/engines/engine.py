@@ -31,6 +31,7 @@ class SolveSpec:
         watch: Called as ``watch(t, u, t_next, u_next, moved)`` after an iteration in which some trajectory accepted a
             step (those in `moved`); says which trajectories shall end there (B,). Events are found this way.
         checkpoints: Which states the record holds; steps in between are taken again where they are needed.
+        stiff: Of a method that switches, which trajectories begin with the implicit one; None lets the method say.
     """
 
     f: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
@@ -50,6 +51,7 @@ class SolveSpec:
     maxiters: int = 100_000
     watch: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Bool[Tensor, "B"]] | None = None
     checkpoints: Checkpoints = "all"
+    stiff: Bool[Tensor, "B"] | None = None
 
     @property
     def sign(self) -> Float[Tensor, "B"]:
@@ -75,6 +77,8 @@ class StepRecord:
         kept: The rows whose states are held; None when all are.
         fan: With checkpoints, how many states are held between two of them while steps are taken again; None halves
             the way between them again and again.
+        implicit: Of a method that switches, which rows are steps of the implicit one. Trajectories that take steps of
+            different methods at the same time do so in two rows, and each stands still in the other's.
     """
 
     t: Float[Tensor, "rows_and_end B"]
@@ -83,6 +87,7 @@ class StepRecord:
     k1: Float[Tensor, "rows B n"] | None = None
     kept: tuple[int, ...] | None = None
     fan: int | None = None
+    implicit: tuple[bool, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +101,8 @@ class ForwardResult:
         t_end: Time reached (B,).
         nf: Calls of f on the whole batch.
         njacs, nw: Jacobians and factorisations of the whole batch.
+        switches: Of a method that switches, how often each trajectory did (B,).
+        stiff: Of such a method, which trajectories ended with the implicit one (B,).
     """
 
     times: Float[Tensor, "B T"]
@@ -108,6 +115,8 @@ class ForwardResult:
     nf: int
     njacs: int = 0
     nw: int = 0
+    switches: Int[Tensor, "B"] | None = None
+    stiff: Bool[Tensor, "B"] | None = None
 
 
 class Engine(Protocol):

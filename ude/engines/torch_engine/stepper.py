@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from ude.engines.engine import ForwardResult, SolveSpec, StepRecord
 from ude.engines.torch_engine.checkpoints import Keeper
 from ude.engines.torch_engine.lanes import Lanes, lanes_for
-from ude.engines.torch_engine.scheme import LazyScheme, Scheme, Trial, Work
+from ude.engines.torch_engine.scheme import LazyScheme, Part, Scheme, SwitchingScheme, Trial, Work
 from ude.engines.torch_engine.stages import extend, locate
 from ude.methods.controller import FACTOR_GRID, INITIAL_ERROR, SMALLEST_ERROR
 from ude.solution import ReturnCode
@@ -35,39 +35,60 @@ class _Rows:
     dt: list[Tensor] = field(default_factory=list)
     u: list[Tensor] = field(default_factory=list)
     stages: list[Tensor] = field(default_factory=list)
+    implicit: list[bool] = field(default_factory=list)
+    reader: Scheme | None = None
 
-    def add(self, end: Tensor, dt: Tensor, state: _State, stages: Tensor) -> None:
+    def add(self, end: Tensor, dt: Tensor, start: tuple[Tensor, Tensor], part: Part) -> None:
+        """Add a row of steps from `start` (u, k1) of size dt that lead to the times `end`."""
+        u, k1 = start
+        if part.scheme is not self.reader:
+            self.flush()
+            self.reader = part.scheme
         self.t.append(end)
         self.dt.append(dt)
-        self.keeper.add(state.u, state.k1 if self.scheme.carries_derivative else None)
+        self.implicit.append(part.implicit)
+        self.keeper.add(u, k1 if self.scheme.carries_derivative else None)
         if self.saveat is not None:
-            self.u.append(state.u)
-            self.stages.append(stages)
+            self.u.append(u)
+            self.stages.append(part.k)
             if len(self.stages) == _ROWS_AT_ONCE:
                 self.flush()
 
+    def add_parts(self, trial: Trial, end: Tensor, dt: Tensor, start: tuple[Tensor, Tensor], k1: Tensor) -> None:
+        """Add a row for each method that some trajectory took a step with; k1 is what the next step starts with."""
+        now = self.t[-1]
+        for part in trial.parts:
+            if part.lanes is None:
+                self.add(end, dt, start, part)
+                continue
+            moves = part.lanes & (dt != 0)
+            if bool(moves.any()):
+                now, column = torch.where(moves, end, now), moves.unsqueeze(-1)
+                self.add(now, torch.where(moves, dt, 0.0), start, part)
+                start = torch.where(column, trial.u, start[0]), torch.where(column, k1, start[1])
+
     def flush(self) -> None:
         """Evaluate the saves that fall into the steps whose stages are held, and let the stages go."""
-        held = len(self.stages)
-        if self.saveat is None or self.values is None or not held:
+        held, scheme = len(self.stages), self.reader
+        if self.saveat is None or self.values is None or scheme is None or not held:
             return
         t, dt, u = torch.stack(self.t[-held - 1 :]), torch.stack(self.dt[-held:]), torch.stack(self.u)
         row, theta = locate(t, dt, self.saveat, self.sign)
         after_start = self.saveat * self.sign.unsqueeze(-1) >= (t[0] * self.sign).unsqueeze(-1)
         lane, save = ((row < held) & after_start).nonzero(as_tuple=True)
         picked, theta = row[lane, save], theta[lane, save]
-        if isinstance(self.scheme, LazyScheme) and self.scheme.extra_stages:
+        if isinstance(scheme, LazyScheme) and scheme.extra_stages:
             # reads at the ends of a step are its states, for which no further stage is evaluated
             inside = (theta != 0.0) & (theta != 1.0)
             for i in picked[inside].unique().tolist():
                 here = inside & (picked == i)
-                k = self.scheme.complete(u[i], t[i], dt[i], self.stages[i])[:, lane[here]].transpose(0, 1)
+                k = scheme.complete(u[i], t[i], dt[i], self.stages[i])[:, lane[here]].transpose(0, 1)
                 start = u[i, lane[here]], dt[i, lane[here]]
-                self.values[lane[here], save[here]] = extend(self.scheme.interpolant, *start, theta[here], k)
+                self.values[lane[here], save[here]] = extend(scheme.interpolant, *start, theta[here], k)
             lane, save, picked, theta = lane[~inside], save[~inside], picked[~inside], theta[~inside]
-            weights = self.scheme.step_weights
+            weights = scheme.step_weights
         else:
-            weights = self.scheme.interpolant
+            weights = scheme.interpolant
         k = torch.stack(self.stages)[picked, : len(weights), lane]
         self.values[lane, save] = extend(weights, u[picked, lane], dt[picked, lane], theta, k)
         self.u.clear()
@@ -125,6 +146,7 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
     """Build the function that tries one step of every trajectory and moves those that accept it."""
     resolution = 16 * torch.finfo(spec.t0.dtype).eps
     tiny = 1e3 * torch.finfo(spec.t0.dtype).tiny
+    switching = isinstance(scheme, SwitchingScheme)
 
     def attempt(state: _State, sign: Any, end: Any, rows: _Rows) -> tuple[Any, Any]:
         remaining = (end - state.t) * sign
@@ -134,6 +156,7 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
         t, dt = lanes.tensor(before), lanes.tensor(size * sign)
         trial = scheme.attempt(state.u, state.k1, t, dt)
         u = trial.u
+        stretch: Any = None
         error, finite = _scaled_error(spec, lanes, state.u, trial)
         accept = finite & (error <= 1.0) & state.active
         solved = None if trial.converged is None else lanes.read(trial.converged)
@@ -144,17 +167,24 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
             taken = lanes.tensor(lanes.where(accept, size * sign, size * 0.0))
             # before the row is added: the dense output may be made of this derivative too
             k1 = scheme.derivative_after(trial, t + dt)
-            rows.add(lanes.tensor(state.t), taken, state, trial.k)
+            if trial.parts:
+                rows.add_parts(trial, lanes.tensor(state.t), taken, (state.u, state.k1), k1)
+            else:
+                rows.add(lanes.tensor(state.t), taken, (state.u, state.k1), Part(scheme, trial.k, None, False))
             if spec.watch is not None:
                 moved = lanes.tensor(accept).to(torch.bool)
                 stop = spec.watch(t, state.u, lanes.tensor(state.t), u, moved) & moved
                 state.stopped = state.stopped | lanes.read(stop)
             scheme.settle(lanes.tensor(accept).to(torch.bool))
             state.u, state.k1 = lanes.select(accept, u, state.u), lanes.select(accept, k1, state.k1)
+            switched = scheme.switch(state.u, state.k1, lanes.tensor(state.t)) if switching else None
+            if switched is not None:
+                state.k1, stretch = switched
         if spec.adaptive:
             factor = spec.controller.factor(lanes, error, state.error, accept, scheme.error_order)
             if solved is not None and trial.shrink is not None:
                 factor = lanes.where(solved, factor, lanes.read(trial.shrink))
+            factor = factor if stretch is None else factor * stretch
             state.dt = lanes.where(state.active, lanes.minimum(size * factor, spec.dtmax), state.dt)
             state.error = lanes.where(accept, spec.controller.remember(lanes, error), state.error)
         smallest = lanes.maximum(abs(state.t) * resolution, max(spec.dtmin, tiny))
@@ -233,6 +263,8 @@ class _Counts:
 def _result(spec: SolveSpec, rows: _Rows, state: _State, lanes: Lanes, counts: _Counts) -> ForwardResult:
     dt = torch.stack(rows.dt) if rows.dt else state.u.new_empty(0, state.u.shape[0])
     record = rows.keeper.record(torch.stack(rows.t), dt, state.u)
+    if any(rows.implicit):
+        record = replace(record, implicit=tuple(rows.implicit))
     codes = lanes.tensor(counts.codes).to(torch.int64)
     if spec.saveat is None or rows.values is None:
         times, values = _every_step(record, lanes.tensor(counts.accepted).to(torch.int64))
