@@ -63,6 +63,7 @@ class EventSolve:
     seconds: float
     events: tuple[Event, ...]
     dense: Callable[[Float[Tensor, "B T"]], Float[Tensor, "B T n"]]
+    switches: Int[Tensor, "B"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +128,7 @@ def solve_with_events(run: EventRun, u0: Float[Tensor, "B n"]) -> EventSolve:
         seconds=clock.perf_counter() - began,
         events=tuple(state.events),
         dense=_dense(legs, u0),
+        switches=state.switches,
     )
 
 
@@ -144,6 +146,9 @@ class _Progress:
     jumped: Bool[Tensor, "B"]
     since: Float[Tensor, "B"]
     nf: int = 0
+    switches: Int[Tensor, "B"] | None = None
+    #: Of a method that switches, which trajectories use the implicit one.
+    stiff: Bool[Tensor, "B"] | None = None
     events: list[Event] = field(default_factory=list)
 
     @classmethod
@@ -303,11 +308,15 @@ def _one_leg(run: EventRun, state: _Progress) -> tuple[_Leg, _Located, Tensor, T
         first_du=first,
         watch=watch if watch.needed else None,
         dt=spec.dt if not spec.adaptive or not state.nf else None,
+        stiff=state.stiff,
     )
     result = engine.forward(leg_spec, u.detach(), run.p)
     state.nf += result.nf + 1
     state.accepted = state.accepted + result.accepted_steps
     state.rejected = state.rejected + result.rejected_steps
+    if result.switches is not None:
+        state.switches = result.switches if state.switches is None else state.switches + result.switches
+    state.stiff = result.stiff
     done = replace(leg_spec, t1=result.t_end, watch=None)
     solved = Solved(engine, done, result.record, result.record.u[-1])
 

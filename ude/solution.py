@@ -94,6 +94,9 @@ class Statistics:
         algorithm, sensealg: Names of what was used; sensealg is "none" when no gradient was possible.
         seconds: Wall-clock time of the forward solve.
         njacs, nw: Jacobians df/du and factorisations of implicit methods, each of the whole batch.
+        why_algorithm: Why `solve` chose this algorithm, one sentence; empty when it was given.
+        switches: Of an algorithm that switches (`AutoSwitch`), how often each trajectory changed its method
+            ``(*batch)``; None of others.
     """
 
     nf: int
@@ -106,6 +109,8 @@ class Statistics:
     why_not: dict[str, str] = field(default_factory=dict)
     njacs: int = 0
     nw: int = 0
+    why_algorithm: str = ""
+    switches: Int[Tensor, "*batch"] | None = None
 
 
 class Solution:
@@ -200,6 +205,7 @@ class Solution:
             self.stats,
             accepted_steps=self.stats.accepted_steps.reshape(-1)[i],
             rejected_steps=self.stats.rejected_steps.reshape(-1)[i],
+            switches=None if self.stats.switches is None else self.stats.switches.reshape(-1)[i],
         )
 
         def dense(asked: Tensor) -> Tensor:

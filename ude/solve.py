@@ -12,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.callbacks import Callback, PresetTimeCallback, flatten_callbacks, terminate
+from ude.default_algorithm import default_algorithm
 from ude.engines import ENGINES, SolveSpec, TorchDiffEq, choose_engine
 from ude.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
 from ude.errors import InputError
 from ude.events import EventRun, preset_times, solve_with_events
-from ude.methods import Algorithm, PIController, Tsit5
+from ude.methods import Algorithm, PIController
 from ude.problems import FlatRightHandSide, ODEProblem, flatten
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solution import ReturnCode, Solution, Statistics
@@ -59,8 +60,9 @@ def solve(  # type: ignore[misc]
 
     Args:
         prob: The problem.
-        alg: `Tsit5()` (the default); `Vern7()` for tight tolerances; `KenCarp4()` or `Rodas5P()` for stiff problems;
-            or `TorchDiffEq("dopri5")`.
+        alg: `Tsit5()`; `Vern7()` for tight tolerances; `KenCarp4()` or `Rodas5P()` for stiff problems;
+            `AutoTsit5(Rodas5P())`, which finds out; or `TorchDiffEq("dopri5")`. None chooses by `default_algorithm`
+            and says why in ``sol.stats.why_algorithm``.
         saveat: A number (save every so much, and the end), times in the direction of integration, or one row of
             times a trajectory ``(*batch, time)``. None saves every accepted step.
         abstol, reltol: Tolerances of the local error, a number or one number a state: each step's root mean square of
@@ -105,7 +107,9 @@ def solve(  # type: ignore[misc]
         raise InputError(
             "trajectories belongs to an ensemble", fix="Wrap the problem: EnsembleProblem(prob, prob_func)."
         )
-    alg = Tsit5() if alg is None else alg
+    why_algorithm = ""
+    if alg is None:
+        alg, why_algorithm = default_algorithm(prob, reltol=reltol, abstol=abstol, adaptive=adaptive)
     if not isinstance(alg, Algorithm):
         raise InputError("alg must be an algorithm object", expected="e.g. Tsit5()", got=repr(alg))
     sensealg = DiscreteAdjoint() if sensealg is None else sensealg
@@ -138,7 +142,7 @@ def solve(  # type: ignore[misc]
         raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")
     callbacks = flatten_callbacks(callback)
     if not callbacks and tstops is None:
-        return _run(prob, spec, sensealg, engine, u0, p)
+        return _run(prob, spec, sensealg, engine, u0, p, why_algorithm)
     watched = replace(spec, watch=_never_stop) if callbacks else spec
     run = EventRun(
         spec=spec,
@@ -150,7 +154,7 @@ def solve(  # type: ignore[misc]
         tstops=_stops(tstops, spec),
         max_events=max_events,
     )
-    return _run_with_events(prob, run, u0)
+    return _run_with_events(prob, run, u0, why_algorithm)
 
 
 def _never_stop(t: Tensor, u: Tensor, t_next: Tensor, u_next: Tensor, moved: Tensor) -> Tensor:
@@ -167,7 +171,7 @@ def _stops(tstops: Any, spec: SolveSpec) -> Float[Tensor, "B k"]:
     return preset_times(PresetTimeCallback(tstops, terminate), spec)
 
 
-def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor) -> Solution:
+def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor, why_algorithm: str) -> Solution:
     spec = run.spec
     result = solve_with_events(run, u0)
     times, values = result.times, result.values
@@ -190,6 +194,8 @@ def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor) -> Solution:
             algorithm=spec.algorithm.name,
             sensealg=run.sensealg.name if run.tracked else "none",
             seconds=result.seconds,
+            why_algorithm=why_algorithm,
+            switches=None if result.switches is None else result.switches.view(spec.batch),
         ),
         dense=lambda asked: result.dense(asked).view(*spec.batch, asked.shape[1], -1),
         events=result.events,
@@ -197,7 +203,13 @@ def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor) -> Solution:
 
 
 def _run(
-    prob: ODEProblem, spec: SolveSpec, sensealg: SensitivityAlgorithm, engine: str, u0: Tensor, p: Sequence[Tensor]
+    prob: ODEProblem,
+    spec: SolveSpec,
+    sensealg: SensitivityAlgorithm,
+    engine: str,
+    u0: Tensor,
+    p: Sequence[Tensor],
+    why_algorithm: str,
 ) -> Solution:
     choice = choose_engine(ENGINES, spec, engine)
     began = time.perf_counter()
@@ -231,6 +243,8 @@ def _run(
             why_not=choice.why_not,
             njacs=result.njacs,
             nw=result.nw,
+            why_algorithm=why_algorithm,
+            switches=None if result.switches is None else result.switches.view(spec.batch),
         ),
         dense=read,
     )

@@ -27,6 +27,10 @@ from ude.methods.switching import stability_size
 # that the stability of the method limits have errors, and so differences, as large as the tolerance.
 _TELLING = 1e-3
 _ROUNDINGS = 1e3
+# While a trajectory has shown no stiff step, one in so many is looked at: the estimate costs a tenth of a step of a
+# cheap f. Attempts are counted, of which all trajectories of a batch make the same number, so that each is looked at
+# in the same steps alone and in any batch.
+_LOOK_EVERY = 5
 
 
 def implicit_scheme(spec: SolveSpec, algorithm: AutoSwitch, p: Sequence[Tensor]) -> EsdirkScheme | RosenbrockScheme:
@@ -52,7 +56,8 @@ class SwitchingScheme:
         self.work = self.explicit.work = self.implicit.work
         self.carries_derivative = self.implicit.carries_derivative
         self.interpolant = self.explicit.interpolant
-        self._size = stability_size(algorithm.nonstiff.tableau)
+        size = stability_size(algorithm.nonstiff.tableau)
+        self._bound, self._bound_of_norm = algorithm.nonstifftol * size, algorithm.stifftol * size
         self._twins = _twin_weights(algorithm.nonstiff.tableau, spec.t0.dtype, spec.t0.device)
         self._lanes = lanes = lanes_for(spec.t0, spec.t0.shape[0])
         first = (
@@ -61,9 +66,10 @@ class SwitchingScheme:
         zeros = lanes.read(torch.zeros_like(spec.t0))
         self.stiff = lanes.read(first)
         self.switches = zeros
-        # stiff steps in a row as a positive number, others as a negative one; steps since the last change; changes
-        # in a row that came at the first opportunity
-        self._count, self._stay, self._turns = zeros, zeros, zeros
+        # stiff steps in a row as a positive number, others as a negative one; changes in a row at the first opportunity
+        self._count, self._turns = zeros, zeros
+        self._suspected = self._turned = False
+        self._attempts = 0
         self._look()
         self.error_order: Any = self._order()
         self._trials: tuple[Trial | None, Trial | None] = (None, None)
@@ -82,6 +88,7 @@ class SwitchingScheme:
 
     def attempt(self, u: Tensor, k1: Tensor, t: Tensor, dt: Tensor) -> Trial:
         self._dt = dt
+        self._attempts += 1
         self.error_order = self._order()
         if not self._any:
             trial = self.explicit.attempt(u, k1, t, dt)
@@ -123,32 +130,45 @@ class SwitchingScheme:
 
     def settle(self, accepted: Bool[Tensor, "B"]) -> None:
         """Count stiff steps of the trajectories that accepted, and change the method of those that had enough."""
-        lanes, options = self._lanes, self.algorithm
-        accept, stiff = lanes.read(accepted), self.stiff
-        # both estimates read what the methods forget once they are told
-        found = self._is_stiff()
+        lanes = self._lanes
+        self._changed = False
+        looks = self._attempts % _LOOK_EVERY == 0
+        if not (looks or self._any or self._suspected):
+            return
+        accept = lanes.read(accepted)
+        # the estimates read what the methods forget once they are told
+        found = self._is_stiff() & accept
+        if not (self._any or self._suspected or self._turned or lanes.any(found)):
+            return
         if self._any:
-            self.implicit.settle(accepted if self._all else accepted & stiff)
+            self.implicit.settle(accepted if self._all else accepted & self.stiff)
+        looked = accept if looks else accept & (self.stiff | (self._count > 0.0))
         up, down = lanes.maximum(self._count, 0.0) + 1.0, lanes.minimum(self._count, 0.0) - 1.0
-        self._count = lanes.where(accept, lanes.where(found, up, down), self._count)
-        self._stay = lanes.where(accept, self._stay + 1.0, self._stay)
-        to_implicit = lanes.negate(stiff) & (self._count > options.maxstiffstep) & accept
-        to_explicit = stiff & (self._count < -options.maxnonstiffstep) & accept
-        if self._any:
-            to_explicit = to_explicit & (self._turns < options.switch_max)
+        # below zero only steps of the implicit method are counted
+        down = lanes.where(self.stiff, down, 0.0)
+        self._count = lanes.where(looked, lanes.where(found, up, down), self._count)
+        self._suspected = lanes.any(self._count > 0.0)
+        self._change(looked, found)
+
+    def _change(self, looked: Any, found: Any) -> None:
+        """Change the method of the trajectories that had enough stiff steps, or enough that were not."""
+        lanes, options, stiff = self._lanes, self.algorithm, self.stiff
+        to_implicit = lanes.negate(stiff) & (self._count > options.maxstiffstep) & looked
+        to_explicit = stiff & (self._count < -options.maxnonstiffstep) & looked & (self._turns < options.switch_max)
+        if self._turned:
+            # a step that bears the method out
+            confirmed = looked & (found == stiff) & (self._turns < options.switch_max)
+            self._turns = lanes.where(confirmed, 0.0, self._turns)
         change = to_implicit | to_explicit
         self._changed = lanes.any(change)
         if not self._changed:
             return
-        shortest = lanes.where(stiff, float(options.maxnonstiffstep + 1), float(options.maxstiffstep + 1))
-        turns = lanes.where(self._stay <= shortest, self._turns + 1.0, self._turns * 0.0)
-        self._turns = lanes.where(change, turns, self._turns)
-        self._stay = lanes.where(change, 0.0, self._stay)
+        self._turns = lanes.where(change, self._turns + 1.0, self._turns)
+        self._turned = True
         self.switches = lanes.where(change, self.switches + 1.0, self.switches)
         self._to_explicit = to_explicit
-        self._stretch = lanes.where(
-            to_implicit, options.dtfac, lanes.where(to_explicit, 1.0 / options.dtfac, 1.0 + 0.0 * self._count)
-        )
+        shorter = lanes.where(to_explicit, 1.0 / options.dtfac, 1.0 + 0.0 * self._count)
+        self._stretch = lanes.where(to_implicit, options.dtfac, shorter)
         self.stiff = (stiff | to_implicit) & lanes.negate(to_explicit)
         self._look()
         if lanes.any(to_implicit):
@@ -164,7 +184,7 @@ class SwitchingScheme:
 
     def _is_stiff(self) -> Any:
         """Whether the step of each trajectory was stiff, one a lane."""
-        lanes, options = self._lanes, self.algorithm
+        lanes = self._lanes
         explicit, implicit = self._trials
         of_explicit = of_implicit = None
         if explicit is not None:
@@ -172,24 +192,27 @@ class SwitchingScheme:
         if implicit is not None and self.implicit.jacobian is not None:
             size = self.implicit.jacobian.abs()
             norm = torch.minimum(size.sum(-1).amax(-1), size.sum(-2).amax(-1)) * self._dt.abs()
-            of_implicit = lanes.read(norm) > options.stifftol * self._size
+            of_implicit = lanes.read(norm) > self._bound_of_norm
         if of_explicit is None or of_implicit is None:
             return of_implicit if of_explicit is None else of_explicit
         return lanes.where(self.stiff, of_implicit, of_explicit)
 
     def _explicit_is_stiff(self, trial: Trial) -> Any:
-        """``|f(g) - f(h)| / |g - h| dt > tol S`` for the last two stages, where their difference is no noise."""
-        lanes = self._lanes
-        stages, states = self._twins.shape[1], trial.u.shape[-1]
+        """``|f(g) - f(h)| / |g - h| dt > tol S`` for the last two stages, where their difference is no noise.
+
+        Norms are relative to the tolerance: without that a large smooth component hides a small stiff one, as in
+        Robertson's problem.
+        """
+        lanes, spec = self._lanes, self.spec
+        stages, (count, states) = self._twins.shape[1], trial.u.shape
         # f(g) - f(h), and (g - h) / dt
-        pair = torch.mm(self._twins, trial.k[:stages].reshape(stages, -1)).view(2, -1, states)
-        of_f, of_u = torch.linalg.vector_norm(pair, dim=-1)
-        found = lanes.read(of_f > self.algorithm.nonstifftol * self._size * of_u)
+        pair = torch.mm(self._twins, trial.k[:stages].reshape(stages, -1)).view(2, count, states)
+        scale = torch.addcmul(spec.abstol, trial.u.abs(), spec.reltol)
+        of_f, of_u = torch.linalg.vector_norm(pair / scale, dim=-1).unbind(0)
+        found = lanes.read(of_f > self._bound * of_u)
         if lanes.any(found):
-            spec = self.spec
-            rounding = _ROUNDINGS * torch.finfo(trial.u.dtype).eps
-            noise = trial.u.abs() * (rounding + _TELLING * spec.reltol) + _TELLING * spec.abstol
-            tells = (pair[1] * self._dt.unsqueeze(-1) / noise).square().mean(-1) > 1.0
+            rounding = _ROUNDINGS * torch.finfo(scale.dtype).eps * torch.linalg.vector_norm(trial.u / scale, dim=-1)
+            tells = of_u * self._dt.abs() > (rounding + _TELLING * states**0.5)
             found = found & lanes.read(tells)
         return found
 
