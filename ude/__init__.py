@@ -18,6 +18,7 @@ from ude.callbacks import (
     VectorContinuousCallback,
     terminate,
 )
+from ude.default_algorithm import default_algorithm
 from ude.dynamical import DynamicalODEProblem, SecondOrderODEProblem
 from ude.engines import TorchDiffEq
 from ude.ensemble import EnsembleProblem, EnsembleSolution
@@ -69,12 +70,14 @@ from ude.sensitivity import (
     GaussAdjoint,
     InterpolatingAdjoint,
     QuadratureAdjoint,
+    SteadyStateAdjoint,
 )
 from ude.solution import ReturnCode, Solution, Statistics
 
 # `solve` is a module too. Python sets the attribute `ude.solve` to the module when that is first imported; this line
 # does it before it binds the function, and no later `import ude.solve` does it again. A lazy name would lose that race.
 from ude.solve import solve
+from ude.steady_state import DynamicSS, SSRootfind, SteadyStateProblem, TerminateSteadyState
 
 if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
     from ude import datasets, reference_problems
@@ -107,6 +110,7 @@ __all__ = [
     "Discovery",
     "DiscreteAdjoint",
     "DiscreteCallback",
+    "DynamicSS",
     "DynamicalODEProblem",
     "EngineRefused",
     "EnsembleProblem",
@@ -151,12 +155,16 @@ __all__ = [
     "Rodas4",
     "Rodas5P",
     "Rosenbrock23",
+    "SSRootfind",
     "Samples",
     "SecondOrderODEProblem",
     "Solution",
     "SolveFailed",
     "Statistics",
+    "SteadyStateAdjoint",
+    "SteadyStateProblem",
     "Symbolic",
+    "TerminateSteadyState",
     "TorchDiffEq",
     "Trapezoid",
     "Tsit5",
@@ -169,6 +177,7 @@ __all__ = [
     "__version__",
     "check_gradient",
     "datasets",
+    "default_algorithm",
     "discover",
     "fit",
     "load_fit",

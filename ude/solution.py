@@ -29,6 +29,7 @@ class ReturnCode(IntEnum):
     Terminated = 4
     MaxEvents = 5
     ConvergenceFailure = 6
+    NotSteady = 8
 
     @property
     def ok(self) -> bool:
@@ -56,6 +57,11 @@ ADVICE = {
     ReturnCode.ConvergenceFailure: (
         "Newton's iteration for the stages of an implicit step did not converge",
         "f may jump there: check f. With adaptive=False, take a smaller dt.",
+    ),
+    ReturnCode.NotSteady: (
+        "no steady state was found",
+        "Start nearer to it. DynamicSS() finds stable states only and may need a longer tspan; SSRootfind() needs a "
+        "df/du that can be inverted.",
     ),
     ReturnCode.MaxEvents: (
         "more events happened than max_events",
@@ -145,7 +151,7 @@ class Solution:
     ) -> None:
         self.names, self.stats, self.events = names, stats, events
         self._times, self._values, self._span, self._codes, self._dense = times, values, span, retcode, dense
-        self._reached = reached
+        self.reached = self._reached = reached
         self._bad = [i for i, code in enumerate(retcode.tolist()) if not ReturnCode(code).ok]
 
     @property

@@ -21,6 +21,7 @@ from ude.methods import Algorithm, PIController
 from ude.problems import FlatRightHandSide, ODEProblem, flatten
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solution import ReturnCode, Solution, Statistics
+from ude.steady_state import SteadyStateProblem, TerminateSteadyState, solve_steady_state
 
 
 # The overloads leave the options to the implementation, where they are spelled once.
@@ -112,7 +113,7 @@ def solve(  # type: ignore[misc]
         alg, why_algorithm = default_algorithm(prob, reltol=reltol, abstol=abstol, adaptive=adaptive)
     if not isinstance(alg, Algorithm):
         raise InputError("alg must be an algorithm object", expected="e.g. Tsit5()", got=repr(alg))
-    sensealg = DiscreteAdjoint() if sensealg is None else sensealg
+    given, sensealg = sensealg, DiscreteAdjoint() if sensealg is None else sensealg
     batch = tuple(prob.u0.shape[:-1])
     u0 = prob.u0.reshape(-1, prob.u0.shape[-1])
     t0, t1 = (_times(value, u0) for value in prob.tspan)
@@ -140,7 +141,18 @@ def solve(  # type: ignore[misc]
     )
     if spec.saveat is None and isinstance(alg, TorchDiffEq):
         raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")
-    callbacks = flatten_callbacks(callback)
+    if isinstance(prob, SteadyStateProblem):
+        again = {name: value for name, value in options.items() if name not in ("alg", "callback", "sensealg")}
+        return solve_steady_state(
+            prob,
+            spec,
+            (u0, p),
+            (given, why_algorithm),
+            lambda ode, inner, until: solve(ode, inner, callback=[until, *flatten_callbacks(callback)], **again),
+        )
+    callbacks = tuple(
+        one.bound(prob.f) if isinstance(one, TerminateSteadyState) else one for one in flatten_callbacks(callback)
+    )
     if not callbacks and tstops is None:
         return _run(prob, spec, sensealg, engine, u0, p, why_algorithm)
     watched = replace(spec, watch=_never_stop) if callbacks else spec
