@@ -82,7 +82,7 @@ def test_parameters_of_modules_get_the_gradient_that_differences_give(alg):
         values = []
         for step in (1e-5, -2e-5):
             flat[0] += step
-            values.append(float(loss()))
+            values.append(loss().item())
         flat[0] += 1e-5
         assert float(gradient.reshape(-1)[0]) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-6, abs=1e-8)
 

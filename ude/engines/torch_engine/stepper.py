@@ -146,7 +146,7 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
     """Build the function that tries one step of every trajectory and moves those that accept it."""
     resolution = 16 * torch.finfo(spec.t0.dtype).eps
     tiny = 1e3 * torch.finfo(spec.t0.dtype).tiny
-    switching = isinstance(scheme, SwitchingScheme)
+    switching = scheme if isinstance(scheme, SwitchingScheme) else None
 
     def attempt(state: _State, sign: Any, end: Any, rows: _Rows) -> tuple[Any, Any]:
         remaining = (end - state.t) * sign
@@ -177,7 +177,7 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
                 state.stopped = state.stopped | lanes.read(stop)
             scheme.settle(lanes.tensor(accept).to(torch.bool))
             state.u, state.k1 = lanes.select(accept, u, state.u), lanes.select(accept, k1, state.k1)
-            switched = scheme.switch(state.u, state.k1, lanes.tensor(state.t)) if switching else None
+            switched = None if switching is None else switching.switch(state.u, state.k1, lanes.tensor(state.t))
             if switched is not None:
                 state.k1, stretch = switched
         if spec.adaptive:

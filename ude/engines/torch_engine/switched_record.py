@@ -97,9 +97,9 @@ def pullback_switched(
     for implicit, rows in reversed(_stretches(record)):
         if not implicit:
             numbers = tableau_tensors(algorithm.nonstiff.tableau, record.u.dtype, record.u.device)
-            adjoint, parts = sweep(spec, numbers, record, rows, (leaves, inputs), reads, starts, now.u)
+            adjoint, found_here = sweep(spec, numbers, record, rows, (leaves, inputs), reads, starts, now.u)
             now = Cotangents(adjoint, now.k1)
-            totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
+            totals = [add(total, part) for total, part in zip(totals, found_here, strict=True)]
             continue
         for row in reversed(rows):
             start = recorded(starts, record, row)
