@@ -31,7 +31,7 @@ from ude.callbacks import (
     terminate,
 )
 from ude.engines import Engine, SolveSpec
-from ude.engines.engine import as_batch
+from ude.engines.engine import StepControl, as_batch
 from ude.errors import InputError
 from ude.problems import FlatRightHandSide
 from ude.sensitivity import SensitivityAlgorithm, Solved
@@ -60,6 +60,8 @@ class EventSolve:
     accepted_steps: Int[Tensor, "B"]
     rejected_steps: Int[Tensor, "B"]
     nf: int
+    njacs: int
+    nw: int
     seconds: float
     events: tuple[Event, ...]
     dense: Callable[[Float[Tensor, "B T"]], Float[Tensor, "B T n"]]
@@ -125,6 +127,8 @@ def solve_with_events(run: EventRun, u0: Float[Tensor, "B n"]) -> EventSolve:
         accepted_steps=state.accepted,
         rejected_steps=state.rejected,
         nf=state.nf,
+        njacs=state.njacs,
+        nw=state.nw,
         seconds=clock.perf_counter() - began,
         events=tuple(state.events),
         dense=_dense(legs, u0),
@@ -149,7 +153,16 @@ class _Progress:
     switches: Int[Tensor, "B"] | None = None
     #: Of a method that switches, which trajectories use the implicit one.
     stiff: Bool[Tensor, "B"] | None = None
+    njacs: int = 0
+    nw: int = 0
     events: list[Event] = field(default_factory=list)
+    control: StepControl | None = None
+
+    def resume(self) -> StepControl | None:
+        """The step control of the leg before, from which the next one goes on."""
+        if self.control is None:
+            return None
+        return replace(self.control, jumped=self.jumped)
 
     @classmethod
     def start(cls, run: EventRun, u0: Tensor) -> _Progress:
@@ -309,16 +322,20 @@ def _one_leg(run: EventRun, state: _Progress) -> tuple[_Leg, _Located, Tensor, T
         watch=watch if watch.needed else None,
         dt=spec.dt if not spec.adaptive or not state.nf else None,
         stiff=state.stiff,
+        resume=state.resume(),
     )
     result = engine.forward(leg_spec, u.detach(), run.p)
     state.nf += result.nf + 1
+    state.njacs += result.njacs
+    state.nw += result.nw
+    state.control = result.control if spec.adaptive else None
     state.accepted = state.accepted + result.accepted_steps
     state.rejected = state.rejected + result.rejected_steps
     if result.switches is not None:
         state.switches = result.switches if state.switches is None else state.switches + result.switches
     state.stiff = result.stiff
     done = replace(leg_spec, t1=result.t_end, watch=None)
-    solved = Solved(engine, done, result.record, result.record.u[-1])
+    solved = Solved(engine, done, result.record, result.record.u_end)
 
     def read(times: Tensor, values: Tensor | None = None) -> Tensor:
         times = clipped(times)

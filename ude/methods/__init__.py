@@ -1,6 +1,6 @@
 """Numbers only: tableaus and step-size controllers. No torch below this line."""
 
-from ude.methods.controller import PIController
+from ude.methods.controller import Controller, IController, PIController, PIDController
 from ude.methods.dop853 import DP8
 from ude.methods.esdirk import (
     TRBDF2,
@@ -43,12 +43,14 @@ __all__ = [
     "AutoTsit5",
     "AutoVern7",
     "CandyRoz4",
+    "Controller",
     "DiagonallyImplicitRungeKutta",
     "DiagonallyImplicitTableau",
     "Euler",
     "ExplicitRungeKutta",
     "ExplicitTableau",
     "Heun",
+    "IController",
     "ImplicitEuler",
     "KahanLi6",
     "KahanLi8",
@@ -61,6 +63,7 @@ __all__ = [
     "McLachlan4",
     "Midpoint",
     "PIController",
+    "PIDController",
     "PseudoVerletLeapfrog",
     "Ralston",
     "Rodas4",

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, add, as_batch, differentiable, live_leaves
+from ude.engines.engine import NO_CHECKS, SolveSpec, add, as_batch, differentiable, live_leaves
 from ude.errors import EngineRefused
 from ude.sensitivity.reading import Gradient
 from ude.sensitivity.sensitivity import Solved
@@ -123,6 +123,9 @@ def solve_back(
         t0=span[0],
         t1=span[1],
         saveat=None,
+        checks=NO_CHECKS,
+        resume=None,
+        compact=False,
         abstol=abstol,
         reltol=reltol,
         first_du=f(z, p, span[0]),
@@ -130,7 +133,7 @@ def solve_back(
     result = solved.engine.forward(backward, z, p)
     if bool(result.retcode.any()):
         return None
-    return Backward(backward, result.record, result.record.u[-1])
+    return Backward(backward, result.record, result.record.u_end)
 
 
 def nothing(z: Tensor, p: Sequence[Tensor]) -> tuple[Tensor, Totals]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, as_batch, differentiable
+from ude.engines.engine import NO_CHECKS, SolveSpec, as_batch, differentiable
 from ude.sensitivity.reading import first_derivative_only
 from ude.sensitivity.sensitivity import Solved
 
@@ -143,6 +143,9 @@ class ForwardSensitivity:
                 reltol=_tolerance(spec.reltol, self.reltol, states, count),
                 first_du=tangent(z0, (), spec.t0),
                 watch=None,
+                checks=NO_CHECKS,
+                resume=None,
+                compact=False,
             )
             result = solved.engine.forward(augmented, z0, ())
         # a solve that did not arrive leaves NaN, which reaches the gradient and never looks like one

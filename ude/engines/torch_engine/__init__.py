@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,16 +12,22 @@ from torch import Tensor
 
 from ude.engines.engine import ForwardResult, SolveSpec, StepRecord, as_batch
 from ude.engines.torch_engine.checkpoints import Starts
+from ude.engines.torch_engine.compaction import CompactRecord, pull_compact, read_compact
 from ude.engines.torch_engine.dense import DenseOutput, StagesOf, gauss_nodes
 from ude.engines.torch_engine.esdirk import EsdirkScheme
 from ude.engines.torch_engine.explicit import ExplicitScheme
-from ude.engines.torch_engine.implicit_pullback import pullback_implicit, recorded
+from ude.engines.torch_engine.implicit_pullback import pull_segment, pullback_implicit, recorded
 from ude.engines.torch_engine.pullback import interpolate, pullback
 from ude.engines.torch_engine.replay import replay_explicit, replay_implicit
 from ude.engines.torch_engine.rosenbrock import RosenbrockScheme
 from ude.engines.torch_engine.stages import stage_arguments, tableau_tensors
 from ude.engines.torch_engine.stepper import integrate
-from ude.engines.torch_engine.switched_record import SwitchedSteps, of_one_method, pullback_switched, replay_switched
+from ude.engines.torch_engine.switched_record import (
+    SwitchedSteps,
+    of_one_method,
+    pull_switched_segment,
+    replay_switched,
+)
 from ude.engines.torch_engine.switching import SwitchingScheme
 from ude.engines.torch_engine.symplectic import SymplecticScheme, why_not_symplectic
 from ude.errors import EngineRefused
@@ -62,26 +68,36 @@ class TorchEngine:
             if isinstance(spec.algorithm, ExplicitRungeKutta):
                 return integrate(spec, ExplicitScheme(spec, spec.algorithm.tableau, p), u0)
             if isinstance(spec.algorithm, AutoSwitch):
-                return _forward_switching(spec, SwitchingScheme(spec, spec.algorithm, p), u0)
+                return integrate(spec, SwitchingScheme(spec, spec.algorithm, p), u0)
             scheme = _reversible(spec, p)
             if isinstance(scheme, SymplecticScheme):
                 scheme.require_separable(u0)
             return integrate(spec, scheme, u0)
 
     def interpolate(
-        self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor], times: Float[Tensor, "B T"]
+        self, spec: SolveSpec, record: StepRecord | CompactRecord, p: Sequence[Tensor], times: Float[Tensor, "B T"]
     ) -> Float[Tensor, "B T n"]:
+        if isinstance(record, CompactRecord):
+            return read_compact(spec, record, p, times, self.interpolate)
         spec, record = of_one_method(spec, record)
         with torch.no_grad():
             steps = _steps(spec, record, p)
             return interpolate(spec, record, times, steps.interpolant, steps.starts, steps.stages)
 
     def pullback(
-        self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor], times: Float[Tensor, "B T"], grad: Tensor
+        self,
+        spec: SolveSpec,
+        record: StepRecord | CompactRecord,
+        p: Sequence[Tensor],
+        times: Float[Tensor, "B T"],
+        grad: Tensor,
     ) -> tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
+        if isinstance(record, CompactRecord):
+            return pull_compact(spec, record, p, times, grad, _pull_segment)
         spec, record = of_one_method(spec, record)
         if isinstance(spec.algorithm, AutoSwitch):
-            return pullback_switched(spec, spec.algorithm, record, p, times, grad)
+            of_u, _, parts = pull_switched_segment(spec, spec.algorithm, record, p, times, grad)
+            return of_u, parts
         if isinstance(spec.algorithm, ExplicitRungeKutta):
             return pullback(spec, spec.algorithm.tableau, record, p, times, grad)
         return pullback_implicit(spec, lambda leaves: _reversible(spec, leaves), record, p, times, grad)
@@ -124,6 +140,24 @@ class TorchEngine:
                 yield state, time, numbers.weights[i] * dt
 
 
+def _pull_segment(
+    spec: SolveSpec,
+    record: StepRecord,
+    p: Sequence[Tensor],
+    times: Float[Tensor, "B T"],
+    grad: Tensor,
+    of_carried: Tensor,
+    first: bool,
+) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
+    if isinstance(spec.algorithm, AutoSwitch) and record.implicit is not None:
+        return pull_switched_segment(spec, spec.algorithm, record, p, times, grad, of_carried)
+    spec, record = of_one_method(spec, record)
+    if isinstance(spec.algorithm, ExplicitRungeKutta):
+        of_u, parts = pullback(spec, spec.algorithm.tableau, record, p, times, grad)
+        return of_u, of_carried, parts
+    return pull_segment(spec, lambda leaves: _reversible(spec, leaves), record, p, times, grad, of_carried, first)
+
+
 @dataclass(frozen=True, eq=False)
 class _Steps:
     """Recorded steps, to be computed again."""
@@ -132,12 +166,6 @@ class _Steps:
     starts: Starts
     stages: StagesOf
     order: int
-
-
-def _forward_switching(spec: SolveSpec, scheme: SwitchingScheme, u0: Tensor) -> ForwardResult:
-    result = integrate(spec, scheme, u0)
-    number = torch.as_tensor(scheme.switches, device=u0.device).reshape(-1).to(torch.int64)
-    return replace(result, switches=number, stiff=torch.as_tensor(scheme.stiff, device=u0.device).reshape(-1))
 
 
 def _steps(spec: SolveSpec, record: StepRecord, p: Sequence[Tensor]) -> _Steps:

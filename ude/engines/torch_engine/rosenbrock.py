@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec, add, as_batch
@@ -71,7 +71,7 @@ class RosenbrockScheme:
 
     def __init__(self, spec: SolveSpec, algorithm: RosenbrockMethod, p: Sequence[Tensor]) -> None:
         tableau = algorithm.tableau
-        self.spec = spec
+        self.spec, self._algorithm = spec, algorithm
         self.work = Work(spec, p)
         self.numbers = rosenbrock_tensors(tableau, spec.t0.dtype, spec.t0.device)
         self.interpolant = self.numbers.interpolant
@@ -91,6 +91,14 @@ class RosenbrockScheme:
 
     def derivative_after(self, trial: Trial, t: Tensor) -> Tensor:
         return trial.k[0]
+
+    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> RosenbrockScheme:
+        taken = RosenbrockScheme(spec, self._algorithm, p)
+        taken.work.go_on(self.work)
+        if self._linear is not None:
+            linear = self._linear
+            taken._linear = _Linear(linear.du[index], linear.jacobian[index], linear.of_t[index])
+        return taken
 
     def settle(self, accepted: Bool[Tensor, "B"]) -> None:
         if bool(accepted.any()):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec, as_batch
@@ -67,6 +67,10 @@ class Work:
     def __call__(self, u: Tensor, t: Tensor) -> Tensor:
         self.calls += 1
         return as_batch(self.spec, u, t, self.p)
+
+    def go_on(self, before: Work) -> None:
+        """Count on from what was counted before the batch became smaller."""
+        self.calls, self.jacobians, self.factorisations = before.calls, before.jacobians, before.factorisations
 
     def linearise(self, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return f (B, n), df/du (B, n, n) and df/dt (B, n)."""
@@ -162,9 +166,21 @@ class LazyScheme(Protocol):
 class SwitchingScheme(Protocol):
     """A scheme that changes the method of a trajectory between two steps."""
 
+    #: Which trajectories use the implicit method, one a lane (see `lanes`), and how often each changed.
+    stiff: Any
+    switches: Any
+
     def switch(self, u: Tensor, k1: Tensor, t: Tensor) -> tuple[Tensor, Any] | None:
         """After `settle`: the derivatives that the next step starts with and the factors of the step sizes, of a step
         after which some trajectory changes its method; else None."""
+
+
+@runtime_checkable
+class GatheringScheme(Protocol):
+    """A scheme that can go on with some of its trajectories alone; others keep their batch to the end."""
+
+    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> Scheme:
+        """Return the scheme of these trajectories, which remembers of them what this one does."""
 
 
 class ReversibleScheme(Scheme, Protocol):

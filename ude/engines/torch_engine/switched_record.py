@@ -73,18 +73,25 @@ class SwitchedSteps:
         return torch.cat([coefficients, k.new_zeros(len(self.interpolant) - len(coefficients), *k.shape[1:])])
 
 
-def pullback_switched(
+def pull_switched_segment(
     spec: SolveSpec,
     algorithm: AutoSwitch,
     record: StepRecord,
     p: Sequence[Tensor],
     times: Float[Tensor, "B T"],
     grad: Float[Tensor, "B T n"],
-) -> tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
+    of_carried: Float[Tensor, "B n"] | None = None,
+) -> tuple[Float[Tensor, "B n"], Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
     """Pull the cotangents of u(times) back through the recorded steps, through those of each method as it does.
 
     Where a trajectory changes to an ESDIRK method, the derivative that its first step starts with is f(u): its
     cotangent goes on to u and the leaves there.
+
+    Args:
+        of_carried: Cotangent of the derivative carried over at the end, of a record that another follows.
+
+    Returns:
+        Cotangents of the first state, of the derivative carried over there, and of the leaves.
     """
     reads = Reads(spec, record, times, grad)
     wanted = differentiable(p)
@@ -92,7 +99,8 @@ def pullback_switched(
     inputs = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]
     scheme = SwitchingScheme(spec, algorithm, leaves)
     starts, fresh = SwitchedStarts(record, scheme), _begins(record)
-    now = Cotangents(torch.zeros_like(record.u[0]), torch.zeros_like(record.u[0]))
+    zeros = torch.zeros_like(record.u[0])
+    now = Cotangents(zeros, zeros if of_carried is None else of_carried)
     totals: list[Tensor | None] = [None] * len(inputs)
     for implicit, rows in reversed(_stretches(record)):
         if not implicit:
@@ -113,7 +121,7 @@ def pullback_switched(
                 now = Cotangents(now.u + of_u, torch.where(begins, 0.0, now.k1))
                 totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
     found = iter(totals)
-    return now.u, tuple(next(found) if need else None for need in wanted)
+    return now.u, now.k1, tuple(next(found) if need else None for need in wanted)
 
 
 def replay_switched(
@@ -169,7 +177,7 @@ def _begins(record: StepRecord) -> Bool[Tensor, "rows B"]:
     """Where a trajectory takes the first of some implicit steps: none before, or an explicit one."""
     moved = record.dt != 0
     begins = torch.zeros_like(moved)
-    continues = torch.zeros_like(moved[0])
+    continues = torch.zeros_like(moved[0]) if record.goes_on is None else record.goes_on
     for row, implicit in enumerate(_methods(record)):
         if implicit:
             begins[row] = moved[row] & ~continues

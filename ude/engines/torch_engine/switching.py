@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec
@@ -173,6 +173,19 @@ class SwitchingScheme:
         self._look()
         if lanes.any(to_implicit):
             self.implicit.renew(lanes.tensor(to_implicit).to(torch.bool))
+
+    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> SwitchingScheme:
+        taken = SwitchingScheme(spec, self.algorithm, p)
+        taken.explicit, taken.implicit = self.explicit.gather(index, spec, p), self.implicit.gather(index, spec, p)
+        taken.work = taken.explicit.work = taken.implicit.work
+        taken._lanes = self._lanes
+        taken.stiff, taken.switches = self.stiff[index], self.switches[index]
+        taken._count, taken._turns = self._count[index], self._turns[index]
+        taken._suspected, taken._turned = self._suspected, self._turned
+        # the same attempts are looked at as in the whole batch, so that steps do not depend on who has left
+        taken._attempts = self._attempts
+        taken._look()
+        return taken
 
     def switch(self, u: Tensor, k1: Tensor, t: Tensor) -> tuple[Tensor, Any] | None:
         if not self._changed:
