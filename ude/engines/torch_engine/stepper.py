@@ -406,6 +406,8 @@ def _start_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) 
     size, slope = _norm(spec, u0 / scale, spec.t0), _norm(spec, spec.first_du / scale, spec.t0)
     known = torch.where((size > 1e-5) & (slope > 1e-5), size / slope, float("nan"))
     carried = torch.where(spec.resume.jumped, torch.minimum(spec.resume.dt, known), spec.resume.dt)
+    # a state that an event left near zero has a time scale below the resolution of the time
+    carried = torch.maximum(carried, 16 * torch.finfo(u0.dtype).eps * spec.t0.abs())
     carried = carried.clamp(min=spec.dtmin, max=spec.dtmax)
     moving = spec.t0 != spec.t1
     if not bool((torch.isnan(carried) & moving).any()):
