@@ -50,7 +50,7 @@ def test_a_wrong_gradient_is_found():
     )
     assert not check.agrees(1e-3)
     assert check.worst == pytest.approx(0.01, rel=0.1)
-    assert "WrongByAPercent with Tsit5: worst disagreement 9." in str(check)
+    assert "WrongByAPercent with AutoVern7(Rodas5P): worst disagreement 9." in str(check)
 
 
 def test_modules_in_p_and_as_f_are_checked_and_left_as_they_are():

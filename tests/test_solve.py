@@ -35,8 +35,8 @@ def test_the_example_of_the_readme_runs_as_written(tmp_path):
     assert repr(sol) == "Solution(Success; u (101, 2), states x, y; Tsit5 in the torch engine)"
 
 
-def test_the_default_algorithm_is_tsit5():
-    assert ude.solve(lotka_volterra_problem()).stats.algorithm == "Tsit5"
+def test_the_default_algorithm_is_tsit5_that_looks_out_for_stiffness():
+    assert ude.solve(lotka_volterra_problem()).stats.algorithm == "AutoTsit5(Rodas5P)"
 
 
 @pytest.mark.parametrize(

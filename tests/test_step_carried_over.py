@@ -78,7 +78,7 @@ def test_a_trajectory_without_a_jump_goes_on_with_its_step_and_memory(monkeypatc
     )
     nan = float("nan")
     dose = ude.PresetTimeCallback([[nan], [2.0]], lambda u, p, t: u + 1.0)
-    ude.solve(prob, callback=dose, tstops=[[2.0], [nan]], saveat=[4.0], abstol=1e-8, reltol=1e-8)
+    ude.solve(prob, ude.Tsit5(), callback=dose, tstops=[[2.0], [nan]], saveat=[4.0], abstol=1e-8, reltol=1e-8)
     assert seen[0] is None
     assert seen[1].jumped.tolist() == [False, True]
     # the step before the stop was cut short; what is carried over is the longer one that it would have been

@@ -18,6 +18,7 @@ from ude.callbacks import (
     VectorContinuousCallback,
     terminate,
 )
+from ude.default_algorithm import default_algorithm
 from ude.dynamical import DynamicalODEProblem, SecondOrderODEProblem
 from ude.engines import TorchDiffEq
 from ude.ensemble import EnsembleProblem, EnsembleSolution
@@ -30,6 +31,9 @@ from ude.methods import (
     DP8,
     RK4,
     TRBDF2,
+    AutoSwitch,
+    AutoTsit5,
+    AutoVern7,
     CandyRoz4,
     Euler,
     Heun,
@@ -68,12 +72,14 @@ from ude.sensitivity import (
     GaussAdjoint,
     InterpolatingAdjoint,
     QuadratureAdjoint,
+    SteadyStateAdjoint,
 )
 from ude.solution import ReturnCode, Solution, Statistics
 
 # `solve` is a module too. Python sets the attribute `ude.solve` to the module when that is first imported; this line
 # does it before it binds the function, and no later `import ude.solve` does it again. A lazy name would lose that race.
 from ude.solve import solve
+from ude.steady_state import DynamicSS, SSRootfind, SteadyStateProblem, TerminateSteadyState
 
 if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
     from ude import datasets, reference_problems
@@ -91,6 +97,9 @@ __all__ = [
     "RK4",
     "TRBDF2",
     "UDE",
+    "AutoSwitch",
+    "AutoTsit5",
+    "AutoVern7",
     "Autograd",
     "BackendMissing",
     "BacksolveAdjoint",
@@ -103,6 +112,7 @@ __all__ = [
     "Discovery",
     "DiscreteAdjoint",
     "DiscreteCallback",
+    "DynamicSS",
     "DynamicalODEProblem",
     "EngineRefused",
     "EnsembleProblem",
@@ -149,12 +159,16 @@ __all__ = [
     "Rodas4",
     "Rodas5P",
     "Rosenbrock23",
+    "SSRootfind",
     "Samples",
     "SecondOrderODEProblem",
     "Solution",
     "SolveFailed",
     "Statistics",
+    "SteadyStateAdjoint",
+    "SteadyStateProblem",
     "Symbolic",
+    "TerminateSteadyState",
     "TorchDiffEq",
     "Trapezoid",
     "Tsit5",
@@ -167,6 +181,7 @@ __all__ = [
     "__version__",
     "check_gradient",
     "datasets",
+    "default_algorithm",
     "discover",
     "fit",
     "fused",

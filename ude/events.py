@@ -65,6 +65,7 @@ class EventSolve:
     seconds: float
     events: tuple[Event, ...]
     dense: Callable[[Float[Tensor, "B T"]], Float[Tensor, "B T n"]]
+    switches: Int[Tensor, "B"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +132,7 @@ def solve_with_events(run: EventRun, u0: Float[Tensor, "B n"]) -> EventSolve:
         seconds=clock.perf_counter() - began,
         events=tuple(state.events),
         dense=_dense(legs, u0),
+        switches=state.switches,
     )
 
 
@@ -148,6 +150,9 @@ class _Progress:
     jumped: Bool[Tensor, "B"]
     since: Float[Tensor, "B"]
     nf: int = 0
+    switches: Int[Tensor, "B"] | None = None
+    #: Of a method that switches, which trajectories use the implicit one.
+    stiff: Bool[Tensor, "B"] | None = None
     njacs: int = 0
     nw: int = 0
     events: list[Event] = field(default_factory=list)
@@ -316,6 +321,7 @@ def _one_leg(run: EventRun, state: _Progress) -> tuple[_Leg, _Located, Tensor, T
         first_du=first,
         watch=watch if watch.needed else None,
         dt=spec.dt if not spec.adaptive or not state.nf else None,
+        stiff=state.stiff,
         resume=state.resume(),
     )
     result = engine.forward(leg_spec, u.detach(), run.p)
@@ -325,6 +331,9 @@ def _one_leg(run: EventRun, state: _Progress) -> tuple[_Leg, _Located, Tensor, T
     state.control = result.control if spec.adaptive else None
     state.accepted = state.accepted + result.accepted_steps
     state.rejected = state.rejected + result.rejected_steps
+    if result.switches is not None:
+        state.switches = result.switches if state.switches is None else state.switches + result.switches
+    state.stiff = result.stiff
     done = replace(leg_spec, t1=result.t_end, watch=None)
     solved = Solved(engine, done, result.record, result.record.u_end)
 

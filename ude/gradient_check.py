@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ude.default_algorithm import default_algorithm
 from ude.errors import InputError
 from ude.methods import Algorithm
 from ude.problems import ODEProblem, remake
@@ -101,6 +102,8 @@ def check_gradient(
     """
     sensealg = DiscreteAdjoint() if sensealg is None else sensealg
     varied = _Varied.of(prob)
+    # tighter tolerances must not lead to another choice
+    alg = default_algorithm(prob, **_chosen_by(options))[0] if alg is None else alg
     tight = {name: options.get(name, default) / 100 for name, default in (("abstol", 1e-6), ("reltol", 1e-3))}
 
     def value(**changes: Any) -> Tensor:
@@ -124,10 +127,15 @@ def check_gradient(
                 GradientEntry(label, float(adjoint.reshape(-1)[index]), float(forward.reshape(-1)[index]), differences)
             )
     scale = max((abs(entry.adjoint) for entry in entries), default=0.0)
-    used = "Tsit5" if alg is None else alg.name
+    used = alg.name
     check = GradientCheck(tuple(entries), scale, 0.0, sensealg.name, used)
     worst = max((check.error(entry) for entry in entries), default=0.0)
     return GradientCheck(tuple(entries), scale, worst, sensealg.name, used)
+
+
+def _chosen_by(options: dict[str, Any]) -> dict[str, Any]:
+    """The options by which `solve` chooses an algorithm."""
+    return {name: options[name] for name in ("reltol", "abstol", "adaptive") if name in options}
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ class ReturnCode(IntEnum):
     Terminated = 4
     MaxEvents = 5
     ConvergenceFailure = 6
+    NotSteady = 8
 
     @property
     def ok(self) -> bool:
@@ -56,6 +57,11 @@ ADVICE = {
     ReturnCode.ConvergenceFailure: (
         "Newton's iteration for the stages of an implicit step did not converge",
         "f may jump there: check f. With adaptive=False, take a smaller dt.",
+    ),
+    ReturnCode.NotSteady: (
+        "no steady state was found",
+        "Start nearer to it. DynamicSS() finds stable states only and may need a longer tspan; SSRootfind() needs a "
+        "df/du that can be inverted.",
     ),
     ReturnCode.MaxEvents: (
         "more events happened than max_events",
@@ -94,6 +100,9 @@ class Statistics:
         algorithm, sensealg: Names of what was used; sensealg is "none" when no gradient was possible.
         seconds: Wall-clock time of the forward solve.
         njacs, nw: Jacobians df/du and factorisations of implicit methods, each of the whole batch.
+        why_algorithm: Why `solve` chose this algorithm, one sentence; empty when it was given.
+        switches: Of an algorithm that switches (`AutoSwitch`), how often each trajectory changed its method
+            ``(*batch)``; None of others.
     """
 
     nf: int
@@ -106,6 +115,8 @@ class Statistics:
     why_not: dict[str, str] = field(default_factory=dict)
     njacs: int = 0
     nw: int = 0
+    why_algorithm: str = ""
+    switches: Int[Tensor, "*batch"] | None = None
 
 
 class Solution:
@@ -140,7 +151,7 @@ class Solution:
     ) -> None:
         self.names, self.stats, self.events = names, stats, events
         self._times, self._values, self._span, self._codes, self._dense = times, values, span, retcode, dense
-        self._reached = reached
+        self.reached = self._reached = reached
         self._bad = [i for i, code in enumerate(retcode.tolist()) if not ReturnCode(code).ok]
 
     @property
@@ -200,6 +211,7 @@ class Solution:
             self.stats,
             accepted_steps=self.stats.accepted_steps.reshape(-1)[i],
             rejected_steps=self.stats.rejected_steps.reshape(-1)[i],
+            switches=None if self.stats.switches is None else self.stats.switches.reshape(-1)[i],
         )
 
         def dense(asked: Tensor) -> Tensor:

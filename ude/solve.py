@@ -14,16 +14,18 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ude.callbacks import Callback, PresetTimeCallback, flatten_callbacks, terminate
+from ude.default_algorithm import default_algorithm
 from ude.engines import ENGINES, FUSED, SolveSpec, TorchDiffEq, choose_engine
 from ude.engines.step_checks import step_checks
 from ude.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
 from ude.errors import InputError
 from ude.events import EventRun, preset_times, solve_with_events
 from ude.interpolation import interpolations_in
-from ude.methods import Algorithm, Controller, PIController, Tsit5
+from ude.methods import Algorithm, AutoSwitch, Controller, PIController
 from ude.problems import FlatRightHandSide, ODEProblem, flatten
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solution import ReturnCode, Solution, Statistics
+from ude.steady_state import SteadyStateProblem, TerminateSteadyState, solve_steady_state
 
 
 # The overloads leave the options to the implementation, where they are spelled once.
@@ -67,8 +69,9 @@ def solve(  # type: ignore[misc]
 
     Args:
         prob: The problem.
-        alg: `Tsit5()` (the default); `Vern7()` for tight tolerances; `KenCarp4()` or `Rodas5P()` for stiff problems;
-            or `TorchDiffEq("dopri5")`.
+        alg: `Tsit5()`; `Vern7()` for tight tolerances; `KenCarp4()` or `Rodas5P()` for stiff problems;
+            `AutoTsit5(Rodas5P())`, which finds out; or `TorchDiffEq("dopri5")`. None chooses by `default_algorithm`
+            and says why in ``sol.stats.why_algorithm``.
         saveat: A number (save every so much, and the end), times in the direction of integration, or one row of
             times a trajectory ``(*batch, time)``. None saves every accepted step.
         abstol, reltol: Tolerances of the local error, a number or one number a state: each step's root mean square of
@@ -122,10 +125,14 @@ def solve(  # type: ignore[misc]
         raise InputError(
             "trajectories belongs to an ensemble", fix="Wrap the problem: EnsembleProblem(prob, prob_func)."
         )
-    alg = Tsit5() if alg is None else alg
+    why_algorithm = ""
+    if alg is None:
+        alg, why_algorithm = default_algorithm(prob, reltol=reltol, abstol=abstol, adaptive=adaptive)
+        if engine == FUSED.name and isinstance(alg, AutoSwitch):
+            alg, why_algorithm = alg.nonstiff, "Kernels do not switch, and explicit methods have one."
     if not isinstance(alg, Algorithm):
         raise InputError("alg must be an algorithm object", expected="e.g. Tsit5()", got=repr(alg))
-    sensealg = DiscreteAdjoint() if sensealg is None else sensealg
+    given, sensealg = sensealg, DiscreteAdjoint() if sensealg is None else sensealg
     batch = tuple(prob.u0.shape[:-1])
     u0 = prob.u0.reshape(-1, prob.u0.shape[-1])
     t0, t1 = (_times(value, u0) for value in prob.tspan)
@@ -164,16 +171,27 @@ def solve(  # type: ignore[misc]
     )
     if callback is None and tstops is None and engine in ("auto", FUSED.name) and FUSED.is_ready(spec):
         # a kernel that was compared with f before: nothing is left to be checked
-        return _run(prob, spec, sensealg, FUSED.name, u0, p)
+        return _run(prob, spec, sensealg, FUSED.name, u0, p, why_algorithm)
     spec = replace(spec, first_du=_first_derivative(f, u0, p, t0, batch))
     if spec.saveat is None and isinstance(alg, TorchDiffEq):
         raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")
-    callbacks = flatten_callbacks(callback)
+    if isinstance(prob, SteadyStateProblem):
+        again = {name: value for name, value in options.items() if name not in ("alg", "callback", "sensealg")}
+        return solve_steady_state(
+            prob,
+            spec,
+            (u0, p),
+            (given, why_algorithm),
+            lambda ode, inner, until: solve(ode, inner, callback=[until, *flatten_callbacks(callback)], **again),
+        )
+    callbacks = tuple(
+        one.bound(prob.f) if isinstance(one, TerminateSteadyState) else one for one in flatten_callbacks(callback)
+    )
     stops = _stops(tstops, spec)
     if spec.adaptive and not isinstance(alg, TorchDiffEq):
         stops = torch.cat([stops, *(item.stops(t0, t1) for item in interpolations_in(prob.f, prob.p))], -1)
     if not callbacks and not stops.shape[1]:
-        return _run(prob, spec, sensealg, engine, u0, p)
+        return _run(prob, spec, sensealg, engine, u0, p, why_algorithm)
     # legs between stops start anew each time, which is no work for an engine that prepares a whole solve
     spec = replace(spec, start=None)
     watched = replace(spec, watch=_never_stop) if callbacks else spec
@@ -188,7 +206,7 @@ def solve(  # type: ignore[misc]
         tstops=stops,
         max_events=max_events,
     )
-    return _run_with_events(prob, run, u0, choice.why_not)
+    return _run_with_events(prob, run, u0, choice.why_not, why_algorithm)
 
 
 # The derivative at the start, before it was asked for.
@@ -209,7 +227,9 @@ def _stops(tstops: Any, spec: SolveSpec) -> Float[Tensor, "B k"]:
     return preset_times(PresetTimeCallback(tstops, terminate), spec)
 
 
-def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor, why_not: dict[str, str]) -> Solution:
+def _run_with_events(
+    prob: ODEProblem, run: EventRun, u0: Tensor, why_not: dict[str, str], why_algorithm: str
+) -> Solution:
     spec = run.spec
     result = solve_with_events(run, u0)
     times, values = result.times, result.values
@@ -235,6 +255,8 @@ def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor, why_not: dict[
             why_not=why_not,
             njacs=result.njacs,
             nw=result.nw,
+            why_algorithm=why_algorithm,
+            switches=None if result.switches is None else result.switches.view(spec.batch),
         ),
         dense=lambda asked: result.dense(asked).view(*spec.batch, asked.shape[1], -1),
         events=result.events,
@@ -242,7 +264,13 @@ def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor, why_not: dict[
 
 
 def _run(
-    prob: ODEProblem, spec: SolveSpec, sensealg: SensitivityAlgorithm, engine: str, u0: Tensor, p: Sequence[Tensor]
+    prob: ODEProblem,
+    spec: SolveSpec,
+    sensealg: SensitivityAlgorithm,
+    engine: str,
+    u0: Tensor,
+    p: Sequence[Tensor],
+    why_algorithm: str,
 ) -> Solution:
     choice = choose_engine(ENGINES, spec, engine)
     began = time.perf_counter()
@@ -279,6 +307,8 @@ def _run(
             why_not=choice.why_not,
             njacs=result.njacs,
             nw=result.nw,
+            why_algorithm=why_algorithm,
+            switches=None if result.switches is None else result.switches.view(spec.batch),
         ),
         dense=read,
     )

@@ -14,7 +14,7 @@ from ude.engines.torch_engine.compaction import CompactRecord
 
 COUNT = 300
 SLOW_ONES = slice(0, COUNT, 30)
-METHODS = [ude.Tsit5(), ude.Vern7(), ude.KenCarp4(), ude.Rodas5P()]
+METHODS = [ude.Tsit5(), ude.Vern7(), ude.KenCarp4(), ude.Rodas5P(), ude.AutoTsit5(ude.Rodas5P())]
 
 
 def name(value: object) -> str:
@@ -90,6 +90,41 @@ def test_gradients_are_the_same_by_every_leaf(alg, saveat, monkeypatch):
     ]
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11 * float(other.abs().max()))
+
+
+def relaxes(u, p, t):
+    """Stiff where `rate` is large: x follows a slow y, which turns stiffness on and off by its own size."""
+    x, y = u.unbind(-1)
+    speed = p.rate * torch.sigmoid(20.0 * torch.sin(3.0 * t)) + 1.0
+    return torch.stack([speed * (torch.cos(y) - x), p.a * x - 0.5 * y], -1)
+
+
+@pytest.mark.parametrize("stiff", [ude.KenCarp4(), ude.Rodas5P()], ids=name)
+@pytest.mark.parametrize("saveat", [None, [0.3, 1.0, 4.0]], ids=["every step", "saves"])
+def test_a_method_that_switches_does_so_alike_with_and_without(stiff, saveat, monkeypatch):
+    rate = torch.ones(COUNT, dtype=torch.float64)
+    rate[::10] = 3000.0
+    rate[::30] = 30000.0
+    length = torch.linspace(0.5, 4.0, COUNT, dtype=torch.float64)
+    u0, rate = starts().requires_grad_(), rate.requires_grad_()
+    a = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    prob = ude.ODEProblem(relaxes, u0, (0.0, length), dict(rate=rate, a=a))
+    saves = None if saveat is None else length.unsqueeze(-1) * torch.tensor(saveat, dtype=torch.float64) / 4.0
+    alg = ude.AutoTsit5(stiff, maxstiffstep=4, maxnonstiffstep=2)
+    watched = Watched(relaxes)
+    compacted, whole = both(monkeypatch, ude.remake(prob, f=watched), alg, saveat=saves)
+    assert min(watched.widths) < COUNT // 2
+    assert int(whole.stats.switches.max()) >= 2 > int(whole.stats.switches.min()) == 0
+    assert torch.equal(compacted.stats.switches, whole.stats.switches)
+    assert torch.equal(compacted.stats.accepted_steps, whole.stats.accepted_steps)
+    assert torch.equal(compacted.stats.rejected_steps, whole.stats.rejected_steps)
+    torch.testing.assert_close(compacted.u, whole.u, rtol=1e-12, atol=1e-12)
+    t = torch.linspace(0.0, 0.5, 11, dtype=torch.float64)
+    torch.testing.assert_close(compacted(t), whole(t), rtol=1e-12, atol=1e-12)
+    weights = torch.linspace(0.5, 1.5, COUNT, dtype=torch.float64).view(-1, 1, 1)
+    found = [torch.autograd.grad((weights * sol.u**2).sum(), (u0, rate, a)) for sol in (compacted, whole)]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10 * float(other.abs().max()))
 
 
 def test_the_gradient_agrees_with_differences_of_a_trajectory_alone():

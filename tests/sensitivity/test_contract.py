@@ -22,8 +22,15 @@ SENSITIVITIES = [
     ude.ForwardSensitivity(),
     ude.Autograd(),
 ]
-# first-same-as-last, with stages that only the dense output needs, diagonally implicit, linearly implicit
-METHODS = {ude.Tsit5(): 1e-10, ude.Vern7(): 1e-10, ude.KenCarp4(): 1e-9, ude.Rodas5P(): 1e-9}
+# first-same-as-last, with stages that only the dense output needs, diagonally implicit, linearly implicit, and one that
+# begins implicit and switches in every case
+METHODS = {
+    ude.Tsit5(): 1e-10,
+    ude.Vern7(): 1e-10,
+    ude.KenCarp4(): 1e-9,
+    ude.Rodas5P(): 1e-9,
+    ude.AutoTsit5(ude.Rodas5P(), stiffalgfirst=True): 1e-9,
+}
 KNOTS = [0.0, 0.3, 0.7, 1.0]
 
 
@@ -129,3 +136,10 @@ def test_the_solution_says_how_its_gradient_is_computed(sensealg):
     u0 = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
     sol = ude.solve(ude.ODEProblem(lambda u, p, t: -u, u0, (0.0, 1.0)), saveat=1.0, sensealg=sensealg)
     assert sol.stats.sensealg == sensealg.name
+
+
+def test_the_method_that_switches_does_so_in_these_cases():
+    alg = list(METHODS)[-1]
+    rate = torch.tensor([1.5, 2.0], dtype=torch.float64)
+    prob = ude.ODEProblem(logistic, [[0.3], [0.5]], (0.0, 1.0), dict(rate=rate, capacity=2.0))
+    assert ude.solve(prob, alg, abstol=METHODS[alg], reltol=METHODS[alg]).stats.switches.tolist() == [1, 1]

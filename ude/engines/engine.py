@@ -75,6 +75,7 @@ class SolveSpec:
         start: u0 (B, n) and the leaves of p, of a solve that `solve` started: engines that look at f before they run
             it need them. The larger systems of sensitivity algorithms have none.
         gradient: Whether a gradient of this solve may be asked for.
+        stiff: Of a method that switches, which trajectories begin with the implicit one; None lets the method say.
     """
 
     f: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
@@ -96,6 +97,7 @@ class SolveSpec:
     checkpoints: Checkpoints = "all"
     start: tuple[Float[Tensor, "B n"], tuple[Tensor, ...]] | None = None
     gradient: bool = False
+    stiff: Bool[Tensor, "B"] | None = None
     force_dtmin: bool = False
     checks: StepChecks = NO_CHECKS
     resume: StepControl | None = None
@@ -125,6 +127,9 @@ class StepRecord:
         kept: The rows whose states are held; None when all are.
         fan: With checkpoints, how many states are held between two of them while steps are taken again; None halves
             the way between them again and again.
+        implicit: Of a method that switches, which rows are steps of the implicit one. Trajectories that take steps of
+            different methods at the same time do so in two rows, and each stands still in the other's.
+        goes_on: With `implicit`, of a record that goes on after another: whose last step there was implicit (B,).
     """
 
     t: Float[Tensor, "rows_and_end B"]
@@ -133,6 +138,8 @@ class StepRecord:
     k1: Float[Tensor, "rows B n"] | None = None
     kept: tuple[int, ...] | None = None
     fan: int | None = None
+    implicit: tuple[bool, ...] | None = None
+    goes_on: Bool[Tensor, "B"] | None = None
 
     @property
     def u_end(self) -> Float[Tensor, "B n"]:
@@ -151,6 +158,8 @@ class ForwardResult:
         t_end: Time reached (B,).
         nf: Calls of f on the whole batch.
         njacs, nw: Jacobians and factorisations of the whole batch.
+        switches: Of a method that switches, how often each trajectory did (B,).
+        stiff: Of such a method, which trajectories ended with the implicit one (B,).
         control: Where the step control stands, of engines that can go on from it.
     """
 
@@ -164,6 +173,8 @@ class ForwardResult:
     nf: int
     njacs: int = 0
     nw: int = 0
+    switches: Int[Tensor, "B"] | None = None
+    stiff: Bool[Tensor, "B"] | None = None
     control: StepControl | None = None
 
 

@@ -18,6 +18,7 @@ from ude.methods.esdirk import (
 from ude.methods.explicit_rk import BS3, DP5, Algorithm, ExplicitRungeKutta, Tsit5
 from ude.methods.low_order import RK4, Euler, Heun, Midpoint, Ralston
 from ude.methods.rosenbrock import Rodas4, Rodas5P, Rosenbrock23, RosenbrockMethod, RosenbrockTableau
+from ude.methods.switching import AutoSwitch, AutoTsit5, AutoVern7
 from ude.methods.symplectic import (
     CandyRoz4,
     KahanLi6,
@@ -38,6 +39,9 @@ __all__ = [
     "RK4",
     "TRBDF2",
     "Algorithm",
+    "AutoSwitch",
+    "AutoTsit5",
+    "AutoVern7",
     "CandyRoz4",
     "Controller",
     "DiagonallyImplicitRungeKutta",

@@ -7,6 +7,7 @@ from ude.sensitivity.forward_sensitivity import ForwardSensitivity
 from ude.sensitivity.interpolating_adjoint import GaussAdjoint, InterpolatingAdjoint
 from ude.sensitivity.quadrature_adjoint import QuadratureAdjoint
 from ude.sensitivity.sensitivity import SensitivityAlgorithm, Solved
+from ude.sensitivity.steady_state_adjoint import SteadyStateAdjoint
 
 __all__ = [
     "Autograd",
@@ -18,4 +19,5 @@ __all__ = [
     "QuadratureAdjoint",
     "SensitivityAlgorithm",
     "Solved",
+    "SteadyStateAdjoint",
 ]

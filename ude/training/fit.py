@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ude.errors import DataError, InputError
+from ude.methods import Tsit5
 from ude.models import Model
 from ude.problems import ODEProblem
 from ude.progress import ProgressBar
@@ -162,6 +163,7 @@ class Fit:
         with torch.no_grad():
             solution = solve(
                 problem,
+                Tsit5(),
                 saveat=torch.as_tensor(times),
                 abstol=reltol,
                 reltol=reltol,

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ude.methods import Tsit5
 from ude.problems import ODEProblem
 from ude.solution import Solution
 from ude.solve import solve
@@ -87,10 +88,18 @@ class SolverOptions:
 def simulate(
     field: InnerField, z0: Float[Tensor, "window state"], t: Float[Tensor, "window time"], options: SolverOptions
 ) -> Solution:
-    """Inner states at the times `t` of each window, from z0 at its first time; `.partial` of it may hold NaN."""
+    """Inner states at the times `t` of each window, from z0 at its first time; `.partial` of it may hold NaN.
+
+    Always with `Tsit5`: the windows are short, and an objective whose method changes with p jumps where it does.
+    """
     problem = ODEProblem(field, z0, (t[:, 0], t[:, -1]))
     return solve(
-        problem, saveat=t, abstol=options.tolerance, reltol=options.tolerance, maxiters=options.steps(t.shape[1])
+        problem,
+        Tsit5(),
+        saveat=t,
+        abstol=options.tolerance,
+        reltol=options.tolerance,
+        maxiters=options.steps(t.shape[1]),
     )
 
 

@@ -22,9 +22,23 @@ from ude.engines.torch_engine.replay import replay_explicit, replay_implicit
 from ude.engines.torch_engine.rosenbrock import RosenbrockScheme
 from ude.engines.torch_engine.stages import stage_arguments, tableau_tensors
 from ude.engines.torch_engine.stepper import integrate
+from ude.engines.torch_engine.switched_record import (
+    SwitchedSteps,
+    of_one_method,
+    pull_switched_segment,
+    replay_switched,
+)
+from ude.engines.torch_engine.switching import SwitchingScheme
 from ude.engines.torch_engine.symplectic import SymplecticScheme, why_not_symplectic
 from ude.errors import EngineRefused
-from ude.methods import Algorithm, DiagonallyImplicitRungeKutta, ExplicitRungeKutta, RosenbrockMethod, SymplecticMethod
+from ude.methods import (
+    Algorithm,
+    AutoSwitch,
+    DiagonallyImplicitRungeKutta,
+    ExplicitRungeKutta,
+    RosenbrockMethod,
+    SymplecticMethod,
+)
 
 __all__ = ["TorchEngine"]
 
@@ -39,6 +53,10 @@ class TorchEngine:
         algorithm = spec.algorithm
         if isinstance(algorithm, SymplecticMethod):
             return why_not_symplectic(spec, algorithm) or (_needs_fixed_steps(algorithm) if spec.adaptive else None)
+        if isinstance(algorithm, AutoSwitch):
+            return (
+                None if spec.adaptive else f"{algorithm.name} chooses by the steps it takes, so it needs adaptive=True"
+            )
         if not isinstance(algorithm, (ExplicitRungeKutta, DiagonallyImplicitRungeKutta, RosenbrockMethod)):
             return f"{algorithm.name} is not a method of the torch engine"
         if spec.adaptive and not algorithm.tableau.b_error:
@@ -55,6 +73,8 @@ class TorchEngine:
         with torch.no_grad():
             if isinstance(spec.algorithm, ExplicitRungeKutta):
                 return integrate(spec, ExplicitScheme(spec, spec.algorithm.tableau, p), u0)
+            if isinstance(spec.algorithm, AutoSwitch):
+                return integrate(spec, SwitchingScheme(spec, spec.algorithm, p), u0)
             scheme = _reversible(spec, p)
             if isinstance(scheme, SymplecticScheme):
                 scheme.require_separable(u0)
@@ -65,6 +85,7 @@ class TorchEngine:
     ) -> Float[Tensor, "B T n"]:
         if isinstance(record, CompactRecord):
             return read_compact(spec, record, p, times, self.interpolate)
+        spec, record = of_one_method(spec, record)
         with torch.no_grad():
             steps = _steps(spec, record, p)
             return interpolate(spec, record, times, steps.interpolant, steps.starts, steps.stages)
@@ -79,11 +100,16 @@ class TorchEngine:
     ) -> tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
         if isinstance(record, CompactRecord):
             return pull_compact(spec, record, p, times, grad, _pull_segment)
+        spec, record = of_one_method(spec, record)
+        if isinstance(spec.algorithm, AutoSwitch):
+            of_u, _, parts = pull_switched_segment(spec, spec.algorithm, record, p, times, grad)
+            return of_u, parts
         if isinstance(spec.algorithm, ExplicitRungeKutta):
             return pullback(spec, spec.algorithm.tableau, record, p, times, grad)
         return pullback_implicit(spec, lambda leaves: _reversible(spec, leaves), record, p, times, grad)
 
     def dense(self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor]) -> DenseOutput:
+        spec, record = of_one_method(spec, record)
         with torch.no_grad():
             steps = _steps(spec, record, p)
             return DenseOutput(record, spec.sign, steps.interpolant, steps.starts, steps.stages)
@@ -96,6 +122,9 @@ class TorchEngine:
         p: Sequence[Tensor],
         times: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B T n"]:
+        spec, record = of_one_method(spec, record)
+        if isinstance(spec.algorithm, AutoSwitch):
+            return replay_switched(spec, SwitchingScheme(spec, spec.algorithm, p), record, u0, times)
         if isinstance(spec.algorithm, ExplicitRungeKutta):
             return replay_explicit(spec, spec.algorithm.tableau, record, u0, p, times)
         return replay_implicit(spec, _reversible(spec, p), record, u0, times)
@@ -103,6 +132,7 @@ class TorchEngine:
     def quadrature_nodes(
         self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor], rule: Literal["own", "gauss"] = "own"
     ) -> Iterator[tuple[Float[Tensor, "B n"], Float[Tensor, "B"], Float[Tensor, "B"]]]:
+        spec, record = of_one_method(spec, record)
         # the stages of implicit methods are no quadrature of their order: those of a Rosenbrock method are not values
         # of the solution at all
         if rule == "gauss" or not isinstance(spec.algorithm, ExplicitRungeKutta):
@@ -125,6 +155,9 @@ def _pull_segment(
     of_carried: Tensor,
     first: bool,
 ) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
+    if isinstance(spec.algorithm, AutoSwitch) and record.implicit is not None:
+        return pull_switched_segment(spec, spec.algorithm, record, p, times, grad, of_carried)
+    spec, record = of_one_method(spec, record)
     if isinstance(spec.algorithm, ExplicitRungeKutta):
         of_u, parts = pullback(spec, spec.algorithm.tableau, record, p, times, grad)
         return of_u, of_carried, parts
@@ -142,6 +175,9 @@ class _Steps:
 
 
 def _steps(spec: SolveSpec, record: StepRecord, p: Sequence[Tensor]) -> _Steps:
+    if isinstance(spec.algorithm, AutoSwitch):
+        both = SwitchedSteps(spec, record, SwitchingScheme(spec, spec.algorithm, p))
+        return _Steps(both.interpolant, both.starts, both.stages, both.order)
     if isinstance(spec.algorithm, ExplicitRungeKutta):
         explicit = ExplicitScheme(spec, spec.algorithm.tableau, p)
         starts = Starts(record, explicit.advance)

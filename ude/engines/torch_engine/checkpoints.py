@@ -86,10 +86,13 @@ class Starts:
         even = 0 if record.fan is None else -(-(row - here) // record.fan)
         while here < row:
             for at in range(here, min(row, here + (even or -(-(row - here) // 2)))):
-                start = self._advance(*start, record.t[at], record.dt[at])
+                start = self._take(at, start)
                 here = at + 1
             self._held.append((here, start))
         return start
+
+    def _take(self, row: int, start: Start) -> Start:
+        return self._advance(*start, self._record.t[row], self._record.dt[row])
 
     def _nearest(self, kept: tuple[int, ...], row: int) -> tuple[int, Start]:
         """The last state held at or before this row."""

@@ -71,6 +71,7 @@ def gather_spec(spec: SolveSpec, index: Int[Tensor, "k"]) -> SolveSpec:
         t1=spec.t1[index],
         saveat=None if spec.saveat is None else spec.saveat[index],
         first_du=spec.first_du[index],
+        stiff=None if spec.stiff is None else spec.stiff[index],
         resume=None,
     )
 

@@ -145,6 +145,15 @@ class EsdirkScheme:
         self._fresh = self._fresh & ~accepted
         self._wanted = self._wanted | (accepted & (self._seen > _GOOD_RATE))
 
+    @property
+    def jacobian(self) -> Tensor | None:
+        """df/du (B, n, n) of this step, or of one before; None before the first."""
+        return self._jacobian
+
+    def renew(self, lanes: Bool[Tensor, "B"]) -> None:
+        """Forget the Jacobians of these trajectories, which come from elsewhere."""
+        self._wanted, self._fresh = self._wanted | lanes, self._fresh & ~lanes
+
     def _scale(self, u: Tensor) -> Tensor:
         return u.abs() * self.spec.reltol + self.spec.abstol
 

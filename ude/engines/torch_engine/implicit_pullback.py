@@ -69,19 +69,19 @@ def pull_segment(
     totals: list[Tensor | None] = [None] * len(inputs)
     now = Cotangents(torch.zeros_like(record.u[0]), of_carried)
     for row in reversed(range(rows)):
-        now, parts = scheme.pull_step(recorded(starts, record, row), _with_reads(scheme, reads, row, now), inputs)
+        now, parts = scheme.pull_step(recorded(starts, record, row), with_reads(scheme, reads, row, now), inputs)
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
     adjoint = now.u
     if scheme.carries_derivative and first:
         # the first step started with f(u0) itself
-        of_u, parts = _pull_first(spec, record, leaves, inputs, now.k1)
+        of_u, parts = pull_first(spec, (record.u[0], record.t[0]), leaves, inputs, now.k1)
         adjoint = adjoint + of_u
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
     found = iter(totals)
     return adjoint, now.k1, tuple(next(found) if need else None for need in wanted)
 
 
-def _with_reads(scheme: ReversibleScheme, reads: Reads, row: int, end: Cotangents) -> Cotangents:
+def with_reads(scheme: ReversibleScheme, reads: Reads, row: int, end: Cotangents) -> Cotangents:
     """Add what was read of the dense output inside this step to the cotangents of its end."""
     read = reads.of(row)
     if read is None:
@@ -97,12 +97,17 @@ def _with_reads(scheme: ReversibleScheme, reads: Reads, row: int, end: Cotangent
     return Cotangents(u, end.k1, torch.zeros_like(u).index_add(0, lane, inside), stages)
 
 
-def _pull_first(
-    spec: SolveSpec, record: StepRecord, leaves: Sequence[Tensor], inputs: Sequence[Tensor], of_k1: Tensor
+def pull_first(
+    spec: SolveSpec,
+    start: tuple[Tensor, Tensor],
+    leaves: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    of_k1: Tensor,
 ) -> tuple[Tensor, Sequence[Tensor | None]]:
-    u = record.u[0].detach().requires_grad_()
+    """Pull the cotangent of the derivative f(u, t) that a first step starts with back to u and the leaves."""
+    u = start[0].detach().requires_grad_()
     with torch.enable_grad():
-        du = as_batch(spec, u, record.t[0], leaves)
+        du = as_batch(spec, u, start[1], leaves)
     if not du.requires_grad:
         return torch.zeros_like(u), [None] * len(inputs)
     of_u, *parts = torch.autograd.grad(du, (u, *inputs), of_k1, allow_unused=True)

@@ -39,12 +39,13 @@ MOST_POINTS = 2**12
 MOST_IN_A_STEP = 2**10
 
 
-def pays(spec: SolveSpec, numbers: TableauTensors, record: StepRecord, p: Sequence[Tensor]) -> bool:
+def pays(spec: SolveSpec, numbers: TableauTensors, record: StepRecord, rows: range, p: Sequence[Tensor]) -> bool:
     """Whether the system is small, and f treats a further leading axis as one more axis of the batch."""
-    rows, batch, states = record.u.shape
-    if states > MOST_STATES or len(numbers.a) * batch > MOST_IN_A_STEP or rows < 3:
+    batch, states = record.u.shape[1:]
+    if states > MOST_STATES or len(numbers.a) * batch > MOST_IN_A_STEP or len(rows) < 2:
         return False
-    picked = torch.tensor([0, rows // 2, rows - 1], device=record.u.device)
+    # the state after the last of the rows too
+    picked = torch.tensor([rows.start, (rows.start + rows.stop + 1) // 2, rows.stop], device=record.u.device)
     u, t = record.u[picked], record.t[picked]
     apart = torch.stack([as_batch(spec, u[i], t[i], p) for i in range(3)])
     try:
@@ -76,17 +77,19 @@ def pullback_parallel(
     spec: SolveSpec,
     numbers: TableauTensors,
     record: StepRecord,
+    rows: range,
     leaves: Sequence[Tensor],
     inputs: Sequence[Tensor],
     reads: Reads,
+    adjoint: Float[Tensor, "B n"],
 ) -> tuple[Float[Tensor, "B n"], list[Tensor | None]]:
-    """Pull the reads' cotangents back to the first state and to `inputs`, which are among the leaves."""
-    rows, batch = record.dt.shape
+    """Pull the cotangent of the end of these rows, and of what is read in them, back to the first state and to
+    `inputs`, which are among the leaves."""
+    batch = record.dt.shape[1]
     chunk = max(1, MOST_POINTS // (len(numbers.a) * batch))
-    adjoint = torch.zeros_like(record.u[0])
     totals: list[Tensor | None] = [None] * len(inputs)
-    for low in reversed(range(0, rows, chunk)):
-        high = min(rows, low + chunk)
+    for low in reversed(range(rows.start, rows.stop, chunk)):
+        high = min(rows.stop, low + chunk)
         steps = _Steps(record.u[low:high], record.t[low:high], record.dt[low:high])
         adjoint, parts = _pull(spec, numbers, steps, leaves, inputs, adjoint, _reads(numbers, steps, reads, low, high))
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]

@@ -102,26 +102,44 @@ def pullback(
     wanted = differentiable(p)
     leaves = live_leaves(p, wanted)
     inputs = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]
-    # with checkpoints the states of all steps are not there at once
-    if record.kept is None and pays(spec, numbers, record, leaves):
-        adjoint, totals = pullback_parallel(spec, numbers, record, leaves, inputs, reads)
-        found = iter(totals)
-        return adjoint, tuple(next(found) if need else None for need in wanted)
     adjoint = torch.zeros_like(record.u[0])
-    totals = [None] * len(inputs)
-    for start in reversed(range(0, rows, _ROWS_IN_ONE_GRAPH)):
+    adjoint, totals = sweep(spec, numbers, record, range(rows), (leaves, inputs), reads, starts, adjoint)
+    found = iter(totals)
+    return adjoint, tuple(next(found) if need else None for need in wanted)
+
+
+def sweep(
+    spec: SolveSpec,
+    numbers: TableauTensors,
+    record: StepRecord,
+    rows: range,
+    variables: tuple[Sequence[Tensor], Sequence[Tensor]],
+    reads: Reads,
+    starts: Starts,
+    adjoint: Float[Tensor, "B n"],
+) -> tuple[Float[Tensor, "B n"], list[Tensor | None]]:
+    """Pull the cotangent of the end of these rows, and of what is read in them, back to their start.
+
+    Args:
+        variables: All leaves, and those of them that a gradient is wanted for.
+    """
+    leaves, inputs = variables
+    # with checkpoints the states of all steps are not there at once
+    if record.kept is None and pays(spec, numbers, record, rows, leaves):
+        return pullback_parallel(spec, numbers, record, rows, leaves, inputs, reads, adjoint)
+    totals: list[Tensor | None] = [None] * len(inputs)
+    for start in reversed(range(rows.start, rows.stop, _ROWS_IN_ONE_GRAPH)):
         with torch.no_grad():
             u = starts(start)[0].detach().requires_grad_()
         with torch.enable_grad():
             outputs, cotangents = segment(
-                spec, numbers, record, range(start, min(rows, start + _ROWS_IN_ONE_GRAPH)), u, leaves, reads
+                spec, numbers, record, range(start, min(rows.stop, start + _ROWS_IN_ONE_GRAPH)), u, leaves, reads
             )
         adjoint, *parts = torch.autograd.grad(
             outputs, (u, *inputs), [adjoint, *cotangents], allow_unused=True, materialize_grads=False
         )
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
-    found = iter(totals)
-    return adjoint, tuple(next(found) if need else None for need in wanted)
+    return adjoint, totals
 
 
 def segment(

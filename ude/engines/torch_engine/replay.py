@@ -33,7 +33,7 @@ def replay_explicit(
     reads = _reads(spec, record, u0, times)
     numbers = tableau_tensors(tableau, record.u.dtype, record.u.device)
     outputs, _ = segment(spec, numbers, record, range(rows), u0, p, reads)
-    return _in_order(outputs[1:], reads, u0, times)
+    return in_order(outputs[1:], reads, u0, times)
 
 
 def replay_implicit(
@@ -51,37 +51,50 @@ def replay_implicit(
     # the Jacobian of f is part of a step, so its state must be differentiable
     u = u0 if u0.requires_grad else u0.detach().requires_grad_()
     carried = as_batch(spec, u, record.t[0], scheme.work.p) if isinstance(scheme, EsdirkScheme) else None
-    outputs = []
+    outputs: list[Tensor] = []
     for row in range(rows):
         t, dt = record.t[row], record.dt[row]
         if isinstance(scheme, EsdirkScheme):
-            k, end, carried = _esdirk_step(scheme, u, carried, t, dt)
+            k, end, carried = esdirk_step(scheme, u, carried, t, dt)
         elif isinstance(scheme, RosenbrockScheme):
-            k, end, carried = _rosenbrock_step(scheme, u, t, dt)
+            k, end, carried = rosenbrock_step(scheme, u, t, dt)
         else:
             k = scheme.stages(u, None, t, dt)
             # the first stage of a symplectic step is its mean slope
             end = torch.addcmul(u, dt.unsqueeze(-1), k[0])
-        read = reads.of(row)
-        if read is not None:
-            where, _ = read
-            lane, theta = reads.lane[where], reads.theta[where]
-            inner = extend(scheme.interpolant, u[lane], dt[lane], theta, k[:, lane].transpose(0, 1))
-            outputs.append(torch.where((theta == 1.0).unsqueeze(-1), end[lane], inner))
+        outputs += read_step(reads, row, scheme.interpolant, (u, dt), k, end)
         u = end
-    return _in_order(outputs, reads, u0, times)
+    return in_order(outputs, reads, u0, times)
 
 
 def _reads(spec: SolveSpec, record: StepRecord, u0: Tensor, times: Tensor) -> Reads:
     return Reads(spec, record, times, u0.new_zeros(*times.shape, u0.shape[1]))
 
 
-def _in_order(outputs: Sequence[Tensor], reads: Reads, u0: Tensor, times: Tensor) -> Float[Tensor, "B T n"]:
+def read_step(
+    reads: Reads,
+    row: int,
+    interpolant: Float[Tensor, "stages powers"],
+    start: tuple[Tensor, Tensor],
+    k: Float[Tensor, "stages B n"],
+    end: Tensor,
+) -> list[Tensor]:
+    """What is read of a step from (u, dt) = `start` to `end` with stages k, if anything."""
+    read = reads.of(row)
+    if read is None:
+        return []
+    (where, _), (u, dt) = read, start
+    lane, theta = reads.lane[where], reads.theta[where]
+    inner = extend(interpolant, u[lane], dt[lane], theta, k[:, lane].transpose(0, 1))
+    return [torch.where((theta == 1.0).unsqueeze(-1), end[lane], inner)]
+
+
+def in_order(outputs: Sequence[Tensor], reads: Reads, u0: Tensor, times: Tensor) -> Float[Tensor, "B T n"]:
     """What was read step by step, in the order of the times asked."""
     return torch.cat(list(outputs))[reads.order.argsort()].view(*times.shape, u0.shape[1])
 
 
-def _esdirk_step(scheme: EsdirkScheme, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> _Step:
+def esdirk_step(scheme: EsdirkScheme, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> _Step:
     """The stages' equations ``k = f(x + gamma dt k)`` are solved without a graph; Newton steps from there have one."""
     if k1 is None:
         raise TypeError("an ESDIRK step starts with a derivative")
@@ -112,7 +125,7 @@ def _esdirk_step(scheme: EsdirkScheme, u: Tensor, k1: Tensor | None, t: Tensor, 
     return torch.stack(k), torch.where(moved, end, u), torch.where(moved, k[numbers.end], k1)
 
 
-def _rosenbrock_step(scheme: RosenbrockScheme, u: Tensor, t: Tensor, dt: Tensor) -> _Step:
+def rosenbrock_step(scheme: RosenbrockScheme, u: Tensor, t: Tensor, dt: Tensor) -> _Step:
     """The step with its Jacobian, factorisation and solves in the graph."""
     spec, numbers, p = scheme.spec, scheme.numbers, scheme.work.p
     time = t.detach().requires_grad_()

@@ -104,6 +104,15 @@ class RosenbrockScheme:
         if bool(accepted.any()):
             self._linear = None
 
+    @property
+    def jacobian(self) -> Tensor | None:
+        """df/du (B, n, n) of the step that was tried last; None after it was accepted."""
+        return None if self._linear is None else self._linear.jacobian
+
+    def renew(self, lanes: Bool[Tensor, "B"]) -> None:
+        """Forget the Jacobians of these trajectories, which come from elsewhere."""
+        self.settle(lanes)
+
     def _stages(
         self, linear: _Linear, factors: Factors, u: Tensor, t: Tensor, dt: Tensor
     ) -> tuple[Float[Tensor, "stages B n"], list[Tensor]]:

@@ -25,6 +25,7 @@ class Trial:
         shrink: By how much a trajectory that did not converge changes its step; 1 means that it tries again with a
             new Jacobian.
         error_low: A second, cruder estimate; with both the error is ``e^2 / sqrt(e^2 + 0.01 e_low^2)`` in scaled norms.
+        parts: Of a method that switches, the steps of each of its methods, whose stages stand there instead of in k.
     """
 
     u: Float[Tensor, "B n"]
@@ -33,6 +34,23 @@ class Trial:
     converged: Bool[Tensor, "B"] | None = None
     shrink: Float[Tensor, "B"] | None = None
     error_low: Float[Tensor, "B n"] | None = None
+    parts: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The share of a trial that one method has.
+
+    Args:
+        scheme: The method, which reads the stages k.
+        lanes: The trajectories that use it; None means all.
+        implicit: Whether it is the implicit method.
+    """
+
+    scheme: Scheme
+    k: Float[Tensor, "stages B n"]
+    lanes: Bool[Tensor, "B"] | None
+    implicit: bool
 
 
 class Work:
@@ -142,6 +160,19 @@ class LazyScheme(Protocol):
 
     def complete(self, u: Tensor, t: Tensor, dt: Tensor, k: Float[Tensor, "stages B n"]) -> Tensor:
         """Add the further stages to the stages k of the step of size dt (B,) from u (B, n) at t (B,)."""
+
+
+@runtime_checkable
+class SwitchingScheme(Protocol):
+    """A scheme that changes the method of a trajectory between two steps."""
+
+    #: Which trajectories use the implicit method, one a lane (see `lanes`), and how often each changed.
+    stiff: Any
+    switches: Any
+
+    def switch(self, u: Tensor, k1: Tensor, t: Tensor) -> tuple[Tensor, Any] | None:
+        """After `settle`: the derivatives that the next step starts with and the factors of the step sizes, of a step
+        after which some trajectory changes its method; else None."""
 
 
 @runtime_checkable

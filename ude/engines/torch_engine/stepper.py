@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from ude.engines.torch_engine.compaction import (
     same_alone,
 )
 from ude.engines.torch_engine.lanes import Lanes, lanes_for
-from ude.engines.torch_engine.scheme import GatheringScheme, LazyScheme, Scheme, Trial, Work
+from ude.engines.torch_engine.scheme import GatheringScheme, LazyScheme, Part, Scheme, SwitchingScheme, Trial, Work
 from ude.engines.torch_engine.stages import extend, locate
 from ude.methods.controller import FACTOR_GRID, SMALLEST_ERROR
 from ude.solution import ReturnCode
@@ -45,39 +45,71 @@ class _Rows:
     dt: list[Tensor] = field(default_factory=list)
     u: list[Tensor] = field(default_factory=list)
     stages: list[Tensor] = field(default_factory=list)
+    implicit: list[bool] = field(default_factory=list)
+    reader: Scheme | None = None
+    #: Whose step before the first row, in the batch before, was implicit (B,); None where none was.
+    goes_on: Tensor | None = None
 
-    def add(self, end: Tensor, dt: Tensor, state: _State, stages: Tensor) -> None:
+    def ended_implicit(self) -> Tensor | None:
+        """Whose last step was implicit (B,); None where no step was."""
+        last = self.goes_on
+        if any(self.implicit):
+            last = torch.zeros_like(self.dt[0], dtype=torch.bool) if last is None else last
+            for dt, implicit in zip(self.dt, self.implicit, strict=True):
+                last = torch.where(dt != 0, implicit, last)
+        return last
+
+    def add(self, end: Tensor, dt: Tensor, start: tuple[Tensor, Tensor], part: Part) -> None:
+        """Add a row of steps from `start` (u, k1) of size dt that lead to the times `end`."""
+        u, k1 = start
+        if part.scheme is not self.reader:
+            self.flush()
+            self.reader = part.scheme
         self.t.append(end)
         self.dt.append(dt)
-        self.keeper.add(state.u, state.k1 if self.scheme.carries_derivative else None)
+        self.implicit.append(part.implicit)
+        self.keeper.add(u, k1 if self.scheme.carries_derivative else None)
         if self.saveat is not None:
-            self.u.append(state.u)
-            self.stages.append(stages)
+            self.u.append(u)
+            self.stages.append(part.k)
             if len(self.stages) == _ROWS_AT_ONCE:
                 self.flush()
 
+    def add_parts(self, trial: Trial, end: Tensor, dt: Tensor, start: tuple[Tensor, Tensor], k1: Tensor) -> None:
+        """Add a row for each method that some trajectory took a step with; k1 is what the next step starts with."""
+        now = self.t[-1]
+        for part in trial.parts:
+            if part.lanes is None:
+                self.add(end, dt, start, part)
+                continue
+            moves = part.lanes & (dt != 0)
+            if bool(moves.any()):
+                now, column = torch.where(moves, end, now), moves.unsqueeze(-1)
+                self.add(now, torch.where(moves, dt, 0.0), start, part)
+                start = torch.where(column, trial.u, start[0]), torch.where(column, k1, start[1])
+
     def flush(self) -> None:
         """Evaluate the saves that fall into the steps whose stages are held, and let the stages go."""
-        held = len(self.stages)
-        if self.saveat is None or self.values is None or not held:
+        held, scheme = len(self.stages), self.reader
+        if self.saveat is None or self.values is None or scheme is None or not held:
             return
         t, dt, u = torch.stack(self.t[-held - 1 :]), torch.stack(self.dt[-held:]), torch.stack(self.u)
         row, theta = locate(t, dt, self.saveat, self.sign)
         after_start = self.saveat * self.sign.unsqueeze(-1) >= (t[0] * self.sign).unsqueeze(-1)
         lane, save = ((row < held) & after_start).nonzero(as_tuple=True)
         picked, theta = row[lane, save], theta[lane, save]
-        if isinstance(self.scheme, LazyScheme) and self.scheme.extra_stages:
+        if isinstance(scheme, LazyScheme) and scheme.extra_stages:
             # reads at the ends of a step are its states, for which no further stage is evaluated
             inside = (theta != 0.0) & (theta != 1.0)
             for i in picked[inside].unique().tolist():
                 here = inside & (picked == i)
-                k = self.scheme.complete(u[i], t[i], dt[i], self.stages[i])[:, lane[here]].transpose(0, 1)
+                k = scheme.complete(u[i], t[i], dt[i], self.stages[i])[:, lane[here]].transpose(0, 1)
                 start = u[i, lane[here]], dt[i, lane[here]]
-                self.values[lane[here], save[here]] = extend(self.scheme.interpolant, *start, theta[here], k)
+                self.values[lane[here], save[here]] = extend(scheme.interpolant, *start, theta[here], k)
             lane, save, picked, theta = lane[~inside], save[~inside], picked[~inside], theta[~inside]
-            weights = self.scheme.step_weights
+            weights = scheme.step_weights
         else:
-            weights = self.scheme.interpolant
+            weights = scheme.interpolant
         k = torch.stack(self.stages)[picked, : len(weights), lane]
         self.values[lane, save] = extend(weights, u[picked, lane], dt[picked, lane], theta, k)
         self.u.clear()
@@ -211,6 +243,10 @@ def _narrower(batch: _Batch, per_trajectory: tuple[bool, ...] | None) -> tuple[_
     taken = scheme.gather(index, part, leaves)
     rows = batch.rows
     rows.flush()
+    implicit = rows.ended_implicit()
+    values = None if rows.values is None else rows.values[index]
+    narrow = _Rows(taken, Keeper("all"), part.sign, part.saveat, values, [state.t[index]])
+    narrow.goes_on = None if implicit is None else implicit[index]
     moved = _State(
         t=state.t[index],
         dt=state.dt[index],
@@ -224,9 +260,7 @@ def _narrower(batch: _Batch, per_trajectory: tuple[bool, ...] | None) -> tuple[_
         spec=part,
         scheme=taken,
         lanes=batch.lanes,
-        rows=_Rows(
-            taken, Keeper("all"), part.sign, part.saveat, None if rows.values is None else rows.values[index], [moved.t]
-        ),
+        rows=narrow,
         state=moved,
         start=batch.start[index],
         index=batch.index[index],
@@ -242,7 +276,8 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
     """Build the function that tries one step of every trajectory and moves those that accept it."""
     resolution = 16 * torch.finfo(spec.t0.dtype).eps
     tiny = 1e3 * torch.finfo(spec.t0.dtype).tiny
-    controller, order, checks = spec.controller, scheme.error_order, spec.checks
+    switching = scheme if isinstance(scheme, SwitchingScheme) else None
+    controller, checks = spec.controller, spec.checks
 
     def smallest_step(t: Any) -> Any:
         return lanes.maximum(abs(t) * resolution, max(spec.dtmin, tiny))
@@ -255,6 +290,9 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
         t, dt = lanes.tensor(before), lanes.tensor(size * sign)
         trial = scheme.attempt(state.u, state.k1, t, dt)
         u = trial.u
+        stretch: Any = None
+        # that of the methods with which this step was tried
+        order = scheme.error_order
         error, finite = _scaled_error(spec, lanes, state.u, trial, t)
         judged = error
         if checks.isoutofdomain is not None:
@@ -272,17 +310,24 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
             taken = lanes.tensor(lanes.where(accept, size * sign, size * 0.0))
             # before the row is added: the dense output may be made of this derivative too
             k1 = scheme.derivative_after(trial, t + dt)
-            rows.add(lanes.tensor(state.t), taken, state, trial.k)
+            if trial.parts:
+                rows.add_parts(trial, lanes.tensor(state.t), taken, (state.u, state.k1), k1)
+            else:
+                rows.add(lanes.tensor(state.t), taken, (state.u, state.k1), Part(scheme, trial.k, None, False))
             if spec.watch is not None:
                 moved = lanes.tensor(accept).to(torch.bool)
                 stop = spec.watch(t, state.u, lanes.tensor(state.t), u, moved) & moved
                 state.stopped = state.stopped | lanes.read(stop)
             scheme.settle(lanes.tensor(accept).to(torch.bool))
             state.u, state.k1 = lanes.select(accept, u, state.u), lanes.select(accept, k1, state.k1)
+            switched = None if switching is None else switching.switch(state.u, state.k1, lanes.tensor(state.t))
+            if switched is not None:
+                state.k1, stretch = switched
         if spec.adaptive:
             factor = controller.factor(lanes, judged, state.memory, accept, order)
             if solved is not None and trial.shrink is not None:
                 factor = lanes.where(solved, factor, lanes.read(trial.shrink))
+            factor = factor if stretch is None else factor * stretch
             proposed = lanes.minimum(size * factor, spec.dtmax)
             # a step cut short by the end says little about the next: whoever goes on from here keeps the longer one
             proposed = lanes.where(accept & last, lanes.maximum(proposed, state.dt), proposed)
@@ -361,6 +406,8 @@ def _start_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) 
     size, slope = _norm(spec, u0 / scale, spec.t0), _norm(spec, spec.first_du / scale, spec.t0)
     known = torch.where((size > 1e-5) & (slope > 1e-5), size / slope, float("nan"))
     carried = torch.where(spec.resume.jumped, torch.minimum(spec.resume.dt, known), spec.resume.dt)
+    # a state that an event left near zero has a time scale below the resolution of the time
+    carried = torch.maximum(carried, 16 * torch.finfo(u0.dtype).eps * spec.t0.abs())
     carried = carried.clamp(min=spec.dtmin, max=spec.dtmax)
     moving = spec.t0 != spec.t1
     if not bool((torch.isnan(carried) & moving).any()):
@@ -408,7 +455,10 @@ def _result(batches: Sequence[_Batch], per_trajectory: tuple[bool, ...]) -> Forw
     records = []
     for batch in batches:
         dt = torch.stack(batch.rows.dt) if batch.rows.dt else batch.state.u.new_empty(0, len(batch.state.u))
-        records.append(batch.rows.keeper.record(torch.stack(batch.rows.t), dt, batch.state.u))
+        part = batch.rows.keeper.record(torch.stack(batch.rows.t), dt, batch.state.u)
+        if any(batch.rows.implicit):
+            part = replace(part, implicit=tuple(batch.rows.implicit), goes_on=batch.rows.goes_on)
+        records.append(part)
 
     def gathered(item: Callable[[_Batch], Any]) -> Tensor:
         """A number or row a trajectory, as the last batch that it ran in left it."""
@@ -433,6 +483,10 @@ def _result(batches: Sequence[_Batch], per_trajectory: tuple[bool, ...]) -> Forw
         saved = _gathered_rows([batch.rows.values for batch in batches if batch.rows.values is not None], batches)
         times, values = spec.saveat, torch.where(still, whole.start.unsqueeze(1), saved)
     work = batches[-1].scheme.work
+    switches = stiff = None
+    if isinstance(whole.scheme, SwitchingScheme):
+        switches = gathered(lambda batch: getattr(batch.scheme, "switches")).to(torch.int64)  # noqa: B009
+        stiff = gathered(lambda batch: getattr(batch.scheme, "stiff")).to(torch.bool)  # noqa: B009
     return ForwardResult(
         times=times,
         values=values,
@@ -444,6 +498,8 @@ def _result(batches: Sequence[_Batch], per_trajectory: tuple[bool, ...]) -> Forw
         nf=work.calls,
         njacs=work.jacobians,
         nw=work.factorisations,
+        switches=switches,
+        stiff=stiff,
         control=StepControl(
             dt=gathered(lambda batch: batch.state.dt),
             jumped=torch.zeros_like(spec.t0, dtype=torch.bool),

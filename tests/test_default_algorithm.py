@@ -1,0 +1,67 @@
+"""What solve takes when it is told none: the choice, its reason, and that it costs nothing where it is not needed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import ude
+from tests.problems_for_tests import lotka_volterra_problem
+from tests.stiff_problems_for_tests import VAN_DER_POL_1E3_END, van_der_pol_problem
+
+LARGE = ude.ODEProblem(lambda u, p, t: -u, torch.ones(60, dtype=torch.float64), (0.0, 1.0))
+SPRING = ude.SecondOrderODEProblem(lambda du, u, p, t: -u, [0.0], [1.0], (0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("prob", "options", "name", "reason"),
+    [
+        (lotka_volterra_problem(), {}, "AutoTsit5(Rodas5P)", "Reltol is not below 1e-06, so Tsit5 while a trajectory"),
+        (lotka_volterra_problem(), dict(reltol=1e-9), "AutoVern7(Rodas5P)", "Reltol is below 1e-06, so Vern7 while"),
+        (lotka_volterra_problem(), dict(reltol=[1e-9, 1e-3]), "AutoVern7(Rodas5P)", "Reltol is below"),
+        (LARGE, {}, "AutoTsit5(KenCarp4)", "for 60 states KenCarp4 where one is"),
+        (SPRING, {}, "Tsit5", "The problem is partitioned"),
+        (lotka_volterra_problem(), dict(adaptive=False, dt=0.1), "Tsit5", "Steps are fixed"),
+        (ude.SteadyStateProblem(lambda u, p, t: 1 - u, [0.0]), {}, "DynamicSS", "Integration finds the stable state"),
+    ],
+)
+def test_the_solution_says_what_was_chosen_and_why(prob, options, name, reason):
+    sol = ude.solve(prob, **options)
+    assert sol.stats.algorithm == name
+    assert reason in sol.stats.why_algorithm
+    asked = {key: value for key, value in options.items() if key != "dt"}
+    alg, why = ude.default_algorithm(prob, **asked)
+    assert (alg.name, why) == (name, sol.stats.why_algorithm)
+
+
+def test_a_given_algorithm_has_no_reason():
+    assert ude.solve(lotka_volterra_problem(), ude.Tsit5()).stats.why_algorithm == ""
+
+
+def test_a_mass_matrix_or_a_split_asks_for_a_method_that_takes_it():
+    class WithMass:
+        mass_matrix = torch.eye(1)
+
+        def __call__(self, u, p, t):
+            return -u
+
+    assert ude.default_algorithm(ude.ODEProblem(WithMass(), [1.0], (0.0, 1.0)))[0] == ude.Rodas5P()
+
+
+def test_where_nothing_is_stiff_steps_calls_and_values_are_those_of_tsit5():
+    default, tsit5 = ude.solve(lotka_volterra_problem()), ude.solve(lotka_volterra_problem(), ude.Tsit5())
+    assert torch.equal(default.t, tsit5.t)
+    assert torch.equal(default.u, tsit5.u)
+    assert default.stats.nf == tsit5.stats.nf
+
+
+def test_a_stiff_problem_is_solved_without_a_word():
+    sol = ude.solve(van_der_pol_problem(1e3, 2000.0), reltol=1e-5, abstol=1e-9)
+    torch.testing.assert_close(sol[-1], VAN_DER_POL_1E3_END, rtol=1e-3, atol=0)
+    assert int(sol.stats.switches) >= 1
+    assert sol.stats.nf < 10_000
+
+
+def test_a_reltol_that_is_no_number_is_refused():
+    with pytest.raises(ude.InputError, match="reltol must be a number or one number a state: 'tight'"):
+        ude.solve(lotka_volterra_problem(), reltol="tight")
