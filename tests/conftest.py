@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+from collections.abc import Iterator
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+
+from ude.engines import FUSED
 
 # Derandomised: the same examples on every run and every machine. No deadline: a slow machine is not a wrong result.
 hypothesis.settings.register_profile("ude", derandomize=True, deadline=None, database=None)
@@ -26,3 +30,21 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  (for libraries that still read the global state)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _kernels_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No kernel that a user compiled, and none left behind."""
+    before = os.environ.get("UDE_CACHE_DIR")
+    os.environ["UDE_CACHE_DIR"] = str(tmp_path_factory.mktemp("kernels"))
+    yield
+    if before is None:
+        del os.environ["UDE_CACHE_DIR"]
+    else:
+        os.environ["UDE_CACHE_DIR"] = before
+
+
+@pytest.fixture(autouse=True)
+def _no_kernel_of_another_test() -> None:
+    """A test takes the same engines whether it runs alone or after others."""
+    FUSED.forget()

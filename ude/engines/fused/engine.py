@@ -94,6 +94,13 @@ class FusedEngine:
         self._built: dict[tuple[Any, ...], _Built | str] = {}
         self._spent: dict[tuple[Any, ...], int] = {}
 
+    def forget(self) -> None:
+        """Forget kernels and counted calls of this process; kernels on disk stay there."""
+        self._bound.clear()
+        self._looked.clear()
+        self._built.clear()
+        self._spent.clear()
+
     # -- choice ------------------------------------------------------------------------------------------------------
     def why_not(self, spec: SolveSpec) -> str | None:
         if spec in self._bound:
