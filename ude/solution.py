@@ -29,6 +29,7 @@ class ReturnCode(IntEnum):
     Terminated = 4
     MaxEvents = 5
     ConvergenceFailure = 6
+    InitialFailure = 7
 
     @property
     def ok(self) -> bool:
@@ -56,6 +57,11 @@ ADVICE = {
     ReturnCode.ConvergenceFailure: (
         "Newton's iteration for the stages of an implicit step did not converge",
         "f may jump there: check f. With adaptive=False, take a smaller dt.",
+    ),
+    ReturnCode.InitialFailure: (
+        "no consistent initial state was found: the algebraic equations did not give the algebraic variables",
+        "Give a u0 nearer to a consistent one. Where they cannot determine those variables, the index is above 1: "
+        "differentiate the constraint in time.",
     ),
     ReturnCode.MaxEvents: (
         "more events happened than max_events",
@@ -94,6 +100,7 @@ class Statistics:
         algorithm, sensealg: Names of what was used; sensealg is "none" when no gradient was possible.
         seconds: Wall-clock time of the forward solve.
         njacs, nw: Jacobians df/du and factorisations of implicit methods, each of the whole batch.
+        nproducts: Jacobian-vector and vector-Jacobian products that these took, each of the whole batch.
     """
 
     nf: int
@@ -106,6 +113,7 @@ class Statistics:
     why_not: dict[str, str] = field(default_factory=dict)
     njacs: int = 0
     nw: int = 0
+    nproducts: int = 0
 
 
 class Solution:

@@ -13,11 +13,21 @@ from torch import Tensor
 
 from ude.callbacks import Callback, PresetTimeCallback, flatten_callbacks, terminate
 from ude.engines import ENGINES, SolveSpec, TorchDiffEq, choose_engine
+from ude.engines.jacobian import require_right
+from ude.engines.structure import started, structure_of
 from ude.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
 from ude.errors import InputError
 from ude.events import EventRun, preset_times, solve_with_events
-from ude.methods import Algorithm, PIController, Tsit5
-from ude.problems import FlatRightHandSide, ODEProblem, flatten
+from ude.methods import (
+    Algorithm,
+    BrownFullBasicInit,
+    CheckInit,
+    InitializationAlgorithm,
+    NoInit,
+    PIController,
+    Tsit5,
+)
+from ude.problems import FlatRightHandSide, ODEProblem, flatten, remake
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solution import ReturnCode, Solution, Statistics
 
@@ -51,6 +61,7 @@ def solve(  # type: ignore[misc]
     callback: Callback | Sequence[Callback] | None = None,
     tstops: Any = None,
     max_events: int = 10_000,
+    initializealg: InitializationAlgorithm | None = None,
     trajectories: int | None = None,
     batch_size: int = 4096,
     batched: bool = True,
@@ -77,6 +88,8 @@ def solve(  # type: ignore[misc]
         tstops: Times that steps must hit, (k,) or ``(*batch, k)``: where f or its derivatives jump, such as the knots
             of a forcing.
         max_events: Most events of a solve, all trajectories together; more end it with `ReturnCode.MaxEvents`.
+        initializealg: How the start of a DAE (an `ODEFunction` with a singular mass matrix) is made consistent:
+            `BrownFullBasicInit()` (the default), `CheckInit()` or `NoInit()`.
         trajectories: Of an `EnsembleProblem`, how many variants to solve.
         batch_size, batched: Variants that share f and differ in u0, tspan and numbers in p are solved as batches of at
             most so many; with ``batched=False``, or where they cannot be, one after another.
@@ -112,7 +125,8 @@ def solve(  # type: ignore[misc]
     batch = tuple(prob.u0.shape[:-1])
     u0 = prob.u0.reshape(-1, prob.u0.shape[-1])
     t0, t1 = (_times(value, u0) for value in prob.tspan)
-    f, p = flatten(prob)
+    structure = structure_of(prob, alg)
+    f, p = flatten(prob if structure.f is None else remake(prob, f=structure.f))
     _check_numbers(dt=dt, dtmin=dtmin, dtmax=dtmax, maxiters=maxiters)
     if not adaptive and dt is None:
         raise InputError("adaptive=False needs a step", fix="Give dt.")
@@ -133,7 +147,14 @@ def solve(  # type: ignore[misc]
         adaptive=adaptive,
         maxiters=maxiters,
         checkpoints=getattr(sensealg, "checkpoints", "all") if _tracked(u0, p) else "all",
+        mass=structure.mass,
+        initializealg=_initialization(initializealg),
+        jac=structure.bound_jac(f),
+        colouring=structure.colouring,
     )
+    require_right(spec, u0.detach(), p)
+    if spec.mass is not None:
+        u0, spec = started(spec, u0, p)
     if spec.saveat is None and isinstance(alg, TorchDiffEq):
         raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")
     callbacks = flatten_callbacks(callback)
@@ -231,9 +252,21 @@ def _run(
             why_not=choice.why_not,
             njacs=result.njacs,
             nw=result.nw,
+            nproducts=result.nproducts,
         ),
         dense=read,
     )
+
+
+def _initialization(given: InitializationAlgorithm | None) -> InitializationAlgorithm:
+    known = BrownFullBasicInit, CheckInit, NoInit
+    if given is not None and not isinstance(given, known):
+        raise InputError(
+            "initializealg is none that ude has",
+            expected=f"one of {', '.join(f'{one.__name__}()' for one in known)}",
+            got=repr(given),
+        )
+    return BrownFullBasicInit() if given is None else given
 
 
 def _times(value: float | Tensor, u0: Tensor) -> Float[Tensor, "B"]:

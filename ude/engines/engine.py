@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ude.engines.mass_matrix import MassMatrix
 from ude.errors import EngineRefused
-from ude.methods import Algorithm, PIController
+from ude.methods import Algorithm, BrownFullBasicInit, Colouring, InitializationAlgorithm, PIController
 
 #: Which states of a solve are kept for the way back: all, the first alone, or at most so many.
 Checkpoints = Literal["all", "logarithmic"] | int
@@ -25,12 +26,17 @@ class SolveSpec:
         t0, t1: Start and end of every trajectory (B,).
         saveat: Times to save at (B, T), in the direction of integration; None saves every accepted step.
         abstol, reltol: 0-d, or (n,).
-        first_du: f(u0, p, t0) of shape (B, n), already computed by validation.
+        first_du: u'(t0) = f(u0, p, t0) of shape (B, n), already computed by validation.
         dt: First step (or the step, when not adaptive), positive; None lets the engine choose.
         dtmin: Smallest step allowed; 0 means the resolution of the time itself.
         watch: Called as ``watch(t, u, t_next, u_next, moved)`` after an iteration in which some trajectory accepted a
             step (those in `moved`); says which trajectories shall end there (B,). Events are found this way.
         checkpoints: Which states the record holds; steps in between are taken again where they are needed.
+        mass: M of ``M u' = f``; None is the identity. Then `first_du` is u', not f.
+        initializealg: How states are made consistent with a singular M.
+        failed: Trajectories without a consistent start; they take no step.
+        jac: df/du of f's author, called like f; returns ``(*batch, n, n)``.
+        colouring: Which columns or rows of df/du one product finds together.
     """
 
     f: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
@@ -50,6 +56,11 @@ class SolveSpec:
     maxiters: int = 100_000
     watch: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Bool[Tensor, "B"]] | None = None
     checkpoints: Checkpoints = "all"
+    mass: MassMatrix | None = None
+    initializealg: InitializationAlgorithm = field(default_factory=BrownFullBasicInit)
+    failed: Bool[Tensor, "B"] | None = None
+    jac: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor] | None = None
+    colouring: Colouring | None = None
 
     @property
     def sign(self) -> Float[Tensor, "B"]:
@@ -96,6 +107,7 @@ class ForwardResult:
         t_end: Time reached (B,).
         nf: Calls of f on the whole batch.
         njacs, nw: Jacobians and factorisations of the whole batch.
+        nproducts: Jacobian-vector and vector-Jacobian products of the whole batch.
     """
 
     times: Float[Tensor, "B T"]
@@ -108,6 +120,7 @@ class ForwardResult:
     nf: int
     njacs: int = 0
     nw: int = 0
+    nproducts: int = 0
 
 
 class Engine(Protocol):

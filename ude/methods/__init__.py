@@ -1,5 +1,6 @@
 """Numbers only: tableaus and step-size controllers. No torch below this line."""
 
+from ude.methods.colouring import Colouring
 from ude.methods.controller import PIController
 from ude.methods.dop853 import DP8
 from ude.methods.esdirk import (
@@ -16,6 +17,8 @@ from ude.methods.esdirk import (
     Trapezoid,
 )
 from ude.methods.explicit_rk import BS3, DP5, Algorithm, ExplicitRungeKutta, Tsit5
+from ude.methods.initialization import BrownFullBasicInit, CheckInit, InitializationAlgorithm, NoInit
+from ude.methods.linear_solvers import GMRES, LU, LinearSolver
 from ude.methods.low_order import RK4, Euler, Heun, Midpoint, Ralston
 from ude.methods.rosenbrock import Rodas4, Rodas5P, Rosenbrock23, RosenbrockMethod, RosenbrockTableau
 from ude.methods.symplectic import (
@@ -35,10 +38,15 @@ __all__ = [
     "BS3",
     "DP5",
     "DP8",
+    "GMRES",
+    "LU",
     "RK4",
     "TRBDF2",
     "Algorithm",
+    "BrownFullBasicInit",
     "CandyRoz4",
+    "CheckInit",
+    "Colouring",
     "DiagonallyImplicitRungeKutta",
     "DiagonallyImplicitTableau",
     "Euler",
@@ -46,6 +54,7 @@ __all__ = [
     "ExplicitTableau",
     "Heun",
     "ImplicitEuler",
+    "InitializationAlgorithm",
     "KahanLi6",
     "KahanLi8",
     "KenCarp3",
@@ -54,8 +63,10 @@ __all__ = [
     "Kvaerno3",
     "Kvaerno4",
     "Kvaerno5",
+    "LinearSolver",
     "McLachlan4",
     "Midpoint",
+    "NoInit",
     "PIController",
     "PseudoVerletLeapfrog",
     "Ralston",

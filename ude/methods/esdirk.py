@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from ude.errors import InputError
 from ude.methods.explicit_rk import Algorithm
+from ude.methods.linear_solvers import LU, LinearSolver
 from ude.methods.tableau import Number, fractions
 
 
@@ -83,13 +84,17 @@ class DiagonallyImplicitRungeKutta(Algorithm):
     Args:
         newton_tolerance: Newton's iteration for a stage ends when its error is below this part of the tolerance.
         newton_maxiters: Most iterations for a stage; a trajectory that needs more tries a smaller step.
+        linsolve: How the linear systems are solved: `LU()`, or `GMRES()` for many states.
 
     Source: E. Hairer & G. Wanner, Solving Ordinary Differential Equations II, IV.6 and IV.8.
     """
 
     newton_tolerance: float = 1e-2
     newton_maxiters: int = 10
+    linsolve: LinearSolver = LU()
 
+    takes_mass_matrix: ClassVar[bool] = True
+    solves_daes: ClassVar[bool] = True
     tableau: ClassVar[DiagonallyImplicitTableau]
 
     def __post_init__(self) -> None:

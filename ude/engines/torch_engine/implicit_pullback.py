@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, StepRecord, add, as_batch, differentiable, live_leaves
+from ude.engines.engine import SolveSpec, StepRecord, add, differentiable, live_leaves
+from ude.engines.initialization import tracked_derivative
 from ude.engines.torch_engine.checkpoints import Starts
 from ude.engines.torch_engine.pullback import Reads
 from ude.engines.torch_engine.scheme import Cotangents, ReversibleScheme
@@ -48,7 +49,7 @@ def pullback_implicit(
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
     adjoint = now.u
     if scheme.carries_derivative:
-        # the first step started with f(u0) itself
+        # the first step started with u'(t0), which is f(u0) itself without a mass matrix
         of_u, parts = _pull_first(spec, record, leaves, inputs, now.k1)
         adjoint = adjoint + of_u
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
@@ -77,7 +78,7 @@ def _pull_first(
 ) -> tuple[Tensor, Sequence[Tensor | None]]:
     u = record.u[0].detach().requires_grad_()
     with torch.enable_grad():
-        du = as_batch(spec, u, record.t[0], leaves)
+        du = tracked_derivative(spec, u, record.t[0], leaves)
     if not du.requires_grad:
         return torch.zeros_like(u), [None] * len(inputs)
     of_u, *parts = torch.autograd.grad(du, (u, *inputs), of_k1, allow_unused=True)

@@ -101,7 +101,7 @@ def integrate(spec: SolveSpec, scheme: Scheme, u0: Tensor) -> ForwardResult:
         u=u0,
         k1=spec.first_du,
         error=lanes.read(torch.full_like(spec.t0, INITIAL_ERROR)),
-        active=lanes.read(spec.t0 != spec.t1),
+        active=lanes.read(spec.t0 != spec.t1 if spec.failed is None else (spec.t0 != spec.t1) & ~spec.failed),
         stopped=lanes.read(torch.zeros_like(spec.t0, dtype=torch.bool)),
     )
     accepted = rejected = lanes.read(torch.zeros_like(spec.t0))
@@ -117,6 +117,8 @@ def integrate(spec: SolveSpec, scheme: Scheme, u0: Tensor) -> ForwardResult:
         codes = lanes.where(live, code, codes)
         state.active = live & (code == 0.0) & ((end - state.t) * sign > 0.0) & lanes.negate(state.stopped)
     codes = lanes.where(state.active, float(ReturnCode.MaxIters), codes)
+    if spec.failed is not None:
+        codes = lanes.where(lanes.read(spec.failed), float(ReturnCode.InitialFailure), codes)
     rows.flush()
     return _result(spec, rows, state, lanes, _Counts(accepted, rejected, codes, scheme.work))
 
@@ -208,7 +210,7 @@ def _first_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) 
     small = (d0 < 1e-5) | (d1 < 1e-5)
     h0 = torch.minimum(torch.where(small, 1e-6, 0.01 * d0 / d1.clamp(min=1e-300)), span.clamp(max=spec.dtmax))
     step = h0 * sign
-    probe = f(torch.addcmul(u0, step.unsqueeze(-1), spec.first_du), spec.t0 + step)
+    probe = f.derivative(torch.addcmul(u0, step.unsqueeze(-1), spec.first_du), spec.t0 + step)
     d2 = norm(probe - spec.first_du) / h0.clamp(min=1e-300)
     steepest = torch.maximum(d1, d2)
     h1 = torch.where(steepest <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / steepest) ** (1 / (order + 1)))
@@ -251,6 +253,7 @@ def _result(spec: SolveSpec, rows: _Rows, state: _State, lanes: Lanes, counts: _
         nf=counts.work.calls,
         njacs=counts.work.jacobians,
         nw=counts.work.factorisations,
+        nproducts=counts.work.products,
     )
 
 
