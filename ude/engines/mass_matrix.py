@@ -40,8 +40,7 @@ class MassMatrix:
 
     def repeated(self, count: int) -> MassMatrix:
         """The mass matrix of `count` copies of the system, one behind the other."""
-        unit = torch.eye(count, dtype=self.matrix.dtype, device=self.matrix.device)
-        return MassMatrix(*(torch.kron(unit, part) for part in (self.matrix, self.equations, self.variables)))
+        return MassMatrix(*(torch.block_diag(*[part] * count) for part in (self.matrix, self.equations, self.variables)))
 
     def beside(self, other: MassMatrix) -> MassMatrix:
         """The mass matrix of two systems, one behind the other."""
