@@ -40,7 +40,9 @@ class MassMatrix:
 
     def repeated(self, count: int) -> MassMatrix:
         """The mass matrix of `count` copies of the system, one behind the other."""
-        return MassMatrix(*(torch.block_diag(*[part] * count) for part in (self.matrix, self.equations, self.variables)))
+        return MassMatrix(
+            *(torch.block_diag(*[part] * count) for part in (self.matrix, self.equations, self.variables))
+        )
 
     def beside(self, other: MassMatrix) -> MassMatrix:
         """The mass matrix of two systems, one behind the other."""

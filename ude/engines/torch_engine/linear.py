@@ -124,14 +124,14 @@ def _cycle(
     goal, live = wanted
     lanes = len(goal)
     size = torch.linalg.vector_norm(residual, dim=-1)
-    basis = [residual / _nonzero(size)]
+    basis = [residual / _nonzero(size).unsqueeze(-1)]
     upper = residual.new_zeros(lanes, length, length)
     right = residual.new_zeros(lanes, length + 1)
     right[:, 0] = torch.where(live, size, 0.0)
     rotations: list[tuple[Tensor, Tensor]] = []
     for k in range(length):
         v = times(basis[k])
-        column = []
+
         # twice, or rounding makes the basis lose its orthogonality
         together = torch.stack(basis, 1)
         first = torch.einsum("bkn,bn->bk", together, v)
@@ -140,7 +140,7 @@ def _cycle(
         v = v - torch.einsum("bkn,bk->bn", together, second)
         column = list((first + second).unbind(-1))
         below = torch.linalg.vector_norm(v, dim=-1)
-        basis.append(v / _nonzero(below))
+        basis.append(v / _nonzero(below).unsqueeze(-1))
         for i, (cos, sin) in enumerate(rotations):
             column[i], column[i + 1] = cos * column[i] + sin * column[i + 1], cos * column[i + 1] - sin * column[i]
         radius = torch.hypot(column[k], below)
