@@ -159,6 +159,9 @@ class ForwardSensitivity:
         # a solve that did not arrive leaves NaN, which reaches the gradient and never looks like one
         inverse = order.argsort(dim=1).unsqueeze(-1).expand(-1, -1, result.values.shape[-1])
         path = result.values.gather(1, inverse).reshape(lanes, times.shape[1], 1 + count, states)
+        if augmented.failed is not None:
+            # no start, no values: these must not spoil the gradient of what the trajectories share
+            path = torch.where(augmented.failed.view(-1, 1, 1, 1), 0.0, path)
         return path[:, :, 1:]
 
 
