@@ -33,7 +33,7 @@ class ReferenceProblem:
         end_values: ``u(tspan[1])``.
         stiff: Whether it needs an implicit method.
         source: Of the equations and of the end values.
-        digits: How many digits of the end values are confirmed, of the largest component: by SciPy, those of DAEs by our
+        digits: How many digits of the end values are confirmed, of the largest component: by SciPy, of DAEs by our
             own Rodas5P.
         scale: What errors are measured by. Non-stiff problems: the larger of the states at both ends, at least a
             thousandth of the largest one. Stiff problems: the end values themselves, since stiff chemistry is about

@@ -73,7 +73,8 @@ def test_a_coloured_jacobian_costs_as_many_products_as_it_has_colours(method):
     plain = ude.solve(brusselator_problem(), method(), **TOLERANCES)
     f = ude.ODEFunction(brusselator, jac_prototype=pattern())
     coloured = ude.solve(brusselator_problem(f), method(), **TOLERANCES)
-    assert f.colouring is not None and f.colouring.count <= 6
+    assert f.colouring is not None
+    assert f.colouring.count <= 6
     assert plain.stats.nproducts == 2 * CELLS * plain.stats.njacs
     in_time = 1 if method is ude.Rodas5P else 0
     assert coloured.stats.nproducts == (f.colouring.count + in_time) * coloured.stats.njacs
@@ -106,7 +107,8 @@ def test_an_arrow_is_found_by_the_kind_of_product_that_needs_two(wide):
         matrix[:, 0] = 0.01
     matrix[0, 0] = -2.0
     f = ude.ODEFunction(lambda u, p, t: u @ matrix.T, jac_prototype=matrix)
-    assert f.colouring is not None and f.colouring.count == 2
+    assert f.colouring is not None
+    assert f.colouring.count == 2
     assert f.colouring.by == wide
     prob = ude.ODEProblem(f, torch.linspace(1.0, 2.0, size).double(), (0.0, 1.0))
     sol = ude.solve(prob, ude.KenCarp4(), saveat=[1.0], abstol=1e-9, reltol=1e-9)
