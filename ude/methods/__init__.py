@@ -1,5 +1,6 @@
 """Numbers only: tableaus and step-size controllers. No torch below this line."""
 
+from ude.methods.bdf import FBDF
 from ude.methods.controller import PIController
 from ude.methods.dop853 import DP8
 from ude.methods.esdirk import (
@@ -35,6 +36,7 @@ __all__ = [
     "BS3",
     "DP5",
     "DP8",
+    "FBDF",
     "RK4",
     "TRBDF2",
     "Algorithm",

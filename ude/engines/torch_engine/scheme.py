@@ -140,6 +140,14 @@ class LazyScheme(Protocol):
         """Add the further stages to the stages k of the step of size dt (B,) from u (B, n) at t (B,)."""
 
 
+@runtime_checkable
+class SelfControlled(Protocol):
+    """A scheme that chooses its steps itself, with an order of each trajectory."""
+
+    def factor(self, accept: Any) -> Any:
+        """Return the next step in units of the one tried, of those that accepted it and of those that did not."""
+
+
 class ReversibleScheme(Scheme, Protocol):
     """A scheme that pulls cotangents back through a recorded step."""
 
