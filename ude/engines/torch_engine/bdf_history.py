@@ -77,6 +77,7 @@ def dense_stages(
 
 def base_weights(r: Float[Tensor, "points ..."], order: Int[Tensor, "..."]) -> Float[Tensor, "points ..."]:
     """Weights of ``u_n, u_{n-1}, ...`` in ``p(1) - p'(1)/alpha``, from which a step of the order starts."""
+    order = order.clamp(min=1)  # 0 stands where a trajectory waits
     used = torch.arange(len(r), device=r.device).view(-1, *(1,) * order.ndim) <= order
     slope = torch.where(used, 1 / (1 + r), 0.0)
     weights = lagrange_weights(-r, used, torch.ones_like(r[0]))
