@@ -18,6 +18,7 @@ from ude.engines.torch_engine.checkpoints import Starts
 from ude.engines.torch_engine.dense import DenseOutput, StagesOf, gauss_nodes
 from ude.engines.torch_engine.esdirk import EsdirkScheme
 from ude.engines.torch_engine.explicit import ExplicitScheme
+from ude.engines.torch_engine.imex import ImexScheme, split
 from ude.engines.torch_engine.implicit_pullback import pullback_implicit, recorded
 from ude.engines.torch_engine.pullback import interpolate, pullback
 from ude.engines.torch_engine.replay import replay_explicit, replay_implicit
@@ -162,10 +163,14 @@ def _needs_fixed_steps(algorithm: Algorithm) -> str:
     return f"{algorithm.name} estimates no error, so it needs adaptive=False and dt"
 
 
-def _reversible(spec: SolveSpec, p: Sequence[Tensor]) -> EsdirkScheme | RosenbrockScheme | SymplecticScheme:
+def _reversible(
+    spec: SolveSpec, p: Sequence[Tensor]
+) -> EsdirkScheme | ImexScheme | RosenbrockScheme | SymplecticScheme:
     """Bind an implicit or symplectic method to a solve."""
     algorithm = spec.algorithm
     if isinstance(algorithm, DiagonallyImplicitRungeKutta):
+        if algorithm.tableau.a_explicit and split(spec) is not None:
+            return ImexScheme(spec, algorithm, p)
         return EsdirkScheme(spec, algorithm, p)
     if isinstance(algorithm, RosenbrockMethod):
         return RosenbrockScheme(spec, algorithm, p)
