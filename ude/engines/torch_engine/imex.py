@@ -25,8 +25,9 @@ from ude.split import SplitFunction
 _GOOD_RATE = 0.01
 # A trajectory whose stages do not converge with a new Jacobian halves its step.
 _SHRINK = 0.5
-# In the reverse sweep stages are solved until rounding stops them.
-_TIGHT_ITERATIONS = 60
+# In the reverse sweep stages are solved until rounding stops them. Newton's iteration gives up as soon as it foresees
+# that its iterations will not do, so a slow one needs many to be allowed.
+_TIGHT_ITERATIONS = 1000
 _TIGHT_TOLERANCE = 1e-9
 # Newton's iteration with a constant matrix, started at the solution, gains one order of derivatives a step.
 _ORDERS_OF_DERIVATIVES = 2
