@@ -223,8 +223,9 @@ def test_hessian_vector_products_agree_with_differences_of_the_gradient():
 )  # fmt: skip
 def test_every_sensitivity_agrees_with_that_of_the_problem_in_one_piece(sensealg):
     """The reference is Vern9's discrete adjoint of f1 + f2, which knows nothing of the split."""
-    theta = torch.tensor(THETA, dtype=torch.float64, requires_grad=True)
-    ours = read(theta, ude.KenCarp5(), sensealg, abstol=1e-10, reltol=1e-10)
+    # slow rates, since BacksolveAdjoint has to run back through them
+    theta = torch.tensor([0.3, *THETA[1:]], dtype=torch.float64, requires_grad=True)
+    ours = read(theta, ude.KenCarp5(), sensealg, abstol=1e-9, reltol=1e-9)
     exact = read(theta, ude.Vern9(), ude.DiscreteAdjoint(), abstol=1e-13, reltol=1e-13)
     assert float(ours) == pytest.approx(float(exact), rel=1e-7)
     (left,), (right,) = torch.autograd.grad(ours, theta), torch.autograd.grad(exact, theta)
