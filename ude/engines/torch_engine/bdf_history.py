@@ -143,6 +143,4 @@ class History:
         """Coefficients of the dense output of a recorded step, see `dense_stages`."""
         index, r = self.step(row)
         record = self.record
-        return dense_stages(
-            newton_terms(self.states(index), r), r, self.order[row], record.u[row + 1], record.dt[row]
-        )
+        return dense_stages(newton_terms(self.states(index), r), r, self.order[row], record.u[row + 1], record.dt[row])

@@ -109,7 +109,8 @@ class ImexScheme:
     def __init__(self, spec: SolveSpec, algorithm: DiagonallyImplicitRungeKutta, p: Sequence[Tensor]) -> None:
         tableau = algorithm.tableau
         self.spec, self.algorithm = spec, algorithm
-        self.work = SplitWork(spec, p)
+        self.parts = SplitWork(spec, p)
+        self.work: Work = self.parts
         self.numbers: EsdirkTensors = esdirk_tensors(tableau, spec.t0.dtype, spec.t0.device)
         self.rows = _explicit_rows(tableau, spec.t0.dtype, spec.t0.device)
         self.interpolant = spec.t0.new_tensor([[float(x) for x in row] for row in tableau.split_interpolant])
@@ -147,7 +148,7 @@ class ImexScheme:
 
     def _newton(self, factors: Factors, u: Tensor, dt: Tensor, *, tolerance: float, maxiters: int) -> Newton:
         return Newton(
-            self.work.implicit,
+            self.parts.implicit,
             factors,
             self.numbers.gamma * dt,
             u.abs() * self.spec.reltol + self.spec.abstol,
@@ -158,7 +159,7 @@ class ImexScheme:
 
     def _current_jacobian(self, u: Tensor, t: Tensor) -> Tensor:
         if self._jacobian is None or bool(self._wanted.any()):
-            new = self.work.jacobian(u, t)
+            new = self.parts.jacobian(u, t)
             old = self._jacobian
             self._jacobian = new if old is None else torch.where(self._wanted.view(-1, 1, 1), new, old)
             self._fresh = self._fresh | self._wanted
@@ -171,7 +172,7 @@ class ImexScheme:
         column = dt.unsqueeze(-1)
         step = numbers.gamma * column
         divisor = torch.where(step == 0, 1.0, step)
-        implicit[0], explicit[0] = self.work.implicit(u, t), self.work.explicit(u, t)
+        implicit[0], explicit[0] = self.parts.implicit(u, t), self.parts.explicit(u, t)
         arguments = [u]
         for i in range(1, count):
             slope = combine(numbers.a[i], implicit[:i]) + combine(self.rows[i], explicit[:i])
@@ -180,7 +181,7 @@ class ImexScheme:
             z = newton.solve(base, time, step * combine(numbers.predictor[i], implicit[:i]))
             arguments.append(base + z)
             implicit[i] = z / divisor
-            explicit[i] = self.work.explicit(arguments[i], time)
+            explicit[i] = self.parts.explicit(arguments[i], time)
         end = torch.addcmul(arguments[numbers.end], column, combine(self.rows[-1], explicit))
         return _Stages(implicit, explicit, arguments, end)
 
@@ -188,7 +189,7 @@ class ImexScheme:
         """Solve the stages of a recorded step as exactly as rounding allows."""
         u, t, dt = start
         with torch.no_grad():
-            factors = self.work.factor(self.work.jacobian(u, t), self.numbers.gamma * dt)
+            factors = self.work.factor(self.parts.jacobian(u, t), self.numbers.gamma * dt)
             newton = self._newton(factors, u, dt, tolerance=_TIGHT_TOLERANCE, maxiters=_TIGHT_ITERATIONS)
             return self._solve_stages(newton, start)
 
@@ -242,19 +243,24 @@ class ImexScheme:
         return Cotangents(u_bar, cotangents.k1), totals
 
     def _pull_stage(
-        self, i: int, argument: Tensor, when: tuple[Tensor, Tensor], bars: tuple[Tensor, Tensor], inputs: Sequence[Tensor]
+        self,
+        i: int,
+        argument: Tensor,
+        when: tuple[Tensor, Tensor],
+        bars: tuple[Tensor, Tensor],
+        inputs: Sequence[Tensor],
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         t, dt = when
         time = t + self.numbers.c[i] * dt
-        y_bar, of_explicit = self._pull(self.work.explicit, argument, time, bars[1], inputs)
+        y_bar, of_explicit = self._pull(self.parts.explicit, argument, time, bars[1], inputs)
         w = bars[0]
         if i:
             step = self.numbers.gamma * dt
-            factors = self.work.factor(self.work.jacobian(argument, time), step)
+            factors = self.work.factor(self.parts.jacobian(argument, time), step)
             w = factors.solve(w + step.unsqueeze(-1) * y_bar, transposed=True)
             # a trajectory that stands still has no cotangent here, whatever f1 is worth at its state
             w = torch.where((dt != 0).unsqueeze(-1), w, 0.0)
-        x_bar, of_implicit = self._pull(self.work.implicit, argument, time, w, inputs)
+        x_bar, of_implicit = self._pull(self.parts.implicit, argument, time, w, inputs)
         return y_bar + x_bar, [add(one, other) for one, other in zip(of_implicit, of_explicit, strict=True)]
 
     def _pull(
@@ -271,7 +277,7 @@ class ImexScheme:
 
 def replay_imex_step(scheme: ImexScheme, u: Tensor, t: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, None]:
     """A recorded step with a graph: stages solved without one, and Newton steps from there with it."""
-    numbers, work = scheme.numbers, scheme.work
+    numbers, work = scheme.numbers, scheme.parts
     found = scheme.solved((u.detach(), t, dt))
     column = dt.unsqueeze(-1)
     step = numbers.gamma * dt
