@@ -28,6 +28,7 @@ from ude.methods import (
     BS3,
     DP5,
     DP8,
+    FBDF,
     GMRES,
     LU,
     RK4,
@@ -78,6 +79,7 @@ from ude.solution import ReturnCode, Solution, Statistics
 # `solve` is a module too. Python sets the attribute `ude.solve` to the module when that is first imported; this line
 # does it before it binds the function, and no later `import ude.solve` does it again. A lazy name would lose that race.
 from ude.solve import solve
+from ude.split import SplitODEProblem
 
 if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
     from ude import datasets, reference_problems
@@ -91,6 +93,7 @@ __all__ = [
     "BS3",
     "DP5",
     "DP8",
+    "FBDF",
     "GMRES",
     "LU",
     "MLP",
@@ -161,6 +164,7 @@ __all__ = [
     "SecondOrderODEProblem",
     "Solution",
     "SolveFailed",
+    "SplitODEProblem",
     "Statistics",
     "Symbolic",
     "TorchDiffEq",

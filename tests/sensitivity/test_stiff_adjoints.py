@@ -19,7 +19,7 @@ ESDIRK = [
     ude.Kvaerno3, ude.Kvaerno4, ude.Kvaerno5,
 ]  # fmt: skip
 ROSENBROCK = [ude.Rosenbrock23, ude.Rodas4, ude.Rodas5P]
-EVERY = [alg(**NEWTON) for alg in ESDIRK] + [alg() for alg in ROSENBROCK]
+EVERY = [alg(**NEWTON) for alg in ESDIRK] + [alg() for alg in ROSENBROCK] + [ude.FBDF(**NEWTON)]
 
 
 def name(value: object) -> str:

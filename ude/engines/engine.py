@@ -86,6 +86,7 @@ class StepRecord:
         kept: The rows whose states are held; None when all are.
         fan: With checkpoints, how many states are held between two of them while steps are taken again; None halves
             the way between them again and again.
+        order: Order of each step (rows, B), of methods that change it; 0 where a trajectory stood still.
     """
 
     t: Float[Tensor, "rows_and_end B"]
@@ -94,6 +95,7 @@ class StepRecord:
     k1: Float[Tensor, "rows B n"] | None = None
     kept: tuple[int, ...] | None = None
     fan: int | None = None
+    order: Int[Tensor, "rows B"] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from ude.ode_function import ExplicitForm, ODEFunction
 from ude.problems import FlatRightHandSide, ODEProblem
 
 #: Methods for singular mass matrices, as errors name them.
-_FOR_DAES = "Rodas5P(), Rodas4(), KenCarp4(), KenCarp5(), Kvaerno5() or TRBDF2()"
+_FOR_DAES = "Rodas5P(), Rodas4(), KenCarp4(), KenCarp5(), Kvaerno5(), TRBDF2() or FBDF()"
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """Numbers only: tableaus and step-size controllers. No torch below this line."""
 
+from ude.methods.bdf import FBDF
 from ude.methods.colouring import Colouring
 from ude.methods.controller import PIController
 from ude.methods.dop853 import DP8
@@ -38,6 +39,7 @@ __all__ = [
     "BS3",
     "DP5",
     "DP8",
+    "FBDF",
     "GMRES",
     "LU",
     "RK4",

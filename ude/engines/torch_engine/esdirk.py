@@ -15,7 +15,7 @@ from ude.engines.engine import SolveSpec, add, as_batch
 from ude.engines.jacobian import FreeJacobian, Jacobian
 from ude.engines.torch_engine.lanes import lanes_for
 from ude.engines.torch_engine.newton import Newton
-from ude.engines.torch_engine.scheme import Cotangents, Trial, Work
+from ude.engines.torch_engine.scheme import Cotangents, Trial, Work, renewed
 from ude.engines.torch_engine.stages import combine
 from ude.methods import GMRES
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
@@ -24,9 +24,10 @@ from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitT
 _GOOD_RATE = 0.01
 # A trajectory whose stages do not converge with a new Jacobian halves its step.
 _SHRINK = 0.5
-# In the reverse sweep stages are solved until rounding stops them; with a Jacobian of the step's start.
-_TIGHT_ITERATIONS = 60
-_TIGHT_TOLERANCE = 1e-9
+# In the reverse sweep stages are solved until rounding stops them; with a Jacobian of the step's start. Newton's
+# iteration gives up as soon as it foresees that its iterations will not do, so a slow one needs many to be allowed.
+TIGHT_ITERATIONS = 1000
+TIGHT_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,14 +148,7 @@ class EsdirkScheme:
 
     def _current_jacobian(self, u: Tensor, t: Tensor) -> Jacobian:
         if self._jacobian is None or bool(self._wanted.any()):
-            old = self._jacobian
-            if isinstance(old, FreeJacobian):
-                self._jacobian = old.moved(self._wanted, u, t)
-            else:
-                new = self.work.df_du(u, t)
-                if isinstance(old, Tensor) and isinstance(new, Tensor):
-                    new = torch.where(self._wanted.view(-1, 1, 1), new, old)
-                self._jacobian = new
+            self._jacobian = renewed(self.work, self._jacobian, self._wanted, u, t)
             self._fresh = self._fresh | self._wanted
         return self._jacobian
 
@@ -193,8 +187,8 @@ class EsdirkScheme:
                 step,
                 self._scale(u),
                 self._lanes,
-                tolerance=_TIGHT_TOLERANCE,
-                maxiters=_TIGHT_ITERATIONS,
+                tolerance=TIGHT_TOLERANCE,
+                maxiters=TIGHT_ITERATIONS,
             )
             k, _, arguments = self._solve_stages(newton, start, all_stages=False)
         return k, arguments

@@ -11,6 +11,7 @@ from torch import Tensor
 from ude.engines.engine import SolveSpec, StepRecord, as_batch
 from ude.engines.initialization import tracked_derivative
 from ude.engines.torch_engine.esdirk import EsdirkScheme
+from ude.engines.torch_engine.imex import ImexScheme, replay_imex_step
 from ude.engines.torch_engine.pullback import Reads, segment
 from ude.engines.torch_engine.rosenbrock import RosenbrockScheme
 from ude.engines.torch_engine.stages import combine, extend, tableau_tensors
@@ -39,7 +40,7 @@ def replay_explicit(
 
 def replay_implicit(
     spec: SolveSpec,
-    scheme: EsdirkScheme | RosenbrockScheme | SymplecticScheme,
+    scheme: EsdirkScheme | ImexScheme | RosenbrockScheme | SymplecticScheme,
     record: StepRecord,
     u0: Tensor,
     times: Tensor,
@@ -57,6 +58,8 @@ def replay_implicit(
         t, dt = record.t[row], record.dt[row]
         if isinstance(scheme, EsdirkScheme):
             k, end, carried = _esdirk_step(scheme, u, carried, t, dt)
+        elif isinstance(scheme, ImexScheme):
+            k, end, carried = replay_imex_step(scheme, u, t, dt)
         elif isinstance(scheme, RosenbrockScheme):
             k, end, carried = _rosenbrock_step(scheme, u, t, dt)
         else:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ude.engines.engine import SolveSpec
 from ude.engines.initialization import derivative
 from ude.engines.jacobian import FreeJacobian, Jacobian, Jacobians, Pusher
-from ude.engines.torch_engine.linear import Factors, Krylov, factor_dense
+from ude.engines.torch_engine.linear import DenseFactors, Factors, Krylov, factor_dense
 from ude.methods import GMRES
 
 
@@ -76,10 +76,25 @@ class Work(Jacobians):
         Args:
             tight: Whether an iterative solver shall go to rounding, as derivatives of the steps need it.
         """
+        if not isinstance(jacobian, FreeJacobian):
+            return self.factor_dense(jacobian, step)
         self.factorisations += 1
-        if isinstance(jacobian, FreeJacobian):
-            return Krylov(jacobian, self.spec.mass, step, _solver(self.spec), tight=tight)
+        return Krylov(jacobian, self.spec.mass, step, _solver(self.spec), tight=tight)
+
+    def factor_dense(self, jacobian: Float[Tensor, "k n n"], step: Float[Tensor, "k"]) -> DenseFactors:
+        """The same of matrices, be it those of some trajectories only."""
+        self.factorisations += 1
         return factor_dense(jacobian, self.spec.mass, step)
+
+
+def renewed(work: Work, old: Jacobian | None, which: Bool[Tensor, "B"], u: Tensor, t: Tensor) -> Jacobian:
+    """df/du with those of some trajectories taken again at (u, t); all of them where there is no old one."""
+    if isinstance(old, FreeJacobian):
+        return old.moved(which, u, t)
+    new = work.df_du(u, t)
+    if isinstance(old, Tensor) and isinstance(new, Tensor):
+        return torch.where(which.view(-1, 1, 1), new, old)
+    return new
 
 
 def _solver(spec: SolveSpec) -> Any:
@@ -119,6 +134,14 @@ class LazyScheme(Protocol):
 
     def complete(self, u: Tensor, t: Tensor, dt: Tensor, k: Float[Tensor, "stages B n"]) -> Tensor:
         """Add the further stages to the stages k of the step of size dt (B,) from u (B, n) at t (B,)."""
+
+
+@runtime_checkable
+class SelfControlled(Protocol):
+    """A scheme that chooses its steps itself, with an order of each trajectory."""
+
+    def factor(self, accept: Any) -> Any:
+        """Return the next step in units of the one tried, of those that accepted it and of those that did not."""
 
 
 class ReversibleScheme(Scheme, Protocol):

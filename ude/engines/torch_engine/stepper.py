@@ -13,7 +13,7 @@ from torch import Tensor
 from ude.engines.engine import ForwardResult, SolveSpec, StepRecord
 from ude.engines.torch_engine.checkpoints import Keeper
 from ude.engines.torch_engine.lanes import Lanes, lanes_for
-from ude.engines.torch_engine.scheme import LazyScheme, Scheme, Trial, Work
+from ude.engines.torch_engine.scheme import LazyScheme, Scheme, SelfControlled, Trial, Work
 from ude.engines.torch_engine.stages import extend, locate
 from ude.methods.controller import FACTOR_GRID, INITIAL_ERROR, SMALLEST_ERROR
 from ude.solution import ReturnCode
@@ -154,7 +154,10 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
             scheme.settle(lanes.tensor(accept).to(torch.bool))
             state.u, state.k1 = lanes.select(accept, u, state.u), lanes.select(accept, k1, state.k1)
         if spec.adaptive:
-            factor = spec.controller.factor(lanes, error, state.error, accept, scheme.error_order)
+            if isinstance(scheme, SelfControlled):
+                factor = scheme.factor(accept)
+            else:
+                factor = spec.controller.factor(lanes, error, state.error, accept, scheme.error_order)
             if solved is not None and trial.shrink is not None:
                 factor = lanes.where(solved, factor, lanes.read(trial.shrink))
             state.dt = lanes.where(state.active, lanes.minimum(size * factor, spec.dtmax), state.dt)
