@@ -31,6 +31,7 @@ from ude.callbacks import (
     terminate,
 )
 from ude.engines import Engine, SolveSpec
+from ude.engines.engine import StepControl
 from ude.engines.initialization import consistent, derivative
 from ude.errors import InputError
 from ude.problems import FlatRightHandSide
@@ -60,6 +61,9 @@ class EventSolve:
     accepted_steps: Int[Tensor, "B"]
     rejected_steps: Int[Tensor, "B"]
     nf: int
+    njacs: int
+    nw: int
+    nproducts: int
     seconds: float
     events: tuple[Event, ...]
     dense: Callable[[Float[Tensor, "B T"]], Float[Tensor, "B T n"]]
@@ -124,6 +128,9 @@ def solve_with_events(run: EventRun, u0: Float[Tensor, "B n"]) -> EventSolve:
         accepted_steps=state.accepted,
         rejected_steps=state.rejected,
         nf=state.nf,
+        njacs=state.njacs,
+        nw=state.nw,
+        nproducts=state.nproducts,
         seconds=clock.perf_counter() - began,
         events=tuple(state.events),
         dense=_dense(legs, u0),
@@ -144,7 +151,17 @@ class _Progress:
     jumped: Bool[Tensor, "B"]
     since: Float[Tensor, "B"]
     nf: int = 0
+    njacs: int = 0
+    nw: int = 0
+    nproducts: int = 0
     events: list[Event] = field(default_factory=list)
+    control: StepControl | None = None
+
+    def resume(self) -> StepControl | None:
+        """The step control of the leg before, from which the next one goes on."""
+        if self.control is None:
+            return None
+        return replace(self.control, jumped=self.jumped)
 
     @classmethod
     def start(cls, run: EventRun, u0: Tensor) -> _Progress:
@@ -305,13 +322,18 @@ def _one_leg(run: EventRun, state: _Progress) -> tuple[_Leg, _Located, Tensor, T
         first_du=first,
         watch=watch if watch.needed else None,
         dt=spec.dt if not spec.adaptive or not state.nf else None,
+        resume=state.resume(),
     )
     result = engine.forward(leg_spec, u.detach(), run.p)
     state.nf += result.nf + 1
+    state.njacs += result.njacs
+    state.nw += result.nw
+    state.nproducts += result.nproducts
+    state.control = result.control if spec.adaptive else None
     state.accepted = state.accepted + result.accepted_steps
     state.rejected = state.rejected + result.rejected_steps
     done = replace(leg_spec, t1=result.t_end, watch=None)
-    solved = Solved(engine, done, result.record, result.record.u[-1])
+    solved = Solved(engine, done, result.record, result.record.u_end)
 
     def read(times: Tensor, values: Tensor | None = None) -> Tensor:
         times = clipped(times)

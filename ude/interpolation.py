@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from types import CodeType, FunctionType, MethodType
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +15,15 @@ from torch import Tensor, nn
 from ude.errors import InputError
 
 Kind = Literal["constant", "linear", "cubic", "pchip", "akima"]
+
+# At how many knots steps stop of themselves. A jump is worth a stop always: at reltol 1e-6 steps that do not know of 40
+# jumps call f 8 times as often, and err 30 times more. A kink is, unless many fall into one step: with 40 kinks stops
+# halve the calls and divide the error by 1000, with 160 at reltol 1e-3 they quintuple them. A further derivative that
+# jumps is within what the error estimate deals with. Every stop also costs about 5 ms of the torch engine.
+_MOST_STOPS = {"constant": 1000, "linear": 100, "cubic": 0, "pchip": 0, "akima": 0}
+# How deep functions that call functions are searched for interpolations.
+_DEPTH = 3
+_MOST_ITEMS = 100
 
 
 class Interpolation(nn.Module):
@@ -28,6 +40,10 @@ class Interpolation(nn.Module):
             (Fritsch & Carlson: monotone where the data are), "akima" (Akima: local, few wiggles).
         outside: "hold" keeps the first and last values outside the grid; "error" refuses times out there when the
             solve asks whether its span is covered (`covers`), and gives NaN.
+        known: Whether the step control may know the knots. `solve` finds the interpolations that f uses (in p, in a
+            module, in a closure or a global name) and stops at their knots, as with `tstops`: those of "constant" (up
+            to 1000 within the span) and "linear" (up to 100). More, and the knots of smoother kinds, it leaves to the
+            error control; ``tstops=forcing.knots[0]`` stops there all the same. Fixed steps never stop by themselves.
 
     Raises:
         InputError: Grids that do not increase, values that do not fit, too few points, an unknown kind.
@@ -50,6 +66,7 @@ class Interpolation(nn.Module):
         *,
         outside: Literal["hold", "error"] = "hold",
         trainable: bool = False,
+        known: bool = True,
     ) -> None:
         super().__init__()
         if kind not in get_args(Kind):
@@ -58,7 +75,7 @@ class Interpolation(nn.Module):
             )
         if outside not in ("hold", "error"):
             raise InputError("outside is not usable", expected="'hold' or 'error'", got=repr(outside))
-        self.kind, self.outside = kind, outside
+        self.kind, self.outside, self.known = kind, outside, known
         self.several = _is_list_of_grids(t)
         grids = [_grid(item, kind) for item in (t if self.several else [t])]
         columns = _values(values if self.several else [values], grids)
@@ -77,6 +94,19 @@ class Interpolation(nn.Module):
     def knots(self) -> tuple[Float[Tensor, "time"], ...]:
         """Times at which the function or one of its derivatives jumps, a grid a trajectory."""
         return tuple(row[: int(n)] for row, n in zip(self.grid, self.count, strict=True))
+
+    def stops(self, start: Float[Tensor, "B"], end: Float[Tensor, "B"]) -> Float[Tensor, "B k"]:
+        """Knots that steps from `start` to `end` should hit, a row a trajectory; NaN where a row is shorter."""
+        rows = self.grid.to(start)
+        if self.several and len(start) % len(rows):
+            # f itself will say that its trajectories do not fit the grids
+            return start.new_empty(len(start), 0)
+        rows = rows.repeat(len(start) // len(rows), 1) if self.several else rows.expand(len(start), -1)
+        low, high = torch.minimum(start, end).unsqueeze(-1), torch.maximum(start, end).unsqueeze(-1)
+        inside = (rows > low) & (rows < high)
+        if not self.known or int(inside.sum(-1).max()) > _MOST_STOPS[self.kind]:
+            return start.new_empty(len(start), 0)
+        return torch.where(inside, rows, float("nan"))[:, inside.any(0)]
 
     def covers(self, start: float, end: float) -> bool:
         """Whether every grid reaches from `start` to `end`."""
@@ -148,6 +178,69 @@ class Interpolation(nn.Module):
         super()._apply(fn, recurse)
         self._slopes = None if self._slopes is None else fn(self._slopes)
         return self
+
+
+def interpolations_in(*roots: Any) -> tuple[Interpolation, ...]:
+    """The interpolations that a right-hand side and its parameters can reach.
+
+    Looked for in modules and their parts, in pytrees, and of functions in closures, defaults and the global names that
+    their code mentions; not in objects of other kinds.
+    """
+    found: dict[int, Interpolation] = {}
+    seen: set[int] = set()
+    waiting = [(root, _DEPTH) for root in roots]
+    while waiting:
+        item, depth = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Interpolation):
+            found[id(item)] = item
+        elif depth:
+            waiting += [(part, depth - (not isinstance(part, Interpolation))) for part in _parts(item)]
+    return tuple(found.values())
+
+
+_FUNCTIONS = FunctionType, MethodType, partial
+
+
+def _parts(item: Any) -> Iterator[Any]:
+    if isinstance(item, nn.Module):
+        for module in item.modules():
+            if isinstance(module, Interpolation):
+                yield module
+            yield from (value for value in vars(module).values() if isinstance(value, _FUNCTIONS))
+    elif isinstance(item, FunctionType):
+        yield from (cell.cell_contents for cell in item.__closure__ or () if _filled(cell))
+        yield from item.__defaults__ or ()
+        yield from (item.__globals__[name] for name in _names(item.__code__) if name in item.__globals__)
+    elif isinstance(item, MethodType):
+        yield from (item.__func__, item.__self__)
+    elif isinstance(item, partial):
+        yield from (item.func, *item.args, *item.keywords.values())
+    elif isinstance(item, (list, tuple)):
+        # a long list is data
+        yield from item[:_MOST_ITEMS]
+    elif isinstance(item, Mapping):
+        yield from islice(item.values(), _MOST_ITEMS)
+    elif callable(item) and not isinstance(item, type) and hasattr(item, "__dict__"):
+        yield from vars(item).values()
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - reading an empty cell is what raises
+    except ValueError:
+        return False
+    return True
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Global names that the code of a function mentions, those of functions inside it too."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
 
 
 def _is_list_of_grids(t: Any) -> bool:

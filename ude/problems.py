@@ -290,6 +290,16 @@ class FlatRightHandSide:
             return self.f(u, p, t, *more)
         return self.own.bind(leaves[len(leaves) - len(self.own.names) :])(u, p, t, *more)
 
+    def plain_leaves(self) -> tuple[bool, ...]:
+        """Which leaves are tensors of p; the others are parameters of modules."""
+        plain = [
+            isinstance(slot, Tensor)
+            for slot in self.slots
+            if slot is not None
+            for _ in range(len(slot.names) if isinstance(slot, _ModuleSlot) else 1)
+        ]
+        return (*plain, *(False for _ in (self.own.names if self.own else ())))
+
     def parameters(self, leaves: Sequence[Tensor]) -> Any:
         """Rebuild p from the leaves."""
         items: list[Any] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
@@ -14,14 +14,17 @@ from torch import Tensor
 from ude.callbacks import Callback, PresetTimeCallback, flatten_callbacks, terminate
 from ude.engines import ENGINES, SolveSpec, TorchDiffEq, choose_engine
 from ude.engines.jacobian import require_right
+from ude.engines.step_checks import step_checks
 from ude.engines.structure import started, structure_of
 from ude.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
 from ude.errors import InputError
 from ude.events import EventRun, preset_times, solve_with_events
+from ude.interpolation import interpolations_in
 from ude.methods import (
     Algorithm,
     BrownFullBasicInit,
     CheckInit,
+    Controller,
     InitializationAlgorithm,
     NoInit,
     PIController,
@@ -55,7 +58,11 @@ def solve(  # type: ignore[misc]
     dtmin: float = 0.0,
     dtmax: float = float("inf"),
     maxiters: int = 100_000,
-    controller: PIController | None = None,
+    force_dtmin: bool = False,
+    controller: Controller | None = None,
+    isoutofdomain: Callable[..., Any] | None = None,
+    unstable_check: Callable[..., Any] | None = None,
+    internalnorm: Callable[..., Any] | None = None,
     sensealg: SensitivityAlgorithm | None = None,
     engine: str = "auto",
     callback: Callback | Sequence[Callback] | None = None,
@@ -78,15 +85,24 @@ def solve(  # type: ignore[misc]
             ``error / (abstol + reltol |u|)`` is at most 1. Every trajectory of a batch has its own steps.
         dt: First step; the step itself with ``adaptive=False``.
         dtmin, dtmax: Bounds of the step size. A step below dtmin ends the trajectory with a `ReturnCode`.
+        force_dtmin: Take a step of size dtmin whatever its error, and go on.
         maxiters: Most steps, accepted or not, that a trajectory may try.
-        controller: Step-size control, `PIController()` unless given.
+        controller: Step-size control: `PIController()` (the default), `IController()` or `PIDController(b1, b2, b3)`;
+            qmin, qmax, gamma, qsteady_min and the like are its arguments.
+        isoutofdomain: ``(u, p, t) -> (*batch)`` booleans. A step that ends where it holds is rejected and tried again
+            with the smallest factor of the controller; with force_dtmin it is taken at dtmin all the same.
+        unstable_check: ``(dt, u, p, t) -> (*batch)`` booleans. A trajectory whose accepted step ends where it holds is
+            given up as `Unstable`.
+        internalnorm: ``(error, t) -> (*batch)``: the norm of the scaled errors ``(*batch, state)`` of a step, which is
+            accepted when it is at most 1; their root mean square unless given. It chooses the first step too; Newton's
+            iteration keeps the root mean square.
         sensealg: How gradients are computed: `DiscreteAdjoint()` (the default), which may keep checkpoints only,
             `BacksolveAdjoint()`, `InterpolatingAdjoint()`, `QuadratureAdjoint()`, `GaussAdjoint()`,
             `ForwardSensitivity()`, or `Autograd()` for second derivatives; docs/sensitivities.md compares them.
         engine: "auto", or the name of an engine that then must be able to run it.
         callback: Events and interventions: one callback, a `CallbackSet`, or a list of them.
         tstops: Times that steps must hit, (k,) or ``(*batch, k)``: where f or its derivatives jump, such as the knots
-            of a forcing.
+            of a forcing. Those of an `Interpolation` that f uses are added where it pays (see its `known`).
         max_events: Most events of a solve, all trajectories together; more end it with `ReturnCode.MaxEvents`.
         initializealg: How the start of a DAE (an `ODEFunction` with a singular mass matrix) is made consistent:
             `BrownFullBasicInit()` (the default), `CheckInit()` or `NoInit()`.
@@ -130,6 +146,10 @@ def solve(  # type: ignore[misc]
     _check_numbers(dt=dt, dtmin=dtmin, dtmax=dtmax, maxiters=maxiters)
     if not adaptive and dt is None:
         raise InputError("adaptive=False needs a step", fix="Give dt.")
+    if not adaptive and (force_dtmin or isoutofdomain is not None):
+        raise InputError(
+            "force_dtmin and isoutofdomain need steps that can change", got="adaptive=False", fix="Leave them out."
+        )
     spec = SolveSpec(
         f=f,
         batch=batch,
@@ -139,13 +159,18 @@ def solve(  # type: ignore[misc]
         algorithm=alg,
         abstol=_tolerance(abstol, "abstol", u0),
         reltol=_tolerance(reltol, "reltol", u0),
-        controller=PIController() if controller is None else controller,
+        controller=_controller(controller),
         first_du=_first_derivative(f, u0, p, t0, batch),
         dt=dt,
         dtmin=dtmin,
         dtmax=dtmax,
         adaptive=adaptive,
         maxiters=maxiters,
+        force_dtmin=force_dtmin,
+        checks=step_checks(
+            f, batch, isoutofdomain=isoutofdomain, unstable_check=unstable_check, internalnorm=internalnorm
+        ),
+        compact=isinstance(sensealg, DiscreteAdjoint) or not _tracked(u0, p),
         checkpoints=getattr(sensealg, "checkpoints", "all") if _tracked(u0, p) else "all",
         mass=structure.mass,
         initializealg=_initialization(initializealg),
@@ -158,20 +183,24 @@ def solve(  # type: ignore[misc]
     if spec.saveat is None and isinstance(alg, TorchDiffEq):
         raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")
     callbacks = flatten_callbacks(callback)
-    if not callbacks and tstops is None:
+    stops = _stops(tstops, spec)
+    if spec.adaptive and not isinstance(alg, TorchDiffEq):
+        stops = torch.cat([stops, *(item.stops(t0, t1) for item in interpolations_in(prob.f, prob.p))], -1)
+    if not callbacks and not stops.shape[1]:
         return _run(prob, spec, sensealg, engine, u0, p)
     watched = replace(spec, watch=_never_stop) if callbacks else spec
+    choice = choose_engine(ENGINES, watched, engine)
     run = EventRun(
         spec=spec,
-        engine=choose_engine(ENGINES, watched, engine).engine,
+        engine=choice.engine,
         sensealg=sensealg,
         p=p,
         tracked=_tracked(u0, p),
         callbacks=callbacks,
-        tstops=_stops(tstops, spec),
+        tstops=stops,
         max_events=max_events,
     )
-    return _run_with_events(prob, run, u0)
+    return _run_with_events(prob, run, u0, choice.why_not)
 
 
 def _never_stop(t: Tensor, u: Tensor, t_next: Tensor, u_next: Tensor, moved: Tensor) -> Tensor:
@@ -188,7 +217,7 @@ def _stops(tstops: Any, spec: SolveSpec) -> Float[Tensor, "B k"]:
     return preset_times(PresetTimeCallback(tstops, terminate), spec)
 
 
-def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor) -> Solution:
+def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor, why_not: dict[str, str]) -> Solution:
     spec = run.spec
     result = solve_with_events(run, u0)
     times, values = result.times, result.values
@@ -211,6 +240,10 @@ def _run_with_events(prob: ODEProblem, run: EventRun, u0: Tensor) -> Solution:
             algorithm=spec.algorithm.name,
             sensealg=run.sensealg.name if run.tracked else "none",
             seconds=result.seconds,
+            why_not=why_not,
+            njacs=result.njacs,
+            nw=result.nw,
+            nproducts=result.nproducts,
         ),
         dense=lambda asked: result.dense(asked).view(*spec.batch, asked.shape[1], -1),
         events=result.events,
@@ -225,7 +258,7 @@ def _run(
     result = choice.engine.forward(spec, u0.detach(), p)
     seconds = time.perf_counter() - began
     tracked = _tracked(u0, p)
-    solved = Solved(choice.engine, spec, result.record, result.record.u[-1])
+    solved = Solved(choice.engine, spec, result.record, result.record.u_end)
 
     def read(times: Tensor, values: Tensor | None = None) -> Tensor:
         if values is None:
@@ -273,6 +306,14 @@ def _times(value: float | Tensor, u0: Tensor) -> Float[Tensor, "B"]:
     if isinstance(value, Tensor):
         return value.reshape(-1)
     return torch.full((u0.shape[0],), value, dtype=u0.dtype, device=u0.device)
+
+
+def _controller(controller: Controller | None) -> Controller:
+    if controller is None:
+        return PIController()
+    if isinstance(controller, type) or not hasattr(controller, "factor"):
+        raise InputError("controller must be a controller object", expected="e.g. IController()", got=repr(controller))
+    return controller
 
 
 def _check_numbers(*, dt: float | None, dtmin: float, dtmax: float, maxiters: int) -> None:

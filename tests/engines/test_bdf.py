@@ -16,7 +16,6 @@ import ude
 from tests.problems_for_tests import forced, lotka_volterra_problem
 from tests.stiff_problems_for_tests import robertson, robertson_problem, van_der_pol
 from ude.engines.torch_engine import TorchEngine
-from ude.engines.torch_engine.bdf import BdfScheme
 from ude.engines.torch_engine.bdf_history import (
     PAST,
     base_weights,
@@ -234,56 +233,6 @@ def test_a_trajectory_takes_the_same_steps_and_orders_alone_and_in_any_batch(mon
         torch.testing.assert_close(together.u[:-1][moved, i], alone.u[:-1, 0], rtol=1e-10, atol=1e-10)
 
 
-def test_selected_lanes_go_on_as_they_would_have():
-    """Two schemes take the same steps; one of them drops the middle trajectory after three."""
-    u = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.0, 0.1], [0.5, 1e-5, 0.5]], dtype=torch.float64)
-    prob = ude.ODEProblem(robertson, u, (0.0, 1.0), dict(k1=0.04, k2=3e7, k3=1e4))
-    caught: list[Any] = []
-    original = BdfScheme.__init__
-
-    class Stop(Exception):
-        pass
-
-    def keep(self: BdfScheme, *args: Any) -> None:
-        original(self, *args)
-        caught.append(self)
-        if len(caught) % 2:
-            raise Stop
-
-    schemes = []
-    for _ in range(2):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(BdfScheme, "__init__", keep)
-            with pytest.raises(Stop):
-                ude.solve(prob, ude.FBDF(), abstol=1e-8, reltol=1e-5)
-        schemes.append(caught[-1])
-        caught.clear()
-
-    def run(scheme: BdfScheme, u: Tensor, dt: Tensor, steps: int) -> Tensor:
-        for _ in range(steps):
-            t = torch.zeros_like(dt)
-            trial = scheme.attempt(u, scheme.work(u, t), t, dt)
-            assert trial.converged is not None
-            assert bool(trial.converged.all())
-            scheme.settle(trial.converged)
-            scheme.factor(trial.converged if len(dt) > 1 else bool(trial.converged))
-            u = trial.u
-        return u
-
-    dt = numbers(1e-4, 2e-4, 5e-5)
-    whole, fewer = (run(scheme, u, dt, 3) for scheme in schemes)
-    torch.testing.assert_close(whole, fewer, rtol=0, atol=0)
-    keep_these = torch.tensor([0, 2])
-    schemes[1].select_lanes(keep_these)
-    # f of this problem works for any number of trajectories, but the shape that its author sees is the batch of three
-    object.__setattr__(schemes[1].spec, "batch", (2,))
-    after = run(schemes[0], whole, dt, 4)[keep_these]
-    torch.testing.assert_close(run(schemes[1], fewer[keep_these], dt[keep_these], 4), after, rtol=1e-14, atol=1e-20)
-    orders = schemes[1].orders()
-    assert orders.shape == (7, 3)
-    assert orders[3:, 1].tolist() == [0, 0, 0, 0]
-
-
 def test_integration_runs_backward_in_time():
     there = ude.solve(lotka_volterra_problem(tspan=(0.0, 3.0)), ude.FBDF(), abstol=1e-10, reltol=1e-10)
     back = ude.solve(
@@ -369,6 +318,45 @@ def test_options_that_cannot_be_used_are_refused():
         ude.FBDF(newton_tolerance=1.0)
     with pytest.raises(ude.InputError, match="newton_maxiters allows no estimate of the rate of convergence: expected"):
         ude.FBDF(newton_maxiters=1)
+
+
+def test_a_step_into_a_forbidden_region_is_cut_and_the_solve_stays_outside_it():
+    seen = []
+
+    def negative(u: Tensor, p: Any, t: Tensor) -> Tensor:
+        seen.append(u.detach())
+        return (u < 0).any(-1)
+
+    # z' = -40 sqrt(z) reaches zero at 0.05 and has no steps beyond
+    prob = ude.ODEProblem(lambda u, p, t: -40.0 * u.clamp(min=0.0) ** 0.5 - 40.0 * (u < 0), [1.0], (0.0, 0.049))
+    sol = ude.solve(prob, ude.FBDF(), abstol=1e-3, reltol=1e-3, dt=0.2, dtmax=0.2, isoutofdomain=negative)
+    assert bool((sol.u >= 0).all())
+    assert any(bool((u < 0).any()) for u in seen)
+    refused = next(i for i, u in enumerate(seen) if bool((u < 0).any()))
+    assert refused + 1 < len(seen)
+
+
+def test_order_and_step_go_by_the_norm_that_the_user_gives():
+    prob = lotka_volterra_problem(tspan=(0.0, 3.0))
+    options = {"saveat": [3.0], "abstol": 1e-6, "reltol": 1e-6}
+    plain = ude.solve(prob, ude.FBDF(), **options)
+    own = ude.solve(prob, ude.FBDF(), internalnorm=lambda e, t: e.square().mean(-1).sqrt(), **options)
+    assert torch.equal(plain.stats.accepted_steps, own.stats.accepted_steps)
+    assert torch.equal(plain.stats.rejected_steps, own.stats.rejected_steps)
+    strict = ude.solve(prob, ude.FBDF(), internalnorm=lambda e, t: 100 * e.square().mean(-1).sqrt(), **options)
+    tighter = ude.solve(prob, ude.FBDF(), saveat=[3.0], abstol=1e-8, reltol=1e-8)
+    # Newton's iteration keeps the looser tolerance, so the steps are nearly those of the tighter solve
+    assert int(strict.stats.accepted_steps) == pytest.approx(int(tighter.stats.accepted_steps), rel=0.1)
+    assert int(strict.stats.rejected_steps) <= 0.3 * int(strict.stats.accepted_steps)
+
+
+def test_a_stop_starts_again_at_a_step_that_order_one_can_take():
+    prob = lotka_volterra_problem(tspan=(0.0, 3.0))
+    options = {"saveat": [3.0], "abstol": 1e-8, "reltol": 1e-8}
+    straight = ude.solve(prob, ude.FBDF(), **options)
+    stopped = ude.solve(prob, ude.FBDF(), tstops=[1.0, 2.0], **options)
+    torch.testing.assert_close(stopped.u, straight.u, rtol=1e-6, atol=0.0)
+    assert int(stopped.stats.rejected_steps) <= int(straight.stats.rejected_steps) + 6
 
 
 def test_checkpoints_are_refused_in_one_sentence():

@@ -12,10 +12,46 @@ from torch import Tensor
 
 from ude.engines.mass_matrix import MassMatrix
 from ude.errors import EngineRefused
-from ude.methods import Algorithm, BrownFullBasicInit, Colouring, InitializationAlgorithm, PIController
+from ude.methods import Algorithm, BrownFullBasicInit, Colouring, Controller, InitializationAlgorithm
 
 #: Which states of a solve are kept for the way back: all, the first alone, or at most so many.
 Checkpoints = Literal["all", "logarithmic"] | int
+
+
+@dataclass(frozen=True, eq=False)
+class StepChecks:
+    """What the user has to say about every step, as functions of u (B, n), the leaves p, and t, dt (B,).
+
+    Args:
+        isoutofdomain: ``(u, p, t) -> (B,)`` booleans: a step that ends there is rejected and tried again shorter.
+        unstable_check: ``(dt, u, p, t) -> (B,)`` booleans: a trajectory whose accepted step ends there is given up.
+        internalnorm: ``(error, t) -> (B,)``, the norm of scaled errors (B, n) in place of their root mean square.
+    """
+
+    isoutofdomain: Callable[[Tensor, Sequence[Tensor], Tensor], Bool[Tensor, "B"]] | None = None
+    unstable_check: Callable[[Tensor, Tensor, Sequence[Tensor], Tensor], Bool[Tensor, "B"]] | None = None
+    internalnorm: Callable[[Tensor, Tensor], Float[Tensor, "B"]] | None = None
+
+
+#: Of systems that a sensitivity solves in place of the user's, whose states mean something else.
+NO_CHECKS = StepChecks()
+
+
+@dataclass(frozen=True, eq=False)
+class StepControl:
+    """Where the step control of a solve stands at its end, for a solve that goes on from there.
+
+    Args:
+        dt: The step that each trajectory would try next, positive (B,).
+        jumped: Whose state was changed since, so that the step may be too long and the memory tells nothing (B,).
+        memory: What the controller remembers, its `Controller.start` a trajectory; each (B,).
+        history: Whatever a scheme of several steps remembers; None for all others.
+    """
+
+    dt: Float[Tensor, "B"]
+    jumped: Bool[Tensor, "B"]
+    memory: tuple[Float[Tensor, "B"], ...]
+    history: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +65,11 @@ class SolveSpec:
         first_du: u'(t0) = f(u0, p, t0) of shape (B, n), already computed by validation.
         dt: First step (or the step, when not adaptive), positive; None lets the engine choose.
         dtmin: Smallest step allowed; 0 means the resolution of the time itself.
+        force_dtmin: Whether a step of that size is taken whatever its error.
+        checks: The user's own conditions on steps.
+        resume: Where the step control goes on from; None starts afresh.
+        compact: Whether trajectories that have finished may leave the batch; the record is then read by `interpolate`
+            and `pullback` alone.
         watch: Called as ``watch(t, u, t_next, u_next, moved)`` after an iteration in which some trajectory accepted a
             step (those in `moved`); says which trajectories shall end there (B,). Events are found this way.
         checkpoints: Which states the record holds; steps in between are taken again where they are needed.
@@ -47,7 +88,7 @@ class SolveSpec:
     algorithm: Algorithm
     abstol: Tensor
     reltol: Tensor
-    controller: PIController
+    controller: Controller
     first_du: Float[Tensor, "B n"]
     dt: float | None = None
     dtmin: float = 0.0
@@ -61,6 +102,10 @@ class SolveSpec:
     failed: Bool[Tensor, "B"] | None = None
     jac: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor] | None = None
     colouring: Colouring | None = None
+    force_dtmin: bool = False
+    checks: StepChecks = NO_CHECKS
+    resume: StepControl | None = None
+    compact: bool = False
 
     @property
     def sign(self) -> Float[Tensor, "B"]:
@@ -97,6 +142,11 @@ class StepRecord:
     fan: int | None = None
     order: Int[Tensor, "rows B"] | None = None
 
+    @property
+    def u_end(self) -> Float[Tensor, "B n"]:
+        """The final state."""
+        return self.u[-1]
+
 
 @dataclass(frozen=True, eq=False)
 class ForwardResult:
@@ -110,6 +160,7 @@ class ForwardResult:
         nf: Calls of f on the whole batch.
         njacs, nw: Jacobians and factorisations of the whole batch.
         nproducts: Jacobian-vector and vector-Jacobian products of the whole batch.
+        control: Where the step control stands, of engines that can go on from it.
     """
 
     times: Float[Tensor, "B T"]
@@ -123,6 +174,7 @@ class ForwardResult:
     njacs: int = 0
     nw: int = 0
     nproducts: int = 0
+    control: StepControl | None = None
 
 
 class Engine(Protocol):

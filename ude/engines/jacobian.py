@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec, as_batch
@@ -178,6 +178,10 @@ class FreeJacobian:
     def moved(self, which: Tensor, u: Tensor, t: Tensor) -> FreeJacobian:
         """The same with another point for some trajectories."""
         return FreeJacobian(self._owner, torch.where(which.unsqueeze(-1), u, self.u), torch.where(which, t, self.t))
+
+    def gather(self, owner: Jacobians, index: Int[Tensor, "k"]) -> FreeJacobian:
+        """Those of some trajectories, which `owner` is of."""
+        return FreeJacobian(owner, self.u[index], self.t[index])
 
 
 #: df/du, formed or not.

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import ForwardResult, SolveSpec, differentiable, live_leaves
+from ude.engines.engine import NO_CHECKS, ForwardResult, SolveSpec, differentiable, live_leaves
 from ude.errors import InputError
 from ude.methods import Algorithm
 from ude.solution import ReturnCode
@@ -55,6 +55,10 @@ class _Rerun:
     u0: Float[Tensor, "B n"]
     u: Float[Tensor, "2 B n"]
 
+    @property
+    def u_end(self) -> Float[Tensor, "B n"]:
+        return self.u[-1]
+
 
 class _System(torch.nn.Module):
     """f over (B, n) as torchdiffeq takes it, counting its calls; a module, since `odeint_adjoint` asks for one."""
@@ -81,6 +85,8 @@ class TorchDiffEqEngine:
             return f"{algorithm.name} is not a torchdiffeq method; write TorchDiffEq('dopri5')"
         if bool((spec.t0 != spec.t0[0]).any() | (spec.t1 != spec.t1[0]).any()):
             return "torchdiffeq integrates all trajectories over the same span"
+        if spec.checks is not NO_CHECKS or spec.force_dtmin:
+            return "torchdiffeq takes no isoutofdomain, unstable_check, internalnorm or force_dtmin"
         if spec.checkpoints != "all":
             return "torchdiffeq keeps no steps, so there are none to thin out; write DiscreteAdjoint()"
         if spec.watch is not None:

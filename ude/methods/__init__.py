@@ -2,7 +2,7 @@
 
 from ude.methods.bdf import FBDF
 from ude.methods.colouring import Colouring
-from ude.methods.controller import PIController
+from ude.methods.controller import Controller, IController, PIController, PIDController
 from ude.methods.dop853 import DP8
 from ude.methods.esdirk import (
     TRBDF2,
@@ -49,12 +49,14 @@ __all__ = [
     "CandyRoz4",
     "CheckInit",
     "Colouring",
+    "Controller",
     "DiagonallyImplicitRungeKutta",
     "DiagonallyImplicitTableau",
     "Euler",
     "ExplicitRungeKutta",
     "ExplicitTableau",
     "Heun",
+    "IController",
     "ImplicitEuler",
     "InitializationAlgorithm",
     "KahanLi6",
@@ -70,6 +72,7 @@ __all__ = [
     "Midpoint",
     "NoInit",
     "PIController",
+    "PIDController",
     "PseudoVerletLeapfrog",
     "Ralston",
     "Rodas4",

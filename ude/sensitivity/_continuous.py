@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, add, as_batch, differentiable, live_leaves
+from ude.engines.engine import NO_CHECKS, SolveSpec, add, as_batch, differentiable, live_leaves
 from ude.engines.mass_matrix import MassMatrix
 from ude.engines.structure import started
 from ude.errors import EngineRefused
@@ -145,6 +145,9 @@ def solve_back(
         t0=span[0],
         t1=span[1],
         saveat=None,
+        checks=NO_CHECKS,
+        resume=None,
+        compact=False,
         abstol=abstol,
         reltol=reltol,
         first_du=z,
@@ -161,7 +164,7 @@ def solve_back(
     arrived = result.retcode == 0
     if not bool((arrived if spec.failed is None else arrived | spec.failed).all()):
         return None
-    return Backward(backward, result.record, result.record.u[-1])
+    return Backward(backward, result.record, result.record.u_end)
 
 
 def _mass_of(mass: MassMatrix | None, *, together: bool) -> MassMatrix | None:

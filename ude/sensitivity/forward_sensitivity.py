@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, as_batch, differentiable
+from ude.engines.engine import NO_CHECKS, SolveSpec, as_batch, differentiable
 from ude.engines.structure import started
 from ude.methods import BrownFullBasicInit
 from ude.sensitivity.reading import first_derivative_only
@@ -149,6 +149,9 @@ class ForwardSensitivity:
                 initializealg=BrownFullBasicInit(),
                 jac=None,
                 colouring=None,
+                checks=NO_CHECKS,
+                resume=None,
+                compact=False,
             )
             if augmented.mass is None:
                 augmented = replace(augmented, first_du=tangent(z0, (), spec.t0))

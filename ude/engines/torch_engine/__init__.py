@@ -15,11 +15,12 @@ from ude.engines.torch_engine.bdf import BdfScheme
 from ude.engines.torch_engine.bdf_history import PAST, History
 from ude.engines.torch_engine.bdf_pullback import pullback_bdf, replay_bdf
 from ude.engines.torch_engine.checkpoints import Starts
+from ude.engines.torch_engine.compaction import CompactRecord, in_one_piece, pull_compact, read_compact
 from ude.engines.torch_engine.dense import DenseOutput, StagesOf, gauss_nodes
 from ude.engines.torch_engine.esdirk import EsdirkScheme
 from ude.engines.torch_engine.explicit import ExplicitScheme
 from ude.engines.torch_engine.imex import ImexScheme, split
-from ude.engines.torch_engine.implicit_pullback import pullback_implicit, recorded
+from ude.engines.torch_engine.implicit_pullback import pull_segment, pullback_implicit, recorded
 from ude.engines.torch_engine.pullback import interpolate, pullback
 from ude.engines.torch_engine.replay import replay_explicit, replay_implicit
 from ude.engines.torch_engine.rosenbrock import RosenbrockScheme
@@ -64,22 +65,32 @@ class TorchEngine:
             if isinstance(spec.algorithm, FBDF):
                 multistep = BdfScheme(spec, spec.algorithm, p)
                 result = integrate(spec, multistep, u0)
-                return replace(result, record=replace(result.record, order=multistep.orders()))
+                steps = in_one_piece(result.record) if isinstance(result.record, CompactRecord) else result.record
+                return replace(result, record=replace(steps, order=multistep.orders()))
             scheme = _reversible(spec, p)
             if isinstance(scheme, SymplecticScheme):
                 scheme.require_separable(u0)
             return integrate(spec, scheme, u0)
 
     def interpolate(
-        self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor], times: Float[Tensor, "B T"]
+        self, spec: SolveSpec, record: StepRecord | CompactRecord, p: Sequence[Tensor], times: Float[Tensor, "B T"]
     ) -> Float[Tensor, "B T n"]:
+        if isinstance(record, CompactRecord):
+            return read_compact(spec, record, p, times, self.interpolate)
         with torch.no_grad():
             steps = _steps(spec, record, p)
             return interpolate(spec, record, times, steps.interpolant, steps.starts, steps.stages)
 
     def pullback(
-        self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor], times: Float[Tensor, "B T"], grad: Tensor
+        self,
+        spec: SolveSpec,
+        record: StepRecord | CompactRecord,
+        p: Sequence[Tensor],
+        times: Float[Tensor, "B T"],
+        grad: Tensor,
     ) -> tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
+        if isinstance(record, CompactRecord):
+            return pull_compact(spec, record, p, times, grad, _pull_segment)
         if isinstance(spec.algorithm, ExplicitRungeKutta):
             return pullback(spec, spec.algorithm.tableau, record, p, times, grad)
         if isinstance(spec.algorithm, FBDF):
@@ -119,6 +130,21 @@ class TorchEngine:
             u, t, dt = record.u[row], record.t[row], record.dt[row]
             for i, state, time in stage_arguments(lambda u, t: as_batch(spec, u, t, p), numbers, u, t, dt):
                 yield state, time, numbers.weights[i] * dt
+
+
+def _pull_segment(
+    spec: SolveSpec,
+    record: StepRecord,
+    p: Sequence[Tensor],
+    times: Float[Tensor, "B T"],
+    grad: Tensor,
+    of_carried: Tensor,
+    first: bool,
+) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
+    if isinstance(spec.algorithm, ExplicitRungeKutta):
+        of_u, parts = pullback(spec, spec.algorithm.tableau, record, p, times, grad)
+        return of_u, of_carried, parts
+    return pull_segment(spec, lambda leaves: _reversible(spec, leaves), record, p, times, grad, of_carried, first)
 
 
 @dataclass(frozen=True, eq=False)

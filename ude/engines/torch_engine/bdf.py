@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 
 from ude.engines.engine import SolveSpec
 from ude.engines.torch_engine.bdf_history import PAST, dense_stages, distances, leading, newton_terms
-from ude.engines.torch_engine.lanes import lanes_for
-from ude.engines.torch_engine.newton import Newton
+from ude.engines.torch_engine.lanes import Lanes, TensorLanes, lanes_for
 from ude.engines.torch_engine.linear import DenseFactors
+from ude.engines.torch_engine.newton import Newton
 from ude.engines.torch_engine.scheme import Trial, Work
 from ude.methods.bdf import FBDF
 from ude.methods.controller import FACTOR_GRID, SMALLEST_ERROR
@@ -53,6 +54,7 @@ class BdfScheme:
         self._orders: list[Tensor] = []
         self._width = len(spec.t0)
         self._select(torch.arange(self._width, device=spec.t0.device))
+        self._lanes: Lanes = lanes_for(spec.t0, self._width)
         self._order = torch.ones_like(self._lane)
         self._steady = torch.zeros_like(self._lane)
         self._failures = torch.zeros_like(self._lane)
@@ -73,20 +75,25 @@ class BdfScheme:
     def _select(self, lanes: Int[Tensor, "B"]) -> None:
         self._lane = lanes
         self._position = torch.arange(len(lanes), device=lanes.device)
-        self._lanes = lanes_for(self.spec.t0, len(lanes))
 
-    def select_lanes(self, keep: Int[Tensor, "kept"]) -> None:
-        """Go on with these of the present trajectories only; `orders` still tells of all."""
-        self._select(self._lane[keep])
-        for name in ("order", "steady", "failures", "count", "factored_step", "wanted", "fresh", "seen"):
-            setattr(self, f"_{name}", getattr(self, f"_{name}")[keep])
-        self._sizes = self._sizes[:, keep]
+    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> BdfScheme:
+        """The scheme of some of the present trajectories; the orders it takes are told by `orders` of this one too."""
+        taken = copy(self)
+        taken.spec, taken.work = spec, Work(spec, p)
+        taken.work.go_on(self.work)
+        taken._select(self._lane[index])
+        # a batch stays one, even of a single trajectory: its numbers are tensors
+        taken._lanes = TensorLanes(spec.t0)
+        for name in ("order", "steady", "failures", "count", "factored_step", "wanted", "fresh", "seen", "solved"):
+            setattr(taken, f"_{name}", getattr(self, f"_{name}")[index])
+        taken._sizes = self._sizes[:, index]
         if self._past is not None:
-            self._past = self._past[:, keep]
+            taken._past = self._past[:, index]
         if self._jacobian is not None:
-            self._jacobian = self._jacobian[keep]
+            taken._jacobian = self._jacobian[index]
         if self._factors is not None:
-            self._factors = DenseFactors(self._factors.lu[keep], self._factors.pivots[keep])
+            taken._factors = DenseFactors(self._factors.lu[index], self._factors.pivots[index])
+        return taken
 
     def orders(self) -> Int[Tensor, "rows B"]:
         """The order of every accepted step, in the rows of the record; 0 where a trajectory stood still."""
@@ -126,7 +133,7 @@ class BdfScheme:
         new = torch.where(moving, new, u)
         errors = self._error_constants(rates).unsqueeze(-1) * (new - guesses[1:])
         scale = torch.maximum(u.abs(), new.abs()) * self.spec.reltol + self.spec.abstol
-        self._errors = torch.linalg.vector_norm(errors / scale, dim=-1) * u.shape[-1] ** -0.5
+        self._errors = self._norm(errors / scale, t)
         self._tried = u, dt
         converged = self._lanes.tensor(newton.converged).to(torch.bool)
         self._seen = self._lanes.tensor(newton.rate)
@@ -137,6 +144,13 @@ class BdfScheme:
         k = dense_stages(terms, r, self._order, new, dt) if saved else u.new_zeros(0, *u.shape)
         error = errors[self._order - 1, self._position] if self.spec.adaptive else None
         return Trial(new, k, error, converged, shrink)
+
+    def _norm(self, errors: Float[Tensor, "orders B n"], t: Tensor) -> Float[Tensor, "orders B"]:
+        """The norm of scaled errors by which the stepper judges that of the order taken."""
+        own = self.spec.checks.internalnorm
+        if own is not None:
+            return torch.stack([own(error, t) for error in errors])
+        return torch.linalg.vector_norm(errors, dim=-1) * errors.shape[-1] ** -0.5
 
     def _of_order(self, levels: Float[Tensor, "orders B n"]) -> Float[Tensor, "B n"]:
         return levels[self._order, self._position]
@@ -201,11 +215,12 @@ class BdfScheme:
             higher = torch.minimum((self._order + 1).clamp(max=self.algorithm.max_order), self._count)
             self._order = torch.where(accepted, higher, self._order)
 
-    def factor(self, accept: Any) -> Any:
+    def factor(self, accept: Any, error: Any) -> Any:
         """Choose the order of the next step; return its size in units of this one, one a lane."""
         if self._errors is None:
             raise TypeError("factor follows attempt")
         accepted = self._lanes.tensor(accept).to(torch.bool)
+        judged = torch.isfinite(self._lanes.tensor(error))
         orders = torch.arange(1, PAST + 1, device=accepted.device).unsqueeze(-1)
         order = self._order
         gain = self._errors.nan_to_num(nan=float("inf")).clamp(min=SMALLEST_ERROR) ** (-1 / (orders + 1))
@@ -223,7 +238,8 @@ class BdfScheme:
         settled = self._steady >= order + 1
         worth = (best.values > _WORTH) | (best.values < 1.0)
         change = accepted & settled & worth
-        factor = torch.where(accepted, torch.where(change, best.values, 1.0), own.clamp(max=_LESS))
+        less = torch.where(judged, own.clamp(max=_LESS), _QMIN)
+        factor = torch.where(accepted, torch.where(change, best.values, 1.0), less)
         lower = gain.gather(0, (order - 2).clamp(min=0).unsqueeze(0)).squeeze(0)
         down = failed & (order > 1) & (lower > own)
         order = torch.where(down, order - 1, order)

@@ -8,14 +8,14 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec, add, as_batch
 from ude.engines.jacobian import FreeJacobian, Jacobian
-from ude.engines.torch_engine.lanes import lanes_for
+from ude.engines.torch_engine.lanes import TensorLanes, lanes_for
 from ude.engines.torch_engine.newton import Newton
-from ude.engines.torch_engine.scheme import Cotangents, Trial, Work, renewed
+from ude.engines.torch_engine.scheme import Cotangents, Trial, Work, gathered, renewed
 from ude.engines.torch_engine.stages import combine
 from ude.methods import GMRES
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
@@ -138,6 +138,15 @@ class EsdirkScheme:
 
     def derivative_after(self, trial: Trial, t: Tensor) -> Tensor:
         return trial.k[self.numbers.end]
+
+    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> EsdirkScheme:
+        taken = EsdirkScheme(spec, self.algorithm, p)
+        taken.work.go_on(self.work)
+        # a batch stays one, even of a single trajectory: its numbers are tensors
+        taken._lanes = TensorLanes(spec.t0)
+        taken._jacobian = gathered(taken.work, self._jacobian, index)
+        taken._wanted, taken._fresh, taken._seen = self._wanted[index], self._fresh[index], self._seen[index]
+        return taken
 
     def settle(self, accepted: Bool[Tensor, "B"]) -> None:
         self._fresh = self._fresh & ~accepted

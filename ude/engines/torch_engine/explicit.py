@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec
@@ -20,7 +20,7 @@ class ExplicitScheme:
     carries_derivative = False
 
     def __init__(self, spec: SolveSpec, tableau: ExplicitTableau, p: Sequence[Tensor]) -> None:
-        self.spec, self.work = spec, Work(spec, p)
+        self.spec, self.work, self._tableau = spec, Work(spec, p), tableau
         self.numbers = tableau_tensors(tableau, spec.t0.dtype, spec.t0.device)
         self.interpolant = self.numbers.interpolant
         self.error_order = tableau.order
@@ -63,6 +63,11 @@ class ExplicitScheme:
 
     def complete(self, u: Tensor, t: Tensor, dt: Tensor, k: Float[Tensor, "stages B n"]) -> Tensor:
         return complete_stages(self.work, self.numbers, u, t, dt, k)
+
+    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> ExplicitScheme:
+        taken = ExplicitScheme(spec, self._tableau, p)
+        taken.work.go_on(self.work)
+        return taken
 
     def settle(self, accepted: Bool[Tensor, "B"]) -> None:
         """Nothing is kept from step to step."""

@@ -8,16 +8,16 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec, add, as_batch
 from ude.engines.jacobian import Jacobian
 from ude.engines.torch_engine.esdirk import TIGHT_ITERATIONS, TIGHT_TOLERANCE, EsdirkTensors, esdirk_tensors
-from ude.engines.torch_engine.lanes import lanes_for
+from ude.engines.torch_engine.lanes import TensorLanes, lanes_for
 from ude.engines.torch_engine.linear import Factors
 from ude.engines.torch_engine.newton import Newton
-from ude.engines.torch_engine.scheme import Cotangents, Trial, Work, renewed
+from ude.engines.torch_engine.scheme import Cotangents, Trial, Work, gathered, renewed
 from ude.engines.torch_engine.stages import combine
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
 from ude.problems import FlatRightHandSide
@@ -134,6 +134,15 @@ class ImexScheme:
     def derivative_after(self, trial: Trial, t: Tensor) -> Tensor:
         # every step evaluates both parts at its start
         return torch.zeros_like(trial.u)
+
+    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> ImexScheme:
+        taken = ImexScheme(spec, self.algorithm, p)
+        taken.work.go_on(self.work)
+        # a batch stays one, even of a single trajectory: its numbers are tensors
+        taken._lanes = TensorLanes(spec.t0)
+        taken._jacobian = gathered(taken.work, self._jacobian, index)
+        taken._wanted, taken._fresh, taken._seen = self._wanted[index], self._fresh[index], self._seen[index]
+        return taken
 
     def settle(self, accepted: Bool[Tensor, "B"]) -> None:
         self._fresh = self._fresh & ~accepted

@@ -33,9 +33,34 @@ def pullback_implicit(
     grad: Float[Tensor, "B T n"],
 ) -> tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
     """Pull the cotangents of u(times) back through every recorded step, holding the graph of one stage at a time."""
+    of_u, _, parts = pull_segment(spec, scheme_of, record, p, times, grad)
+    return of_u, parts
+
+
+def pull_segment(
+    spec: SolveSpec,
+    scheme_of: SchemeOf,
+    record: StepRecord,
+    p: Sequence[Tensor],
+    times: Float[Tensor, "B T"],
+    grad: Float[Tensor, "B T n"],
+    of_carried: Float[Tensor, "B n"] | None = None,
+    first: bool = True,
+) -> tuple[Float[Tensor, "B n"], Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
+    """Pull cotangents back through the steps of a record that another may follow or precede.
+
+    Args:
+        of_carried: Cotangent of the derivative carried over at the end.
+        first: Whether the first step started with f(u0) itself; otherwise the cotangent of what it started with is
+            handed on.
+
+    Returns:
+        Cotangents of the first state, of the derivative carried over there, and of the leaves.
+    """
     rows = record.dt.shape[0]
+    of_carried = torch.zeros_like(record.u[0]) if of_carried is None else of_carried
     if rows == 0:
-        return grad.sum(1), tuple(None for _ in p)
+        return grad.sum(1), of_carried, tuple(None for _ in p)
     reads = Reads(spec, record, times, grad)
     wanted = differentiable(p)
     leaves = live_leaves(p, wanted)
@@ -43,18 +68,18 @@ def pullback_implicit(
     scheme = scheme_of(leaves)
     starts = Starts(record, scheme.advance)
     totals: list[Tensor | None] = [None] * len(inputs)
-    now = Cotangents(torch.zeros_like(record.u[0]), torch.zeros_like(record.u[0]))
+    now = Cotangents(torch.zeros_like(record.u[0]), of_carried)
     for row in reversed(range(rows)):
         now, parts = scheme.pull_step(recorded(starts, record, row), _with_reads(scheme, reads, row, now), inputs)
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
     adjoint = now.u
-    if scheme.carries_derivative:
+    if scheme.carries_derivative and first:
         # the first step started with u'(t0), which is f(u0) itself without a mass matrix
         of_u, parts = _pull_first(spec, record, leaves, inputs, now.k1)
         adjoint = adjoint + of_u
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
     found = iter(totals)
-    return adjoint, tuple(next(found) if need else None for need in wanted)
+    return adjoint, now.k1, tuple(next(found) if need else None for need in wanted)
 
 
 def _with_reads(scheme: ReversibleScheme, reads: Reads, row: int, end: Cotangents) -> Cotangents:

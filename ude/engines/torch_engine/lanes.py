@@ -27,6 +27,7 @@ class Lanes(Arithmetic, Protocol):
         """Shape numbers so that they multiply a (B, n) tensor row by row."""
 
     def any(self, condition: Any) -> bool: ...
+    def count(self, condition: Any) -> int: ...
     def isfinite(self, x: Any) -> Any: ...
     def negate(self, condition: Any) -> Any: ...
     def select(self, condition: Any, new: Tensor, old: Tensor) -> Tensor:
@@ -50,6 +51,9 @@ class FloatLanes(FloatArithmetic):
 
     def any(self, condition: bool) -> bool:
         return condition
+
+    def count(self, condition: bool) -> int:
+        return int(condition)
 
     def isfinite(self, x: float) -> bool:
         return x - x == 0.0
@@ -76,6 +80,9 @@ class TensorLanes:
     def power(self, x: Tensor, exponent: float) -> Tensor:
         return x**exponent
 
+    def arctan(self, x: Tensor) -> Tensor:
+        return torch.atan(x)
+
     def where(self, condition: Tensor, x: Any, y: Any) -> Tensor:
         return torch.where(condition, x, y)
 
@@ -93,6 +100,9 @@ class TensorLanes:
 
     def any(self, condition: Tensor) -> bool:
         return bool(condition.any())
+
+    def count(self, condition: Tensor) -> int:
+        return int(torch.count_nonzero(condition))
 
     def isfinite(self, x: Tensor) -> Tensor:
         return torch.isfinite(x)

@@ -8,13 +8,13 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec, add, as_batch
 from ude.engines.jacobian import Jacobian
 from ude.engines.torch_engine.linear import Factors
-from ude.engines.torch_engine.scheme import Cotangents, Trial, Work
+from ude.engines.torch_engine.scheme import Cotangents, Trial, Work, gathered
 from ude.engines.torch_engine.stages import combine
 from ude.methods.rosenbrock import RosenbrockMethod, RosenbrockTableau
 
@@ -76,7 +76,7 @@ class RosenbrockScheme:
 
     def __init__(self, spec: SolveSpec, algorithm: RosenbrockMethod, p: Sequence[Tensor]) -> None:
         tableau = algorithm.tableau
-        self.spec = spec
+        self.spec, self._algorithm = spec, algorithm
         self.work = Work(spec, p)
         self.numbers = rosenbrock_tensors(tableau, spec.t0.dtype, spec.t0.device)
         self.interpolant = self.numbers.interpolant
@@ -98,6 +98,15 @@ class RosenbrockScheme:
 
     def derivative_after(self, trial: Trial, t: Tensor) -> Tensor:
         return trial.k[0]
+
+    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> RosenbrockScheme:
+        taken = RosenbrockScheme(spec, self._algorithm, p)
+        taken.work.go_on(self.work)
+        if self._linear is not None:
+            linear = self._linear
+            jacobian = gathered(taken.work, linear.jacobian, index)
+            taken._linear = None if jacobian is None else _Linear(linear.du[index], jacobian, linear.of_t[index])
+        return taken
 
     def settle(self, accepted: Bool[Tensor, "B"]) -> None:
         if bool(accepted.any()):

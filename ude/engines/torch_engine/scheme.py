@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec
@@ -57,6 +57,11 @@ class Work(Jacobians):
         """``M x``, or ``M^T x``."""
         return x if self.spec.mass is None else self.spec.mass.times(x, transposed=transposed)
 
+    def go_on(self, before: Work) -> None:
+        """Count on from what was counted before the batch became smaller."""
+        self.calls, self.jacobians, self.products = before.calls, before.jacobians, before.products
+        self.factorisations = before.factorisations
+
     def df_du(self, u: Tensor, t: Tensor) -> Jacobian:
         """df/du in the form that the linear solver of the method takes."""
         return FreeJacobian(self, u, t) if isinstance(_solver(self.spec), GMRES) else self.jacobian(u, t)
@@ -95,6 +100,11 @@ def renewed(work: Work, old: Jacobian | None, which: Bool[Tensor, "B"], u: Tenso
     if isinstance(old, Tensor) and isinstance(new, Tensor):
         return torch.where(which.view(-1, 1, 1), new, old)
     return new
+
+
+def gathered(work: Work, old: Jacobian | None, index: Int[Tensor, "k"]) -> Jacobian | None:
+    """df/du of some trajectories, which `work` is of."""
+    return old.gather(work, index) if isinstance(old, FreeJacobian) else None if old is None else old[index]
 
 
 def _solver(spec: SolveSpec) -> Any:
@@ -138,10 +148,24 @@ class LazyScheme(Protocol):
 
 @runtime_checkable
 class SelfControlled(Protocol):
-    """A scheme that chooses its steps itself, with an order of each trajectory."""
+    """A scheme that chooses its steps itself, with an order of each trajectory, and starts every solve afresh.
 
-    def factor(self, accept: Any) -> Any:
-        """Return the next step in units of the one tried, of those that accepted it and of those that did not."""
+    A step is accepted when its scaled error is at most 1.
+    """
+
+    def factor(self, accept: Any, error: Any) -> Any:
+        """Return the next step in units of the one tried, of those that accepted it and of those that did not.
+
+        An infinite error gives the smallest factor there is.
+        """
+
+
+@runtime_checkable
+class GatheringScheme(Protocol):
+    """A scheme that can go on with some of its trajectories alone; others keep their batch to the end."""
+
+    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> Scheme:
+        """Return the scheme of these trajectories, which remembers of them what this one does."""
 
 
 class ReversibleScheme(Scheme, Protocol):

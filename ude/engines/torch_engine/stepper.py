@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import ForwardResult, SolveSpec, StepRecord
+from ude.engines.engine import ForwardResult, SolveSpec, StepControl, StepRecord
 from ude.engines.torch_engine.checkpoints import Keeper
+from ude.engines.torch_engine.compaction import (
+    SMALLEST_BATCH,
+    CompactRecord,
+    Segment,
+    gather_leaves,
+    gather_spec,
+    may_compact,
+    rows_of_leaves,
+    same_alone,
+)
 from ude.engines.torch_engine.lanes import Lanes, lanes_for
-from ude.engines.torch_engine.scheme import LazyScheme, Scheme, SelfControlled, Trial, Work
+from ude.engines.torch_engine.scheme import GatheringScheme, LazyScheme, Scheme, SelfControlled, Trial, Work
 from ude.engines.torch_engine.stages import extend, locate
-from ude.methods.controller import FACTOR_GRID, INITIAL_ERROR, SMALLEST_ERROR
+from ude.methods.controller import FACTOR_GRID, SMALLEST_ERROR
 from ude.solution import ReturnCode
 
 # Saves are evaluated from the stages of this many steps at a time, so that stages need not be kept for all.
@@ -82,51 +92,163 @@ class _State:
     dt: Any
     u: Tensor
     k1: Tensor
-    error: Any
+    memory: tuple[Any, ...]
     active: Any
     stopped: Any
 
 
+@dataclass
+class _Batch:
+    """Trajectories that run together: all at first, later those that the others have left behind.
+
+    Args:
+        start: Their states at the start of the solve.
+        index: Which of the whole batch they are.
+        before: Steps that each had accepted when this batch began.
+        narrow_at: When at most so many still run, they go on alone.
+    """
+
+    spec: SolveSpec
+    scheme: Scheme
+    lanes: Lanes
+    rows: _Rows
+    state: _State
+    start: Tensor
+    index: Tensor
+    accepted: Any
+    rejected: Any
+    codes: Any
+    before: Any
+    narrow_at: int
+
+
 def integrate(spec: SolveSpec, scheme: Scheme, u0: Tensor) -> ForwardResult:
     """Integrate u0 (B, n) over the span of `spec` without building an autograd graph."""
+    batches = [_whole_batch(spec, scheme, u0)]
+    per_trajectory: tuple[bool, ...] | None = None
+    iterations = 0
+    while True:
+        batch = batches[-1]
+        iterations = _run(batch, iterations)
+        if not batch.lanes.any(batch.state.active) or iterations == spec.maxiters:
+            break
+        narrower, per_trajectory = _narrower(batch, per_trajectory)
+        if narrower is None:
+            # f does not bear it
+            batch.narrow_at = 0
+        else:
+            batches.append(narrower)
+    last = batches[-1]
+    last.rows.flush()
+    last.codes = last.lanes.where(last.state.active, float(ReturnCode.MaxIters), last.codes)
+    return _result(batches, per_trajectory or ())
+
+
+def _whole_batch(spec: SolveSpec, scheme: Scheme, u0: Tensor) -> _Batch:
     lanes = lanes_for(u0, u0.shape[0])
-    sign_tensor = spec.sign
+    sign = spec.sign
     values = None if spec.saveat is None else u0.new_full((*spec.saveat.shape, u0.shape[1]), float("nan"))
     keeper = Keeper("all" if spec.saveat is None else spec.checkpoints)
-    rows = _Rows(scheme, keeper, sign_tensor, spec.saveat, values, [spec.t0])
-    sign, end = lanes.read(sign_tensor), lanes.read(spec.t1)
-    state = _State(
-        t=lanes.read(spec.t0),
-        dt=lanes.read(_first_step(spec, scheme.work, scheme.error_order, u0, sign_tensor)),
-        u=u0,
-        k1=spec.first_du,
-        error=lanes.read(torch.full_like(spec.t0, INITIAL_ERROR)),
-        active=lanes.read(spec.t0 != spec.t1 if spec.failed is None else (spec.t0 != spec.t1) & ~spec.failed),
-        stopped=lanes.read(torch.zeros_like(spec.t0, dtype=torch.bool)),
+    zeros = lanes.read(torch.zeros_like(spec.t0))
+    return _Batch(
+        spec=spec,
+        scheme=scheme,
+        lanes=lanes,
+        rows=_Rows(scheme, keeper, sign, spec.saveat, values, [spec.t0]),
+        state=_State(
+            t=lanes.read(spec.t0),
+            dt=lanes.read(_start_step(spec, scheme.work, scheme.error_order, u0, sign)),
+            u=u0,
+            k1=spec.first_du,
+            memory=tuple(lanes.read(item) for item in _start_memory(spec)),
+            active=lanes.read(spec.t0 != spec.t1 if spec.failed is None else (spec.t0 != spec.t1) & ~spec.failed),
+            stopped=lanes.read(torch.zeros_like(spec.t0, dtype=torch.bool)),
+        ),
+        start=u0,
+        index=torch.arange(len(u0), device=u0.device),
+        accepted=zeros,
+        rejected=zeros,
+        codes=zeros if spec.failed is None else lanes.read(spec.failed * float(ReturnCode.InitialFailure)),
+        before=zeros,
+        narrow_at=len(u0) // 2 if may_compact(spec) and isinstance(scheme, GatheringScheme) else 0,
     )
-    accepted = rejected = lanes.read(torch.zeros_like(spec.t0))
-    codes = lanes.read(torch.zeros_like(spec.t0))
-    attempt = _attempt(spec, scheme, lanes)
-    iterations = 0
-    while lanes.any(state.active) and iterations < spec.maxiters:
+
+
+def _run(batch: _Batch, iterations: int) -> int:
+    """Try steps until all have ended, few enough are left, or the iterations are used up; returns those used so far."""
+    spec, lanes, state = batch.spec, batch.lanes, batch.state
+    sign, end = lanes.read(spec.sign), lanes.read(spec.t1)
+    attempt = _attempt(spec, batch.scheme, lanes)
+    running = lanes.count(state.active)
+    while running > batch.narrow_at and iterations < spec.maxiters:
         iterations += 1
-        accept, code = attempt(state, sign, end, rows)
+        accept, code = attempt(state, sign, end, batch.rows)
         live = state.active
-        accepted = accepted + lanes.where(accept, 1.0, 0.0)
-        rejected = rejected + lanes.where(lanes.negate(accept) & live, 1.0, 0.0)
-        codes = lanes.where(live, code, codes)
+        batch.accepted = batch.accepted + lanes.where(accept, 1.0, 0.0)
+        batch.rejected = batch.rejected + lanes.where(lanes.negate(accept) & live, 1.0, 0.0)
+        batch.codes = lanes.where(live, code, batch.codes)
         state.active = live & (code == 0.0) & ((end - state.t) * sign > 0.0) & lanes.negate(state.stopped)
-    codes = lanes.where(state.active, float(ReturnCode.MaxIters), codes)
-    if spec.failed is not None:
-        codes = lanes.where(lanes.read(spec.failed), float(ReturnCode.InitialFailure), codes)
+        running = lanes.count(state.active)
+    return iterations
+
+
+def _narrower(batch: _Batch, per_trajectory: tuple[bool, ...] | None) -> tuple[_Batch | None, tuple[bool, ...] | None]:
+    """The trajectories that still run as a batch of their own, where f bears it; and which leaves were gathered."""
+    spec, scheme, state, p = batch.spec, batch.scheme, batch.state, batch.scheme.work.p
+    if not isinstance(scheme, GatheringScheme):
+        return None, per_trajectory
+    index = state.active.nonzero().squeeze(-1)
+    # with a mass matrix the derivative at the start is not f there
+    known = spec.first_du if spec.mass is None else None
+    points = ((batch.start, spec.t0, known), (state.u, state.t, None), (state.u, spec.t1, None))
+    guesses = rows_of_leaves(spec, p) if per_trajectory is None else [per_trajectory]
+    for guess in guesses:
+        # the calls of f that the trial costs
+        scheme.work.calls += len(points)
+        if same_alone(spec, p, index, guess, points):
+            break
+    else:
+        return None, per_trajectory
+    part, leaves = gather_spec(spec, index), gather_leaves(p, guess, index)
+    taken = scheme.gather(index, part, leaves)
+    rows = batch.rows
     rows.flush()
-    return _result(spec, rows, state, lanes, _Counts(accepted, rejected, codes, scheme.work))
+    moved = _State(
+        t=state.t[index],
+        dt=state.dt[index],
+        u=state.u[index],
+        k1=state.k1[index],
+        memory=tuple(item[index] for item in state.memory),
+        active=state.active[index],
+        stopped=state.stopped[index],
+    )
+    return _Batch(
+        spec=part,
+        scheme=taken,
+        lanes=batch.lanes,
+        rows=_Rows(
+            taken, Keeper("all"), part.sign, part.saveat, None if rows.values is None else rows.values[index], [moved.t]
+        ),
+        state=moved,
+        start=batch.start[index],
+        index=batch.index[index],
+        accepted=batch.accepted[index],
+        rejected=batch.rejected[index],
+        codes=batch.codes[index],
+        before=batch.accepted[index],
+        narrow_at=len(index) // 2 if len(index) >= SMALLEST_BATCH else 0,
+    ), guess
 
 
 def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State, Any, Any, _Rows], tuple[Any, Any]]:
     """Build the function that tries one step of every trajectory and moves those that accept it."""
     resolution = 16 * torch.finfo(spec.t0.dtype).eps
     tiny = 1e3 * torch.finfo(spec.t0.dtype).tiny
+    controller, order, checks = spec.controller, scheme.error_order, spec.checks
+    controls_itself = isinstance(scheme, SelfControlled)
+
+    def smallest_step(t: Any) -> Any:
+        return lanes.maximum(abs(t) * resolution, max(spec.dtmin, tiny))
 
     def attempt(state: _State, sign: Any, end: Any, rows: _Rows) -> tuple[Any, Any]:
         remaining = (end - state.t) * sign
@@ -136,8 +258,16 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
         t, dt = lanes.tensor(before), lanes.tensor(size * sign)
         trial = scheme.attempt(state.u, state.k1, t, dt)
         u = trial.u
-        error, finite = _scaled_error(spec, lanes, state.u, trial)
-        accept = finite & (error <= 1.0) & state.active
+        error, finite = _scaled_error(spec, lanes, state.u, trial, t)
+        judged = error
+        if checks.isoutofdomain is not None:
+            outside = checks.isoutofdomain(u, scheme.work.p, t + dt)
+            judged = lanes.where(lanes.read(outside) & finite, float("inf"), error)
+        within = judged <= 1.0 if controls_itself else controller.accepts(lanes, judged, state.memory, order)
+        accept = finite & within & state.active
+        at_smallest = spec.force_dtmin and size <= smallest_step(before)
+        if spec.force_dtmin:
+            accept = accept | (finite & at_smallest & state.active)
         solved = None if trial.converged is None else lanes.read(trial.converged)
         if solved is not None:
             accept = accept & solved
@@ -155,15 +285,24 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
             state.u, state.k1 = lanes.select(accept, u, state.u), lanes.select(accept, k1, state.k1)
         if spec.adaptive:
             if isinstance(scheme, SelfControlled):
-                factor = scheme.factor(accept)
+                factor = scheme.factor(accept, judged)
             else:
-                factor = spec.controller.factor(lanes, error, state.error, accept, scheme.error_order)
+                factor = controller.factor(lanes, judged, state.memory, accept, order)
             if solved is not None and trial.shrink is not None:
                 factor = lanes.where(solved, factor, lanes.read(trial.shrink))
-            state.dt = lanes.where(state.active, lanes.minimum(size * factor, spec.dtmax), state.dt)
-            state.error = lanes.where(accept, spec.controller.remember(lanes, error), state.error)
-        smallest = lanes.maximum(abs(state.t) * resolution, max(spec.dtmin, tiny))
-        stuck = lanes.negate(accept) & ((state.dt < smallest) | (not spec.adaptive))
+            proposed = lanes.minimum(size * factor, spec.dtmax)
+            # a step cut short by the end says little about the next: whoever goes on from here keeps the longer one
+            proposed = lanes.where(accept & last, lanes.maximum(proposed, state.dt), proposed)
+            state.dt = lanes.where(state.active, proposed, state.dt)
+            learnt = controller.remember(lanes, error, state.memory)
+            state.memory = tuple(lanes.where(accept, new, old) for new, old in zip(learnt, state.memory, strict=True))
+        smallest = smallest_step(state.t)
+        if spec.force_dtmin:
+            # at the smallest step only a state that is not finite, or stages that cannot be solved, are an end
+            stuck = lanes.negate(accept) & (at_smallest | (not spec.adaptive))
+            state.dt = lanes.maximum(state.dt, smallest)
+        else:
+            stuck = lanes.negate(accept) & ((state.dt < smallest) | (not spec.adaptive))
         code = float(ReturnCode.DtLessThanMin)
         if solved is not None and trial.shrink is not None:
             # a step that is tried again with a new Jacobian is not lost yet
@@ -174,25 +313,67 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
         # a small last step or a cautious controller is no failure: only a rejection at the smallest step is
         state.dt = lanes.maximum(state.dt, spec.dtmin) if spec.dtmin else state.dt
         failed = lanes.where(finite, code, float(ReturnCode.Unstable))
-        return accept, lanes.where(stuck, failed, failed * 0.0)
+        codes = lanes.where(stuck, failed, failed * 0.0)
+        if checks.unstable_check is not None:
+            given_up = accept & lanes.read(checks.unstable_check(dt, state.u, scheme.work.p, t + dt))
+            codes = lanes.where(given_up, float(ReturnCode.Unstable), codes)
+        return accept, codes
 
     return attempt
 
 
-def _scaled_error(spec: SolveSpec, lanes: Lanes, old: Tensor, trial: Trial) -> tuple[Any, Any]:
-    """Root mean square of error/(abstol + reltol max(|u|, |u_next|)) of each trajectory, and whether it is finite."""
+def _scaled_error(spec: SolveSpec, lanes: Lanes, old: Tensor, trial: Trial, t: Tensor) -> tuple[Any, Any]:
+    """Norm of error/(abstol + reltol max(|u|, |u_next|)) of each trajectory, and whether it is finite."""
     new, error = trial.u, trial.error
     if error is None:
         finite = lanes.isfinite(lanes.read(new.abs().sum(-1)))
         return lanes.where(finite, 0.0, float("inf")), finite
     scale = torch.maximum(old.abs(), new.abs()) * spec.reltol + spec.abstol
-    norm = torch.linalg.vector_norm(error / scale, dim=-1) * old.shape[-1] ** -0.5
+    norm = _norm(spec, error / scale, t)
     if trial.error_low is not None:
-        low = torch.linalg.vector_norm(trial.error_low / scale, dim=-1) * old.shape[-1] ** -0.5
+        low = _norm(spec, trial.error_low / scale, t)
         norm = norm * (norm / torch.hypot(norm, 0.1 * low).clamp(min=SMALLEST_ERROR))
     size = lanes.read(norm)
     finite = lanes.isfinite(size)
     return lanes.where(finite, size, float("inf")), finite
+
+
+def _norm(spec: SolveSpec, scaled: Float[Tensor, "B n"], t: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """The root mean square of each trajectory, or the norm that the user gave."""
+    if spec.checks.internalnorm is not None:
+        return spec.checks.internalnorm(scaled, t)
+    size: Tensor = torch.linalg.vector_norm(scaled, dim=-1)
+    return size * scaled.shape[-1] ** -0.5
+
+
+def _start_memory(spec: SolveSpec) -> tuple[Float[Tensor, "B"], ...]:
+    """What the controller remembers at the start: that of the solve before where it goes on from one."""
+    fresh = tuple(torch.full_like(spec.t0, value) for value in spec.controller.start())
+    if spec.resume is None:
+        return fresh
+    jumped = spec.resume.jumped
+    return tuple(torch.where(jumped, new, old) for old, new in zip(spec.resume.memory, fresh, strict=True))
+
+
+def _start_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) -> Float[Tensor, "B"]:
+    """The step that each trajectory tries first: given, carried over from the solve before, or chosen.
+
+    After a jump the carried step is bounded by the time scale |u|/|f| of the new state, where it has one. That spares
+    the call of f and the cautious first steps of a choice from nothing (a seventh to a third of a bouncing ball's
+    calls); the carried step alone was rejected several times when a dose met a fast elimination.
+    """
+    if spec.dt is not None or spec.resume is None:
+        return _first_step(spec, f, order, u0, sign)
+    scale = spec.abstol + spec.reltol * u0.abs()
+    size, slope = _norm(spec, u0 / scale, spec.t0), _norm(spec, spec.first_du / scale, spec.t0)
+    known = torch.where((size > 1e-5) & (slope > 1e-5), size / slope, float("nan"))
+    carried = torch.where(spec.resume.jumped, torch.minimum(spec.resume.dt, known), spec.resume.dt)
+    carried = carried.clamp(min=spec.dtmin, max=spec.dtmax)
+    moving = spec.t0 != spec.t1
+    if not bool((torch.isnan(carried) & moving).any()):
+        # nobody needs the call of f that choosing costs
+        return carried
+    return torch.where(torch.isnan(carried), _first_step(spec, f, order, u0, sign), carried)
 
 
 def _first_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) -> Float[Tensor, "B"]:
@@ -207,6 +388,8 @@ def _first_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) 
     scale = spec.abstol + spec.reltol * u0.abs()
 
     def norm(x: Tensor) -> Tensor:
+        if spec.checks.internalnorm is not None:
+            return spec.checks.internalnorm(x / scale, spec.t0)
         return torch.linalg.vector_norm(x / scale, dim=-1) / root_n
 
     d0, d1 = norm(u0), norm(spec.first_du)
@@ -227,37 +410,93 @@ def _first_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) 
     return torch.minimum(chosen, span.clamp(max=spec.dtmax)).clamp(min=spec.dtmin)
 
 
-@dataclass(frozen=True)
-class _Counts:
-    accepted: Any
-    rejected: Any
-    codes: Any
-    work: Work
+def _result(batches: Sequence[_Batch], per_trajectory: tuple[bool, ...]) -> ForwardResult:
+    whole, spec = batches[0], batches[0].spec
+    records = []
+    for batch in batches:
+        dt = torch.stack(batch.rows.dt) if batch.rows.dt else batch.state.u.new_empty(0, len(batch.state.u))
+        records.append(batch.rows.keeper.record(torch.stack(batch.rows.t), dt, batch.state.u))
 
+    def gathered(item: Callable[[_Batch], Any]) -> Tensor:
+        """A number or row a trajectory, as the last batch that it ran in left it."""
+        total = whole.lanes.tensor(item(whole))
+        for batch in batches[1:]:
+            total = total.index_copy(0, batch.index, item(batch))
+        return total
 
-def _result(spec: SolveSpec, rows: _Rows, state: _State, lanes: Lanes, counts: _Counts) -> ForwardResult:
-    dt = torch.stack(rows.dt) if rows.dt else state.u.new_empty(0, state.u.shape[0])
-    record = rows.keeper.record(torch.stack(rows.t), dt, state.u)
-    codes = lanes.tensor(counts.codes).to(torch.int64)
-    if spec.saveat is None or rows.values is None:
-        times, values = _every_step(record, lanes.tensor(counts.accepted).to(torch.int64))
+    record: StepRecord | CompactRecord = records[0]
+    if len(batches) > 1:
+        segments = tuple(Segment(batch.index, part) for batch, part in zip(batches, records, strict=True))
+        record = CompactRecord(segments, _gathered_rows([batch.state.u for batch in batches], batches), per_trajectory)
+    accepted = gathered(lambda batch: batch.accepted).to(torch.int64)
+    t_end = gathered(lambda batch: batch.state.t)
+    if spec.saveat is None or whole.rows.values is None:
+        # what had been counted when the next batch took some away stayed with this one
+        counts = [batch.lanes.tensor(batch.accepted - batch.before).to(torch.int64) for batch in batches]
+        times, values = _joined(batches, records, counts, t_end)
     else:
         # a span of length zero takes no step, and every save of it is the initial state
         still = (spec.t0 == spec.t1).view(-1, 1, 1)
-        times, values = spec.saveat, torch.where(still, record.u[0].unsqueeze(1), rows.values)
+        saved = _gathered_rows([batch.rows.values for batch in batches if batch.rows.values is not None], batches)
+        times, values = spec.saveat, torch.where(still, whole.start.unsqueeze(1), saved)
+    work = batches[-1].scheme.work
     return ForwardResult(
         times=times,
         values=values,
         record=record,
-        retcode=codes,
-        t_end=lanes.tensor(state.t),
-        accepted_steps=lanes.tensor(counts.accepted).to(torch.int64),
-        rejected_steps=lanes.tensor(counts.rejected).to(torch.int64),
-        nf=counts.work.calls,
-        njacs=counts.work.jacobians,
-        nw=counts.work.factorisations,
-        nproducts=counts.work.products,
+        retcode=gathered(lambda batch: batch.codes).to(torch.int64),
+        t_end=t_end,
+        accepted_steps=accepted,
+        rejected_steps=gathered(lambda batch: batch.rejected).to(torch.int64),
+        nf=work.calls,
+        njacs=work.jacobians,
+        nw=work.factorisations,
+        nproducts=work.products,
+        # a long step at the end says nothing to a scheme that starts again at its lowest order
+        control=None
+        if isinstance(whole.scheme, SelfControlled)
+        else StepControl(
+            dt=gathered(lambda batch: batch.state.dt),
+            jumped=torch.zeros_like(spec.t0, dtype=torch.bool),
+            memory=tuple(
+                gathered(lambda batch, place=place: batch.state.memory[place])  # type: ignore[misc]
+                for place in range(len(whole.state.memory))
+            ),
+        ),
     )
+
+
+def _gathered_rows(parts: Sequence[Tensor], batches: Sequence[_Batch]) -> Tensor:
+    total = parts[0]
+    for part, batch in zip(parts[1:], batches[1:], strict=True):
+        total = total.index_copy(0, batch.index, part)
+    return total
+
+
+def _joined(
+    batches: Sequence[_Batch], records: Sequence[StepRecord], counts: Sequence[Tensor], t_end: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Every trajectory's own accepted points, from one batch after another; shorter ones repeat their end."""
+    if len(batches) == 1:
+        return _every_step(records[0], counts[0])
+    total = torch.zeros_like(counts[0])
+    for batch, count in zip(batches, counts, strict=True):
+        total.index_add_(0, batch.index, count)
+    length = int(total.max()) + 1
+    u_end = _gathered_rows([batch.state.u for batch in batches], batches)
+    times = t_end.unsqueeze(-1).repeat(1, length)
+    values = u_end.unsqueeze(1).repeat(1, length, 1)
+    offset = torch.zeros_like(total)
+    for batch, record, count in zip(batches, records, counts, strict=True):
+        own_times, own_values = _every_step(record, count)
+        lane, place = (torch.arange(own_times.shape[1], device=count.device) <= count.unsqueeze(-1)).nonzero(
+            as_tuple=True
+        )
+        to = batch.index[lane]
+        times[to, offset[to] + place] = own_times[lane, place]
+        values[to, offset[to] + place] = own_values[lane, place]
+        offset.index_add_(0, batch.index, count)
+    return times, values
 
 
 def _every_step(record: StepRecord, accepted: Tensor) -> tuple[Tensor, Tensor]:
