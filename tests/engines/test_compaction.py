@@ -206,14 +206,15 @@ def with_structure(kind: str) -> ude.ODEProblem:
         f = ude.ODEFunction(Watched(constrained), mass_matrix=torch.diag(torch.tensor([1.0, 1.0, 0.0])))
         return ude.ODEProblem(f, u0, (0.0, 1.5), dict(rate=rates(), a=1.5))
     jac = {"jac": predator_prey_jac, "jac of the batch": hides_a_batch_in_jac}.get(kind)
-    return problem(ude.ODEFunction(Watched(), jac=jac))
+    prob = problem(ude.ODEFunction(Watched(), jac=jac))
+    return ude.remake(prob, tspan=(0.0, 0.6)) if kind == "GMRES" else prob
 
 
 STRUCTURES = {
     "split": [ude.KenCarp4()],
     "mass matrix": [ude.KenCarp4(), ude.Rodas5P(), ude.FBDF()],
     "jac": [ude.KenCarp4(), ude.Rodas5P()],
-    "GMRES": [ude.KenCarp4(linsolve=ude.GMRES(reltol=1e-12)), ude.Rodas5P(linsolve=ude.GMRES(reltol=1e-12))],
+    "GMRES": [ude.KenCarp4(linsolve=ude.GMRES(reltol=1e-10)), ude.Rodas5P(linsolve=ude.GMRES(reltol=1e-10))],
 }
 
 
@@ -221,8 +222,9 @@ STRUCTURES = {
 def test_what_is_known_of_f_goes_with_the_trajectories(kind, alg, monkeypatch):
     prob = with_structure(kind)
     rate, u0 = rates().requires_grad_(), prob.u0.requires_grad_()
-    prob = ude.remake(prob, u0=u0, p=dict(rate=rate, a=1.5))
-    found = both(monkeypatch, prob, alg, saveat=[0.3, 1.5])
+    prob = ude.remake(prob, u0=u0, p=dict(rate=rate))
+    tolerance = 1e-3 if kind == "GMRES" else 1e-6  # slow, and which steps are taken does not matter
+    found = both(monkeypatch, prob, alg, saveat=[0.3, prob.tspan[1]], abstol=tolerance, reltol=tolerance)
     assert torch.equal(found[0].stats.accepted_steps, found[1].stats.accepted_steps)
     torch.testing.assert_close(found[0].u, found[1].u, rtol=1e-11, atol=1e-11)
     watched = prob.f.f2 if kind == "split" else prob.f.f
