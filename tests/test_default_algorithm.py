@@ -39,13 +39,12 @@ def test_a_given_algorithm_has_no_reason():
 
 
 def test_a_mass_matrix_or_a_split_asks_for_a_method_that_takes_it():
-    class WithMass:
-        mass_matrix = torch.eye(1)
-
-        def __call__(self, u, p, t):
-            return -u
-
-    assert ude.default_algorithm(ude.ODEProblem(WithMass(), [1.0], (0.0, 1.0)))[0] == ude.Rodas5P()
+    with_mass = ude.ODEFunction(lambda u, p, t: -u, mass_matrix=[[2.0]])
+    sol = ude.solve(ude.ODEProblem(with_mass, [1.0], (0.0, 1.0)), reltol=1e-8, abstol=1e-8)
+    assert sol.stats.algorithm == "Rodas5P"
+    torch.testing.assert_close(sol.u[-1, 0], torch.tensor(-0.5, dtype=torch.float64).exp(), rtol=1e-6, atol=0)
+    split = ude.SplitODEProblem(lambda u, p, t: -u, lambda u, p, t: 0 * u, [1.0], (0.0, 1.0))
+    assert ude.solve(split).stats.algorithm == "KenCarp4"
 
 
 def test_where_nothing_is_stiff_steps_calls_and_values_are_those_of_tsit5():

@@ -154,7 +154,7 @@ def test_the_masses_of_the_chains_are_conserved():
 
 def test_names_are_sorted_into_stiff_and_not():
     assert set(NON_STIFF) | set(STIFF) == set(reference_problems.names())
-    assert STIFF == ("vdpol", "rober", "hires", "orego", "pollu", "ring_modulator")
+    assert STIFF == ("vdpol", "rober", "rober_dae", "chemakzo", "hires", "orego", "pollu", "ring_modulator")
     assert reference_problems.get("Pleiades").name == "pleiades"
     assert ude.reference_problems.get("rober").digits == 8
 

@@ -29,12 +29,17 @@ from ude.methods import (
     BS3,
     DP5,
     DP8,
+    FBDF,
+    GMRES,
+    LU,
     RK4,
     TRBDF2,
     AutoSwitch,
     AutoTsit5,
     AutoVern7,
+    BrownFullBasicInit,
     CandyRoz4,
+    CheckInit,
     Euler,
     Heun,
     IController,
@@ -49,6 +54,7 @@ from ude.methods import (
     Kvaerno5,
     McLachlan4,
     Midpoint,
+    NoInit,
     PIController,
     PIDController,
     PseudoVerletLeapfrog,
@@ -63,6 +69,7 @@ from ude.methods import (
     Vern7,
     Vern9,
 )
+from ude.ode_function import ODEFunction
 from ude.problems import ODEProblem, Parameters, remake
 from ude.sensitivity import (
     Autograd,
@@ -79,6 +86,7 @@ from ude.solution import ReturnCode, Solution, Statistics
 # `solve` is a module too. Python sets the attribute `ude.solve` to the module when that is first imported; this line
 # does it before it binds the function, and no later `import ude.solve` does it again. A lazy name would lose that race.
 from ude.solve import solve
+from ude.split import SplitODEProblem
 from ude.steady_state import DynamicSS, SSRootfind, SteadyStateProblem, TerminateSteadyState
 
 if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
@@ -93,6 +101,9 @@ __all__ = [
     "BS3",
     "DP5",
     "DP8",
+    "FBDF",
+    "GMRES",
+    "LU",
     "MLP",
     "RK4",
     "TRBDF2",
@@ -103,9 +114,11 @@ __all__ = [
     "Autograd",
     "BackendMissing",
     "BacksolveAdjoint",
+    "BrownFullBasicInit",
     "CallbackSet",
     "Candidate",
     "CandyRoz4",
+    "CheckInit",
     "ContinuousCallback",
     "DataError",
     "Dataset",
@@ -144,6 +157,8 @@ __all__ = [
     "ModelError",
     "Neural",
     "NeuralODE",
+    "NoInit",
+    "ODEFunction",
     "ODEProblem",
     "PIController",
     "PIDController",
@@ -164,6 +179,7 @@ __all__ = [
     "SecondOrderODEProblem",
     "Solution",
     "SolveFailed",
+    "SplitODEProblem",
     "Statistics",
     "SteadyStateAdjoint",
     "SteadyStateProblem",

@@ -10,6 +10,7 @@ from ude.dynamical import DynamicalODEFunction
 from ude.errors import InputError
 from ude.methods import Algorithm, AutoTsit5, AutoVern7, KenCarp4, Rodas5P, Tsit5, Vern7
 from ude.problems import ODEProblem
+from ude.split import SplitFunction
 from ude.steady_state import DynamicSS, SteadyStateProblem
 
 # Below this relative tolerance the higher order pays (OrdinaryDiffEq.jl changes to Vern7 at 1e-6 too).
@@ -40,7 +41,7 @@ def default_algorithm(
     """
     if isinstance(prob, SteadyStateProblem):
         return DynamicSS(), "Integration finds the stable state that u0 leads to; Newton's iteration may find others."
-    if getattr(prob, "split", False):
+    if isinstance(prob.f, SplitFunction):
         return KenCarp4(), "The problem is split, so its stiff part is taken implicitly and the other explicitly."
     if getattr(prob.f, "mass_matrix", None) is not None:
         return Rodas5P(), "The problem has a mass matrix, which Rosenbrock methods take as it is."

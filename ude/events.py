@@ -31,7 +31,8 @@ from ude.callbacks import (
     terminate,
 )
 from ude.engines import Engine, SolveSpec
-from ude.engines.engine import StepControl, as_batch
+from ude.engines.engine import StepControl
+from ude.engines.initialization import consistent, derivative
 from ude.errors import InputError
 from ude.problems import FlatRightHandSide
 from ude.sensitivity import SensitivityAlgorithm, Solved
@@ -62,6 +63,7 @@ class EventSolve:
     nf: int
     njacs: int
     nw: int
+    nproducts: int
     seconds: float
     events: tuple[Event, ...]
     dense: Callable[[Float[Tensor, "B T"]], Float[Tensor, "B T n"]]
@@ -129,6 +131,7 @@ def solve_with_events(run: EventRun, u0: Float[Tensor, "B n"]) -> EventSolve:
         nf=state.nf,
         njacs=state.njacs,
         nw=state.nw,
+        nproducts=state.nproducts,
         seconds=clock.perf_counter() - began,
         events=tuple(state.events),
         dense=_dense(legs, u0),
@@ -155,6 +158,7 @@ class _Progress:
     stiff: Bool[Tensor, "B"] | None = None
     njacs: int = 0
     nw: int = 0
+    nproducts: int = 0
     events: list[Event] = field(default_factory=list)
     control: StepControl | None = None
 
@@ -192,11 +196,14 @@ class _Progress:
                     holds = run.call(callback.condition, self.u, self.t).reshape(-1).to(torch.bool)
                 self._apply(run, index, callback, self.running & holds & located.watched, live_t, located.component)
         _fire_preset(run, self, live_t)
+        if run.spec.mass is not None:
+            # what happened may have left the algebraic equations
+            self.u, lost = consistent(replace(run.spec, t0=self.t), self.u, run.p)
+            self.stop(self.running & lost, ReturnCode.InitialFailure)
         moved = live_t - live_t.detach()
         if moved.requires_grad:
             # the next leg is computed from the event's numeric time: shift its start back along the new flow
-            with torch.no_grad():
-                du = as_batch(run.spec, self.u, self.t, run.p)
+            du = derivative(run.spec, self.u.detach(), self.t, run.p)
             self.nf += 1
             self.u = torch.where(self.running.unsqueeze(-1), self.u - du * moved.unsqueeze(-1), self.u)
         self.running = self.running & (self.t != run.spec.t1)
@@ -302,8 +309,7 @@ class _Located:
 def _one_leg(run: EventRun, state: _Progress) -> tuple[_Leg, _Located, Tensor, Tensor, Tensor]:
     spec, engine = run.spec, run.engine
     u = state.u
-    with torch.no_grad():
-        first = as_batch(spec, u.detach(), state.t, run.p)
+    first = derivative(spec, u.detach(), state.t, run.p)
     watch = _Watch(run, state)
     sign = spec.sign.unsqueeze(-1)
     stop, reach = _next_stop(run, state)
@@ -328,6 +334,7 @@ def _one_leg(run: EventRun, state: _Progress) -> tuple[_Leg, _Located, Tensor, T
     state.nf += result.nf + 1
     state.njacs += result.njacs
     state.nw += result.nw
+    state.nproducts += result.nproducts
     state.control = result.control if spec.adaptive else None
     state.accepted = state.accepted + result.accepted_steps
     state.rejected = state.rejected + result.rejected_steps
@@ -377,8 +384,7 @@ def _move_with_time(
     if not u.requires_grad or not bool((fired >= 0).any()):
         return u, t
     live_t = t
-    with torch.no_grad():
-        du = as_batch(run.spec, u, t, run.p)
+    du = derivative(run.spec, u.detach(), t, run.p)
     for index, callback in enumerate(run.callbacks):
         which = fired == index
         if not bool(which.any()) or not isinstance(callback, (ContinuousCallback, VectorContinuousCallback)):
@@ -447,8 +453,7 @@ class _Watch:
             points = max(callback.interp_points for _, callback in self.continuous)
             thetas = [(i + 1) / points for i in range(points)]
             before = torch.zeros_like(t)
-            with torch.no_grad():
-                du = as_batch(self.run.spec, u, t, self.run.p)
+            du = derivative(self.run.spec, u, t, self.run.p)
             width = (t_next - t).unsqueeze(-1)
             bend = u_next - u - width * du
             for theta in thetas:

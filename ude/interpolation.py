@@ -201,12 +201,15 @@ def interpolations_in(*roots: Any) -> tuple[Interpolation, ...]:
     return tuple(found.values())
 
 
+_FUNCTIONS = FunctionType, MethodType, partial
+
+
 def _parts(item: Any) -> Iterator[Any]:
     if isinstance(item, nn.Module):
         for module in item.modules():
             if isinstance(module, Interpolation):
                 yield module
-            yield from (value for value in vars(module).values() if isinstance(value, (FunctionType, MethodType)))
+            yield from (value for value in vars(module).values() if isinstance(value, _FUNCTIONS))
     elif isinstance(item, FunctionType):
         yield from (cell.cell_contents for cell in item.__closure__ or () if _filled(cell))
         yield from item.__defaults__ or ()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ude.errors import InputError
+from ude.ode_function import ODEFunction, innermost
 
 RightHandSide = Callable[[Tensor, Any, Tensor], Tensor]
 
@@ -92,9 +93,9 @@ class ODEProblem:
     """The initial value problem ``du/dt = f(u, p, t)``, ``u(tspan[0]) = u0``.
 
     Args:
-        f: A function or `nn.Module` called as ``f(u, p, t)`` with u of shape ``(*batch, state)`` and t of shape
-            ``(*batch)``; returns du/dt of u's shape. Nothing that is trained may hide in a closure: networks are
-            given in `p`, or f is a module that owns them.
+        f: A function, `nn.Module` or `ODEFunction` called as ``f(u, p, t)`` with u of shape ``(*batch, state)`` and t
+            of shape ``(*batch)``; returns du/dt of u's shape. Nothing that is trained may hide in a closure: networks
+            are given in `p`, or f is a module that owns them.
         u0: Initial state ``(*batch, state)``; numbers become float64.
         tspan: Start and end; each a number or a tensor of shape ``(*batch)``. The end may precede the start.
         p: Parameters, any pytree of tensors, numbers and modules; a dict becomes `Parameters`.
@@ -116,6 +117,8 @@ class ODEProblem:
             raise InputError("f must be callable as f(u, p, t)", got=type(self.f).__name__, fix="Pass a function.")
         u0 = state_tensor(self.u0)
         object.__setattr__(self, "u0", u0)
+        if isinstance(self.f, ODEFunction):
+            self.f.require_size(u0.shape[-1])
         object.__setattr__(self, "tspan", _time_span(self.tspan, u0))
         object.__setattr__(self, "p", _tensors(self.p, u0))
         if self.names is not None:
@@ -230,6 +233,7 @@ def _checked_names(names: Sequence[str] | str, count: int) -> tuple[str, ...]:
 
 def _names_in_source(f: RightHandSide, count: int) -> tuple[str, ...] | None:
     """Find ``x, y = u.unbind(-1)`` or ``x, y = u`` in the source of f, where u is its first argument."""
+    f = innermost(f)
     function = f.forward if isinstance(f, nn.Module) else f
     code = getattr(function, "__code__", None)
     if not isinstance(code, CodeType):

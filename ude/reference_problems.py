@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.errors import InputError
+from ude.ode_function import ODEFunction
 from ude.problems import ODEProblem
 
 _DETEST = "W. H. Enright & J. D. Pryce, ACM TOMS 13 (1987) 1 (non-stiff DETEST, Algorithm 648)"
@@ -32,7 +33,8 @@ class ReferenceProblem:
         end_values: ``u(tspan[1])``.
         stiff: Whether it needs an implicit method.
         source: Of the equations and of the end values.
-        digits: How many digits of the end values SciPy confirms, of the largest component.
+        digits: How many digits of the end values are confirmed, of the largest component: by SciPy, of DAEs by our
+            own Rodas5P.
         scale: What errors are measured by. Non-stiff problems: the larger of the states at both ends, at least a
             thousandth of the largest one. Stiff problems: the end values themselves, since stiff chemistry is about
             orders of magnitude.
@@ -62,6 +64,7 @@ class _Entry:
     digits: int = 13
     p: dict[str, Any] | None = None
     names: str | None = None
+    mass: Sequence[float] | None = None
 
 
 _ENTRIES: dict[str, Callable[[], _Entry]] = {}
@@ -86,7 +89,8 @@ def get(name: str) -> ReferenceProblem:
         raise InputError("no such reference problem", expected=f"one of {', '.join(_ENTRIES)}", got=repr(name))
     entry = _ENTRIES[key]()
     u0 = torch.tensor(list(entry.u0), dtype=torch.float64)
-    problem = ODEProblem(entry.f, u0, entry.tspan, entry.p, _state_names(entry))
+    f = entry.f if entry.mass is None else ODEFunction(entry.f, torch.diag(u0.new_tensor(list(entry.mass))))
+    problem = ODEProblem(f, u0, entry.tspan, entry.p, _state_names(entry))
     end = torch.tensor(list(entry.end), dtype=torch.float64)
     if entry.stiff:
         scale = end.abs()
@@ -390,6 +394,55 @@ def _rober() -> _Entry:
     end = [2.083340149701255e-08, 8.333360770334713e-14, 0.999999979166505]
     p = {"k1": 0.04, "k2": 3e7, "k3": 1e4}
     return _Entry(f, [1.0, 0.0, 0.0], (0.0, 1e11), end, stiff=True, source=_IVP, digits=8, p=p)
+
+
+@_register("rober_dae")
+def _rober_dae() -> _Entry:
+    """Robertson's reaction with the conservation of mass in the place of its last equation: a DAE of index 1."""
+
+    def f(u: Tensor, p: Any, t: Tensor) -> Tensor:
+        a, b, c = u.unbind(-1)
+        made, turned, back = p.k1 * a, p.k2 * b**2, p.k3 * b * c
+        return torch.stack([back - made, made - turned - back, a + b + c - 1], -1)
+
+    end = [2.083340149701255e-08, 8.333360770334713e-14, 0.999999979166505]
+    p = {"k1": 0.04, "k2": 3e7, "k3": 1e4}
+    mass = [1.0, 1.0, 0.0]
+    return _Entry(f, [1.0, 0.0, 0.0], (0.0, 1e11), end, stiff=True, source=_IVP, digits=8, p=p, mass=mass)
+
+
+@_register("chemakzo")
+def _chemakzo() -> _Entry:
+    """A chemical process of Akzo Nobel, 6 species, one of them in equilibrium with others: a DAE of index 1."""
+    k1, k2, k3, k4, equilibrium = 18.7, 0.58, 0.09, 0.42, 34.4
+    transfer, solubility, pressure, henry = 3.3, 115.83, 0.9, 737.0
+
+    def f(u: Tensor, p: Any, t: Tensor) -> Tensor:
+        a, b, c, d, e, g = u.unbind(-1)
+        # a root has no slope at zero, and Newton's iteration may look there
+        root = torch.sqrt(b.clamp(min=1e-300))
+        r1, r2, r3 = k1 * a**4 * root, k2 * c * d, k2 / equilibrium * a * e
+        r4, r5 = k3 * a * d**2, k4 * g**2 * root
+        inflow = transfer * (pressure / henry - b)
+        return torch.stack(
+            [
+                -2 * r1 + r2 - r3 - r4,
+                -0.5 * r1 - r4 - 0.5 * r5 + inflow,
+                r1 - r2 + r3,
+                -r2 + r3 - 2 * r4,
+                r2 - r3 + r5,
+                solubility * a * d - g,
+            ],
+            -1,
+        )
+
+    end = [
+        *(0.1150794920661702, 0.1203831471567715e-2, 0.1611562887407974),
+        *(0.3656156421249283e-3, 0.1708010885264404e-1, 0.4873531310307455e-2),
+    ]
+    u0 = [0.444, 0.00123, 0.0, 0.007, 0.0, solubility * 0.444 * 0.007]
+    mass = [1.0, 1.0, 1.0, 1.0, 1.0, 0.0]
+    return _Entry(f, u0, (0.0, 180.0), end, stiff=True, source=_IVP, digits=13, mass=mass)
 
 
 @_register("hires")

@@ -29,6 +29,7 @@ class ReturnCode(IntEnum):
     Terminated = 4
     MaxEvents = 5
     ConvergenceFailure = 6
+    InitialFailure = 7
     NotSteady = 8
 
     @property
@@ -62,6 +63,11 @@ ADVICE = {
         "no steady state was found",
         "Start nearer to it. DynamicSS() finds stable states only and may need a longer tspan; SSRootfind() needs a "
         "df/du that can be inverted.",
+    ),
+    ReturnCode.InitialFailure: (
+        "no consistent initial state was found: the algebraic equations did not give the algebraic variables",
+        "Give a u0 nearer to a consistent one. Where they cannot determine those variables, the index is above 1: "
+        "differentiate the constraint in time.",
     ),
     ReturnCode.MaxEvents: (
         "more events happened than max_events",
@@ -103,6 +109,7 @@ class Statistics:
         why_algorithm: Why `solve` chose this algorithm, one sentence; empty when it was given.
         switches: Of an algorithm that switches (`AutoSwitch`), how often each trajectory changed its method
             ``(*batch)``; None of others.
+        nproducts: Jacobian-vector and vector-Jacobian products that these took, each of the whole batch.
     """
 
     nf: int
@@ -117,6 +124,7 @@ class Statistics:
     nw: int = 0
     why_algorithm: str = ""
     switches: Int[Tensor, "*batch"] | None = None
+    nproducts: int = 0
 
 
 class Solution:

@@ -16,13 +16,24 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ude.callbacks import Callback, PresetTimeCallback, flatten_callbacks, terminate
 from ude.default_algorithm import default_algorithm
 from ude.engines import ENGINES, FUSED, SolveSpec, TorchDiffEq, choose_engine
+from ude.engines.jacobian import require_right
 from ude.engines.step_checks import step_checks
+from ude.engines.structure import started, structure_of
 from ude.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
 from ude.errors import InputError
 from ude.events import EventRun, preset_times, solve_with_events
 from ude.interpolation import interpolations_in
-from ude.methods import Algorithm, AutoSwitch, Controller, PIController
-from ude.problems import FlatRightHandSide, ODEProblem, flatten
+from ude.methods import (
+    Algorithm,
+    AutoSwitch,
+    BrownFullBasicInit,
+    CheckInit,
+    Controller,
+    InitializationAlgorithm,
+    NoInit,
+    PIController,
+)
+from ude.problems import FlatRightHandSide, ODEProblem, flatten, remake
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solution import ReturnCode, Solution, Statistics
 from ude.steady_state import SteadyStateProblem, TerminateSteadyState, solve_steady_state
@@ -61,6 +72,7 @@ def solve(  # type: ignore[misc]
     callback: Callback | Sequence[Callback] | None = None,
     tstops: Any = None,
     max_events: int = 10_000,
+    initializealg: InitializationAlgorithm | None = None,
     trajectories: int | None = None,
     batch_size: int = 4096,
     batched: bool = True,
@@ -97,6 +109,8 @@ def solve(  # type: ignore[misc]
         tstops: Times that steps must hit, (k,) or ``(*batch, k)``: where f or its derivatives jump, such as the knots
             of a forcing. Those of an `Interpolation` that f uses are added where it pays (see its `known`).
         max_events: Most events of a solve, all trajectories together; more end it with `ReturnCode.MaxEvents`.
+        initializealg: How the start of a DAE (an `ODEFunction` with a singular mass matrix) is made consistent:
+            `BrownFullBasicInit()` (the default), `CheckInit()` or `NoInit()`.
         trajectories: Of an `EnsembleProblem`, how many variants to solve.
         batch_size, batched: Variants that share f and differ in u0, tspan and numbers in p are solved as batches of at
             most so many; with ``batched=False``, or where they cannot be, one after another.
@@ -136,7 +150,8 @@ def solve(  # type: ignore[misc]
     batch = tuple(prob.u0.shape[:-1])
     u0 = prob.u0.reshape(-1, prob.u0.shape[-1])
     t0, t1 = (_times(value, u0) for value in prob.tspan)
-    f, p = flatten(prob)
+    structure = structure_of(prob, alg)
+    f, p = flatten(prob if structure.f is None else remake(prob, f=structure.f))
     _check_numbers(dt=dt, dtmin=dtmin, dtmax=dtmax, maxiters=maxiters)
     if not adaptive and dt is None:
         raise InputError("adaptive=False needs a step", fix="Give dt.")
@@ -168,11 +183,18 @@ def solve(  # type: ignore[misc]
         checkpoints=getattr(sensealg, "checkpoints", "all") if _tracked(u0, p) else "all",
         start=(u0, p),
         gradient=_tracked(u0, p),
+        mass=structure.mass,
+        initializealg=_initialization(initializealg),
+        jac=structure.bound_jac(f),
+        colouring=structure.colouring,
     )
     if callback is None and tstops is None and engine in ("auto", FUSED.name) and FUSED.is_ready(spec):
         # a kernel that was compared with f before: nothing is left to be checked
         return _run(prob, spec, sensealg, FUSED.name, u0, p, why_algorithm)
     spec = replace(spec, first_du=_first_derivative(f, u0, p, t0, batch))
+    require_right(spec, u0.detach(), p)
+    if spec.mass is not None:
+        u0, spec = started(spec, u0, p)
     if spec.saveat is None and isinstance(alg, TorchDiffEq):
         raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")
     if isinstance(prob, SteadyStateProblem):
@@ -257,6 +279,7 @@ def _run_with_events(
             nw=result.nw,
             why_algorithm=why_algorithm,
             switches=None if result.switches is None else result.switches.view(spec.batch),
+            nproducts=result.nproducts,
         ),
         dense=lambda asked: result.dense(asked).view(*spec.batch, asked.shape[1], -1),
         events=result.events,
@@ -309,9 +332,21 @@ def _run(
             nw=result.nw,
             why_algorithm=why_algorithm,
             switches=None if result.switches is None else result.switches.view(spec.batch),
+            nproducts=result.nproducts,
         ),
         dense=read,
     )
+
+
+def _initialization(given: InitializationAlgorithm | None) -> InitializationAlgorithm:
+    known = BrownFullBasicInit, CheckInit, NoInit
+    if given is not None and not isinstance(given, known):
+        raise InputError(
+            "initializealg is none that ude has",
+            expected=f"one of {', '.join(f'{one.__name__}()' for one in known)}",
+            got=repr(given),
+        )
+    return BrownFullBasicInit() if given is None else given
 
 
 def _times(value: float | Tensor, u0: Tensor) -> Float[Tensor, "B"]:

@@ -14,7 +14,7 @@ from ude.engines.torch_engine.compaction import CompactRecord
 
 COUNT = 300
 SLOW_ONES = slice(0, COUNT, 30)
-METHODS = [ude.Tsit5(), ude.Vern7(), ude.KenCarp4(), ude.Rodas5P(), ude.AutoTsit5(ude.Rodas5P())]
+METHODS = [ude.Tsit5(), ude.Vern7(), ude.KenCarp4(), ude.Rodas5P(), ude.AutoTsit5(ude.Rodas5P()), ude.FBDF()]
 
 
 def name(value: object) -> str:
@@ -207,6 +207,92 @@ def test_a_leaf_that_is_only_as_long_as_the_batch_is_left_whole(monkeypatch):
     prob = ude.ODEProblem(f, starts(), (0.0, 1.5), dict(rate=rates(), a=1.5, table=table))
     compacted, whole = both(monkeypatch, prob, saveat=[1.5])
     torch.testing.assert_close(compacted.u, whole.u, rtol=1e-13, atol=1e-13)
+
+
+def hides_a_batch_in_jac(u, p, t):
+    return SCALES.view(-1, 1, 1) / SCALES.view(-1, 1, 1) * predator_prey_jac(u, p, t)
+
+
+def predator_prey_jac(u, p, t):
+    x, y = u.unbind(-1)
+    rows = torch.stack([torch.stack([p.a - y, -x], -1), torch.stack([y, x - 3.0], -1)], -2)
+    return p.rate.view(-1, 1, 1) * rows
+
+
+def pulls(u, p, t):
+    return -p.rate.unsqueeze(-1) * u
+
+
+def pushes(u, p, t):
+    return p.rate.unsqueeze(-1) * torch.stack([torch.sin(5 * t), u[..., 0] * u[..., 1]], -1)
+
+
+def constrained(u, p, t):
+    """predator_prey with x y as a third, algebraic state."""
+    x, y, product = u.unbind(-1)
+    return torch.stack([p.rate * (p.a * x - product), p.rate * (product - 3.0 * y), product - x * y], -1)
+
+
+def with_structure(kind: str) -> ude.ODEProblem:
+    if kind == "split":
+        return ude.SplitODEProblem(pulls, Watched(pushes), starts(), (0.0, 1.5), dict(rate=rates()))
+    if kind == "mass matrix":
+        u0 = torch.cat([starts(), torch.zeros(COUNT, 1, dtype=torch.float64)], -1)
+        f = ude.ODEFunction(Watched(constrained), mass_matrix=torch.diag(torch.tensor([1.0, 1.0, 0.0])))
+        return ude.ODEProblem(f, u0, (0.0, 1.5), dict(rate=rates(), a=1.5))
+    jac = {"jac": predator_prey_jac, "jac of the batch": hides_a_batch_in_jac}.get(kind)
+    prob = problem(ude.ODEFunction(Watched(), jac=jac))
+    return ude.remake(prob, tspan=(0.0, 0.6)) if kind == "GMRES" else prob
+
+
+STRUCTURES = {
+    "split": [ude.KenCarp4()],
+    "mass matrix": [ude.KenCarp4(), ude.Rodas5P(), ude.FBDF()],
+    "jac": [ude.KenCarp4(), ude.Rodas5P()],
+    "GMRES": [ude.KenCarp4(linsolve=ude.GMRES(reltol=1e-10)), ude.Rodas5P(linsolve=ude.GMRES(reltol=1e-10))],
+}
+
+
+@pytest.mark.parametrize(("kind", "alg"), [(kind, alg) for kind, algs in STRUCTURES.items() for alg in algs], ids=name)
+def test_what_is_known_of_f_goes_with_the_trajectories(kind, alg, monkeypatch):
+    prob = with_structure(kind)
+    rate, u0 = rates().requires_grad_(), prob.u0.requires_grad_()
+    prob = ude.remake(prob, u0=u0, p=dict(rate=rate))
+    tolerance = 1e-3 if kind == "GMRES" else 1e-6  # slow, and which steps are taken does not matter
+    found = both(monkeypatch, prob, alg, saveat=[0.3, prob.tspan[1]], abstol=tolerance, reltol=tolerance)
+    assert torch.equal(found[0].stats.accepted_steps, found[1].stats.accepted_steps)
+    torch.testing.assert_close(found[0].u, found[1].u, rtol=1e-11, atol=1e-11)
+    watched = prob.f.f2 if kind == "split" else prob.f.f
+    assert min(watched.widths) < 64
+    grads = [torch.autograd.grad((sol.u**2).sum(), (rate, u0)) for sol in found]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(other.abs().max()))
+
+
+def test_a_jacobian_that_needs_its_whole_batch_keeps_it(monkeypatch):
+    prob = with_structure("jac of the batch")
+    compacted, whole = both(monkeypatch, prob, ude.Rodas5P(), saveat=[1.5])
+    assert torch.equal(compacted.u, whole.u)
+
+
+def test_trajectories_without_a_start_are_told_and_the_others_compacted(monkeypatch):
+    u0 = torch.stack([torch.linspace(0.1, 0.9, COUNT), torch.full((COUNT,), 0.5)], -1).double()
+    u0[3, 0] = 2.0  # no y with x^2 + y^2 = 1
+
+    def circle(u, p, t):
+        x, y = u.unbind(-1)
+        return torch.stack([-p.rate * x * y, x**2 + y**2 - 1], -1)
+
+    f = ude.ODEFunction(Watched(circle), mass_matrix=torch.diag(torch.tensor([1.0, 0.0])))
+    prob = ude.ODEProblem(f, u0, (0.0, 1.5), dict(rate=rates()))
+    for sol in both(monkeypatch, prob, ude.Rodas5P(), saveat=[1.5]):
+        assert [i for i, code in enumerate(sol.retcode) if code == ude.ReturnCode.InitialFailure] == [3]
+        assert sum(code.ok for code in sol.retcode) == COUNT - 1
+        x = u0[0, 0]
+        # x = sech(rate t + c) solves x' = -rate x sqrt(1 - x^2)
+        end = 1 / torch.cosh(torch.acosh(1 / x) + 8.0 * 1.5)
+        torch.testing.assert_close(sol.partial[0, 0, 0], end, rtol=1e-4, atol=0.0)
+    assert min(f.f.widths) < 64
 
 
 def test_failures_and_spans_of_their_own_go_with_their_trajectory(monkeypatch):

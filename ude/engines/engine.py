@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ude.engines.mass_matrix import MassMatrix
 from ude.errors import EngineRefused
-from ude.methods import Algorithm, Controller
+from ude.methods import Algorithm, BrownFullBasicInit, Colouring, Controller, InitializationAlgorithm
 
 #: Which states of a solve are kept for the way back: all, the first alone, or at most so many.
 Checkpoints = Literal["all", "logarithmic"] | int
@@ -61,7 +62,7 @@ class SolveSpec:
         t0, t1: Start and end of every trajectory (B,).
         saveat: Times to save at (B, T), in the direction of integration; None saves every accepted step.
         abstol, reltol: 0-d, or (n,).
-        first_du: f(u0, p, t0) of shape (B, n), already computed by validation.
+        first_du: u'(t0) = f(u0, p, t0) of shape (B, n), already computed by validation.
         dt: First step (or the step, when not adaptive), positive; None lets the engine choose.
         dtmin: Smallest step allowed; 0 means the resolution of the time itself.
         force_dtmin: Whether a step of that size is taken whatever its error.
@@ -76,6 +77,11 @@ class SolveSpec:
             it need them. The larger systems of sensitivity algorithms have none.
         gradient: Whether a gradient of this solve may be asked for.
         stiff: Of a method that switches, which trajectories begin with the implicit one; None lets the method say.
+        mass: M of ``M u' = f``; None is the identity. Then `first_du` is u', not f.
+        initializealg: How states are made consistent with a singular M.
+        failed: Trajectories without a consistent start; they take no step.
+        jac: df/du of f's author, called like f; returns ``(*batch, n, n)``.
+        colouring: Which columns or rows of df/du one product finds together.
     """
 
     f: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
@@ -98,6 +104,11 @@ class SolveSpec:
     start: tuple[Float[Tensor, "B n"], tuple[Tensor, ...]] | None = None
     gradient: bool = False
     stiff: Bool[Tensor, "B"] | None = None
+    mass: MassMatrix | None = None
+    initializealg: InitializationAlgorithm = field(default_factory=BrownFullBasicInit)
+    failed: Bool[Tensor, "B"] | None = None
+    jac: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor] | None = None
+    colouring: Colouring | None = None
     force_dtmin: bool = False
     checks: StepChecks = NO_CHECKS
     resume: StepControl | None = None
@@ -130,6 +141,7 @@ class StepRecord:
         implicit: Of a method that switches, which rows are steps of the implicit one. Trajectories that take steps of
             different methods at the same time do so in two rows, and each stands still in the other's.
         goes_on: With `implicit`, of a record that goes on after another: whose last step there was implicit (B,).
+        order: Order of each step (rows, B), of methods that change it; 0 where a trajectory stood still.
     """
 
     t: Float[Tensor, "rows_and_end B"]
@@ -140,6 +152,7 @@ class StepRecord:
     fan: int | None = None
     implicit: tuple[bool, ...] | None = None
     goes_on: Bool[Tensor, "B"] | None = None
+    order: Int[Tensor, "rows B"] | None = None
 
     @property
     def u_end(self) -> Float[Tensor, "B n"]:
@@ -160,6 +173,7 @@ class ForwardResult:
         njacs, nw: Jacobians and factorisations of the whole batch.
         switches: Of a method that switches, how often each trajectory did (B,).
         stiff: Of such a method, which trajectories ended with the implicit one (B,).
+        nproducts: Jacobian-vector and vector-Jacobian products of the whole batch.
         control: Where the step control stands, of engines that can go on from it.
     """
 
@@ -175,6 +189,7 @@ class ForwardResult:
     nw: int = 0
     switches: Int[Tensor, "B"] | None = None
     stiff: Bool[Tensor, "B"] | None = None
+    nproducts: int = 0
     control: StepControl | None = None
 
 

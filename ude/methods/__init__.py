@@ -1,5 +1,7 @@
 """Numbers only: tableaus and step-size controllers. No torch below this line."""
 
+from ude.methods.bdf import FBDF
+from ude.methods.colouring import Colouring
 from ude.methods.controller import Controller, IController, PIController, PIDController
 from ude.methods.dop853 import DP8
 from ude.methods.esdirk import (
@@ -16,6 +18,8 @@ from ude.methods.esdirk import (
     Trapezoid,
 )
 from ude.methods.explicit_rk import BS3, DP5, Algorithm, ExplicitRungeKutta, Tsit5
+from ude.methods.initialization import BrownFullBasicInit, CheckInit, InitializationAlgorithm, NoInit
+from ude.methods.linear_solvers import GMRES, LU, LinearSolver
 from ude.methods.low_order import RK4, Euler, Heun, Midpoint, Ralston
 from ude.methods.rosenbrock import Rodas4, Rodas5P, Rosenbrock23, RosenbrockMethod, RosenbrockTableau
 from ude.methods.switching import AutoSwitch, AutoTsit5, AutoVern7
@@ -36,13 +40,19 @@ __all__ = [
     "BS3",
     "DP5",
     "DP8",
+    "FBDF",
+    "GMRES",
+    "LU",
     "RK4",
     "TRBDF2",
     "Algorithm",
     "AutoSwitch",
     "AutoTsit5",
     "AutoVern7",
+    "BrownFullBasicInit",
     "CandyRoz4",
+    "CheckInit",
+    "Colouring",
     "Controller",
     "DiagonallyImplicitRungeKutta",
     "DiagonallyImplicitTableau",
@@ -52,6 +62,7 @@ __all__ = [
     "Heun",
     "IController",
     "ImplicitEuler",
+    "InitializationAlgorithm",
     "KahanLi6",
     "KahanLi8",
     "KenCarp3",
@@ -60,8 +71,10 @@ __all__ = [
     "Kvaerno3",
     "Kvaerno4",
     "Kvaerno5",
+    "LinearSolver",
     "McLachlan4",
     "Midpoint",
+    "NoInit",
     "PIController",
     "PIDController",
     "PseudoVerletLeapfrog",

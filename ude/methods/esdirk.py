@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from ude.errors import InputError
 from ude.methods.explicit_rk import Algorithm
+from ude.methods.linear_solvers import LU, LinearSolver
 from ude.methods.tableau import Number, fractions
 
 
@@ -34,6 +35,11 @@ class DiagonallyImplicitTableau:
         a: Lower triangular rows, row i of length i + 1; the first is (0,).
         b: Weights; they must be a row of `a` (the method is stiffly accurate).
         b_error: b minus the embedded weights; empty when there is no embedded solution.
+        a_explicit: Strictly lower triangular rows of an explicit method with the same nodes and weights, or empty. With
+            it the method solves split problems ``u' = f1 + f2``: stage i has the argument
+            ``u + dt sum_{j<=i} a[i][j] f1_j + dt sum_{j<i} a_explicit[i][j] f2_j``.
+        split_interpolant: The continuous extension of such a step, over its stages ``f1_i + f2_i`` and, last, f at the
+            new state, which is no stage then. `interpolant` would lose orders: it does not know of the coupling.
     """
 
     name: str
@@ -45,6 +51,8 @@ class DiagonallyImplicitTableau:
     b: tuple[Number, ...]
     b_error: tuple[Number, ...]
     interpolant: tuple[tuple[Number, ...], ...]
+    a_explicit: tuple[tuple[Number, ...], ...] = ()
+    split_interpolant: tuple[tuple[Number, ...], ...] = ()
 
     def __post_init__(self) -> None:
         stages = len(self.b)
@@ -57,6 +65,10 @@ class DiagonallyImplicitTableau:
             raise ValueError(f"tableau {self.name}: b_error has {len(self.b_error)} entries for {stages} stages")
         if self.b not in [self._padded(row) for row in self.a]:
             raise ValueError(f"tableau {self.name} is not stiffly accurate: b is no row of a")
+        if self.a_explicit and [len(row) for row in self.a_explicit] != list(range(stages)):
+            raise ValueError(f"tableau {self.name}: a_explicit is not strictly lower triangular for {stages} stages")
+        if self.a_explicit and len(self.split_interpolant) != stages + 1:
+            raise ValueError(f"tableau {self.name}: split_interpolant has no row for each stage and the new state")
 
     def _padded(self, row: tuple[Number, ...]) -> tuple[Number, ...]:
         return row + (0,) * (len(self.b) - len(row))
@@ -83,13 +95,17 @@ class DiagonallyImplicitRungeKutta(Algorithm):
     Args:
         newton_tolerance: Newton's iteration for a stage ends when its error is below this part of the tolerance.
         newton_maxiters: Most iterations for a stage; a trajectory that needs more tries a smaller step.
+        linsolve: How the linear systems are solved: `LU()`, or `GMRES()` for many states.
 
     Source: E. Hairer & G. Wanner, Solving Ordinary Differential Equations II, IV.6 and IV.8.
     """
 
     newton_tolerance: float = 1e-2
     newton_maxiters: int = 10
+    linsolve: LinearSolver = LU()
 
+    takes_mass_matrix: ClassVar[bool] = True
+    solves_daes: ClassVar[bool] = True
     tableau: ClassVar[DiagonallyImplicitTableau]
 
     def __post_init__(self) -> None:
@@ -111,6 +127,11 @@ def _cubic(b: tuple[Number, ...], end: int) -> tuple[tuple[Number, ...], ...]:
     rows[0] = (Fraction(1), rows[0][1] - 2, rows[0][2] + 1)
     rows[end] = (Fraction(0), rows[end][1] - 1, rows[end][2] + 1)
     return tuple(rows)
+
+
+def _split_cubic(b: tuple[Number, ...]) -> tuple[tuple[Number, ...], ...]:
+    """`_cubic` with the slope at the end from f at the new state, which stands behind the stages."""
+    return _cubic((*b, Fraction(0)), len(b))
 
 
 def _difference(left: tuple[Number, ...], right: tuple[Number, ...]) -> tuple[Number, ...]:
@@ -199,7 +220,8 @@ _KENCARP3_B = (
 
 
 class KenCarp3(DiagonallyImplicitRungeKutta):
-    """Kennedy & Carpenter's L-stable ESDIRK method of order 3, the implicit half of ARK3(2)4L[2]SA.
+    """Kennedy & Carpenter's L-stable ESDIRK method of order 3, the implicit half of ARK3(2)4L[2]SA; both
+    halves solve a `SplitODEProblem`.
 
     Source: C. A. Kennedy & M. H. Carpenter, Appl. Numer. Math. 44 (2003) 139.
 
@@ -230,6 +252,13 @@ class KenCarp3(DiagonallyImplicitRungeKutta):
             ),
         ),
         interpolant=_cubic(_KENCARP3_B, 3),
+        a_explicit=(
+            (),
+            (2 * _KENCARP3_GAMMA,),
+            fractions("5535828885825/10492691773637", "788022342437/10882634858940"),
+            fractions("6485989280629/16251701735622", "-4246266847089/9704473918619", "10755448449292/10357097424841"),
+        ),
+        split_interpolant=_split_cubic(_KENCARP3_B),
     )
 
 
@@ -237,7 +266,8 @@ _KENCARP4_B = fractions("82889/524892", 0, "15625/83664", "69875/102672", "-2260
 
 
 class KenCarp4(DiagonallyImplicitRungeKutta):
-    """Kennedy & Carpenter's L-stable ESDIRK method of order 4, the implicit half of ARK4(3)6L[2]SA.
+    """Kennedy & Carpenter's L-stable ESDIRK method of order 4, the implicit half of ARK4(3)6L[2]SA; both
+    halves solve a `SplitODEProblem`.
 
     The method for stiff problems at ordinary tolerances.
 
@@ -276,6 +306,26 @@ class KenCarp4(DiagonallyImplicitRungeKutta):
             ),
         ),
         interpolant=_cubic(_KENCARP4_B, 5),
+        a_explicit=(
+            (),
+            fractions("1/2"),
+            fractions("13861/62500", "6889/62500"),
+            fractions("-116923316275/2393684061468", "-2731218467317/15368042101831", "9408046702089/11113171139209"),
+            fractions(
+                "-451086348788/2902428689909",
+                "-2682348792572/7519795681897",
+                "12662868775082/11960479115383",
+                "3355817975965/11060851509271",
+            ),
+            fractions(
+                "647845179188/3216320057751",
+                "73281519250/8382639484533",
+                "552539513391/3454668386233",
+                "3354512671639/8306763924573",
+                "4040/17871",
+            ),
+        ),
+        split_interpolant=_split_cubic(_KENCARP4_B),
     )
 
 
@@ -292,10 +342,11 @@ _KENCARP5_B = fractions(
 
 
 class KenCarp5(DiagonallyImplicitRungeKutta):
-    """Kennedy & Carpenter's L-stable ESDIRK method of order 5, the implicit half of ARK5(4)8L[2]SA.
+    """Kennedy & Carpenter's L-stable ESDIRK method of order 5, the implicit half of ARK5(4)8L[2]SA; both
+    halves solve a `SplitODEProblem`.
 
-    The quartic interpolant solves the continuous order conditions up to order 4 with value and slope matched at both
-    ends, and among those has the smallest coefficients.
+    The quartic interpolants solve the continuous order conditions up to order 4 (for split problems with those of the
+    coupling) with value and slope matched at both ends, and among those have the smallest coefficients.
 
     Source: C. A. Kennedy & M. H. Carpenter, Appl. Numer. Math. 44 (2003) 139.
 
@@ -365,6 +416,50 @@ class KenCarp5(DiagonallyImplicitRungeKutta):
             (0.0, -2.4962377857285705, -3.289875260369094, 3.7155253381411057),
             (0.0, -0.30585201856854666, 3.66320502523784, -2.5944777596441067),
             (0.0, 1.000498165751401, -2.180996331502802, 1.385498165751401),
+        ),
+        a_explicit=(
+            (),
+            fractions("41/100"),
+            fractions("367902744464/2072280473677", "677623207551/8224143866563"),
+            fractions("1268023523408/10340822734521", 0, "1029933939417/13636558850479"),
+            fractions(
+                "14463281900351/6315353703477", 0, "66114435211212/5879490589093", "-54053170152839/4284798021562"
+            ),
+            fractions(
+                "14090043504691/34967701212078",
+                0,
+                "15191511035443/11219624916014",
+                "-18461159152457/12425892160975",
+                "-281667163811/9011619295870",
+            ),
+            fractions(
+                "19230459214898/13134317526959",
+                0,
+                "21275331358303/2942455364971",
+                "-38145345988419/4862620318723",
+                "-1/8",
+                "-1/8",
+            ),
+            fractions(
+                "-19977161125411/11928030595625",
+                0,
+                "-40795976796054/6384907823539",
+                "177454434618887/12078138498510",
+                "782672205425/8267701900261",
+                "-69563011059811/9646580694205",
+                "7356628210526/4942186776405",
+            ),
+        ),
+        split_interpolant=(
+            (1.0, -3.7240701199365644, 4.065945892867544, -1.4374243596823741),
+            (0.0, 0.0, 0.0, 0.0),
+            (0.0, 0.0, 0.0, 0.0),
+            (0.0, 5.950399825733413, -2.546028436405838, -1.065678585562328),
+            (0.0, -2.066536318301527, 3.5713456122732, -1.6452410500541264),
+            (0.0, -1.9583916993639428, -4.365567433098333, 4.253371424505715),
+            (0.0, 0.2661137816698569, 2.5192734247610593, -2.0225119594057306),
+            (0.0, 0.03248453019876243, 0.7550309396024576, -0.5825154698012177),
+            (0.0, 1.5, -4.0, 2.5),
         ),
     )
 

@@ -10,7 +10,15 @@ from ude.methods.tableau import ExplicitTableau, fractions, polynomial
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A method of integration: numbers and options, no loop inside. Engines execute it."""
+    """A method of integration: numbers and options, no loop inside. Engines execute it.
+
+    Attributes:
+        takes_mass_matrix: Whether it solves ``M u' = f`` with a regular M without forming ``M^-1 f``.
+        solves_daes: Whether M may be singular, of index 1.
+    """
+
+    takes_mass_matrix: ClassVar[bool] = False
+    solves_daes: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

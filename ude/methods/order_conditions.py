@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, product
 from math import prod
 from typing import Protocol
 
@@ -108,6 +108,58 @@ def order_defects(tableau: RungeKuttaTableau, weights: Sequence[Number], order: 
         for nodes in range(1, order + 1)
         for tree in rooted_trees(nodes)
     }
+
+
+#: A tree whose every node but the root has a colour: which of the parts of f it stands for.
+ColouredTree = tuple[tuple[int, "ColouredTree"], ...]
+
+
+@cache
+def coloured_trees(nodes: int, colours: int) -> tuple[ColouredTree, ...]:
+    """All rooted trees of exactly `nodes` nodes with every node but the root in one of the colours."""
+    if nodes == 1:
+        return ((),)
+    found: set[ColouredTree] = set()
+    for sizes in _partitions(nodes - 1, nodes - 1):
+        branches = [[(c, tree) for c in range(colours) for tree in coloured_trees(n, colours)] for n in sizes]
+        found |= {tuple(sorted(chosen)) for chosen in product(*branches)}
+    return tuple(sorted(found))
+
+
+def additive_defects(
+    parts: Sequence[Sequence[Sequence[Number]]], columns: Sequence[Sequence[Number]], order: int
+) -> dict[ColouredTree, list[Number]]:
+    """Order conditions of an additive method, coupling of its parts included; all zero up to `order` when they hold.
+
+    Args:
+        parts: The rows a of every part; all have the same weights.
+        columns: Weights of theta^1, theta^2, ... of a continuous extension; with one column, those of the new state.
+
+    Source: A. L. Araujo, A. Murua, J. M. Sanz-Serna, SIAM J. Numer. Anal. 34 (1997) 1926; C. A. Kennedy & M. H.
+    Carpenter, Appl. Numer. Math. 44 (2003) 139.
+    """
+    stages = len(parts[0])
+
+    @cache
+    def weights(tree: ColouredTree) -> tuple[Number, ...]:
+        phi: list[Number] = [1] * stages
+        for colour, child in tree:
+            inner = weights(child)
+            phi = [x * _dot(row, inner[: len(row)]) for x, row in zip(phi, parts[colour], strict=True)]
+        return tuple(phi)
+
+    def plain(tree: ColouredTree) -> Tree:
+        return tuple(plain(child) for _, child in tree)
+
+    defects: dict[ColouredTree, list[Number]] = {}
+    for nodes in range(1, order + 1):
+        for tree in coloured_trees(nodes, len(parts)):
+            powers = [_dot(column, weights(tree)) for column in columns]
+            power = nodes - 1 if len(columns) > 1 else 0
+            powers += [0] * (power + 1 - len(powers))
+            powers[power] = powers[power] - Fraction(1, density(plain(tree)))
+            defects[tree] = powers
+    return defects
 
 
 def interpolant_defects(tableau: RungeKuttaTableau, order: int) -> dict[Tree, list[Number]]:

@@ -9,6 +9,7 @@ from math import sqrt
 from typing import ClassVar
 
 from ude.methods.explicit_rk import Algorithm
+from ude.methods.linear_solvers import LU, LinearSolver
 from ude.methods.tableau import Number
 
 Rows = tuple[tuple[Number, ...], ...]
@@ -94,8 +95,16 @@ def _product(left: Sequence[Sequence[Number]], right: Sequence[Sequence[Number]]
 
 @dataclass(frozen=True)
 class RosenbrockMethod(Algorithm):
-    """Family of the Rosenbrock methods; every member is one `RosenbrockTableau`."""
+    """Family of the Rosenbrock methods; every member is one `RosenbrockTableau`.
 
+    Args:
+        linsolve: How the linear systems are solved: `LU()`, or `GMRES()` for many states.
+    """
+
+    linsolve: LinearSolver = LU()
+
+    takes_mass_matrix: ClassVar[bool] = True
+    solves_daes: ClassVar[bool] = True
     tableau: ClassVar[RosenbrockTableau]
 
 

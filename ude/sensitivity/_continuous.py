@@ -1,5 +1,7 @@
 """What the continuous adjoints share: ``dlambda/dt = -(df/du)^T lambda`` solved backwards from save to save.
 
+With a mass matrix it is ``M^T dlambda/dt = -(df/du)^T lambda``; `_algebraic.py` says what happens at saves then.
+
 L. S. Pontryagin et al., The Mathematical Theory of Optimal Processes (1962); for the variants see C. Rackauckas et al.,
 A comparison of automatic differentiation and continuous sensitivity analysis, arXiv:1812.01892.
 """
@@ -15,7 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.engine import NO_CHECKS, SolveSpec, add, as_batch, differentiable, live_leaves
+from ude.engines.mass_matrix import MassMatrix
+from ude.engines.structure import started
 from ude.errors import EngineRefused
+from ude.methods import BrownFullBasicInit
+from ude.sensitivity._algebraic import jump
 from ude.sensitivity.reading import Gradient
 from ude.sensitivity.sensitivity import Solved
 
@@ -56,12 +62,22 @@ def pull(du: Tensor, u: Tensor, adjoint: Tensor, *, twice: bool) -> Tensor:
     return torch.zeros_like(u) if pulled is None else pulled
 
 
-def sweep(solved: Solved, p: Sequence[Tensor], times: Tensor, grad: Tensor, start: Tensor, piece: Piece) -> Gradient:
+def sweep(
+    solved: Solved,
+    p: Sequence[Tensor],
+    read: tuple[Tensor, Tensor],
+    start: Tensor,
+    piece: Piece,
+    state_at: Callable[[Tensor, Tensor], Tensor],
+) -> Gradient:
     """Go from the end of the span to its start, from save to save, where lambda jumps by the saves' cotangents.
 
     Args:
+        read: The times (B, T) of the saves and the cotangents of what was read there.
         start: z at the end of the span (B, m); its last n components are lambda, zero there.
+        state_at: Gives u (B, n) at the time (B,) at which z (B, m) stands.
     """
+    times, grad = read
     spec, states = solved.spec, grad.shape[-1]
     z, now = start, spec.t1
     totals: Totals = [None] * len(p)
@@ -83,11 +99,17 @@ def sweep(solved: Solved, p: Sequence[Tensor], times: Tensor, grad: Tensor, star
     for column in reversed(range(times.shape[1])):
         save = order[:, column : column + 1]
         move(times.gather(1, save).squeeze(1))
-        jump = grad.gather(1, save.unsqueeze(-1).expand(-1, -1, states)).squeeze(1)
-        z = torch.cat([z[:, :-states], z[:, -states:] + jump], dim=1)
+        of_u = grad.gather(1, save.unsqueeze(-1).expand(-1, -1, states)).squeeze(1)
+        if spec.mass is not None:
+            of_u, parts = jump(spec, p, state_at(now, z), now, of_u)
+            totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
+        z = torch.cat([z[:, :-states], z[:, -states:] + of_u], dim=1)
     move(spec.t0)
     wanted = differentiable(p)
-    return z[:, -states:], tuple(total if need else None for total, need in zip(totals, wanted, strict=True))
+    of_u0 = z[:, -states:]
+    if spec.mass is not None:
+        of_u0 = spec.mass.times(of_u0, transposed=True)
+    return of_u0, tuple(total if need else None for total, need in zip(totals, wanted, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +150,28 @@ def solve_back(
         compact=False,
         abstol=abstol,
         reltol=reltol,
-        first_du=f(z, p, span[0]),
+        first_du=z,
+        mass=_mass_of(spec.mass, together=z.shape[1] > states),
+        initializealg=BrownFullBasicInit(),
+        jac=None,
+        colouring=None,
     )
+    if backward.mass is None:
+        backward = replace(backward, first_du=f(z, p, span[0]))
+    else:
+        z, backward = started(backward, z, p)
     result = solved.engine.forward(backward, z, p)
-    if bool(result.retcode.any()):
+    arrived = result.retcode == 0
+    if not bool((arrived if spec.failed is None else arrived | spec.failed).all()):
         return None
     return Backward(backward, result.record, result.record.u_end)
+
+
+def _mass_of(mass: MassMatrix | None, *, together: bool) -> MassMatrix | None:
+    """The mass matrix of lambda, or of the state and lambda."""
+    if mass is None:
+        return None
+    return mass.beside(mass.transposed) if together else mass.transposed
 
 
 def nothing(z: Tensor, p: Sequence[Tensor]) -> tuple[Tensor, Totals]:

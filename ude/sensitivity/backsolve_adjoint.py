@@ -86,4 +86,5 @@ class BacksolveAdjoint:
             return backward.end, parameter_integral(solved, nodes, p)
 
         start = torch.cat([solved.end, torch.zeros_like(solved.end)], dim=-1)
-        return sweep(solved, p, times, grad, start, piece)
+        states = solved.end.shape[1]
+        return sweep(solved, p, (times, grad), start, piece, lambda t, z: z[:, :states])

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.engine import NO_CHECKS, SolveSpec, as_batch, differentiable
+from ude.engines.structure import started
+from ude.methods import BrownFullBasicInit
 from ude.sensitivity.reading import first_derivative_only
 from ude.sensitivity.sensitivity import Solved
 
@@ -141,16 +143,28 @@ class ForwardSensitivity:
                 saveat=times.gather(1, order),
                 abstol=_tolerance(spec.abstol, self.abstol, states, count),
                 reltol=_tolerance(spec.reltol, self.reltol, states, count),
-                first_du=tangent(z0, (), spec.t0),
+                first_du=z0,
                 watch=None,
+                mass=None if spec.mass is None else spec.mass.repeated(1 + count),
+                initializealg=BrownFullBasicInit(),
+                jac=None,
+                colouring=None,
                 checks=NO_CHECKS,
                 resume=None,
                 compact=False,
             )
+            if augmented.mass is None:
+                augmented = replace(augmented, first_du=tangent(z0, (), spec.t0))
+            else:
+                # directions that leave the algebraic equations are brought back; a consistent start moves along none
+                z0, augmented = started(augmented, z0, ())
             result = solved.engine.forward(augmented, z0, ())
         # a solve that did not arrive leaves NaN, which reaches the gradient and never looks like one
         inverse = order.argsort(dim=1).unsqueeze(-1).expand(-1, -1, result.values.shape[-1])
         path = result.values.gather(1, inverse).reshape(lanes, times.shape[1], 1 + count, states)
+        if augmented.failed is not None:
+            # no start, no values: these must not spoil the gradient of what the trajectories share
+            path = torch.where(augmented.failed.view(-1, 1, 1, 1), 0.0, path)
         return path[:, :, 1:]
 
 

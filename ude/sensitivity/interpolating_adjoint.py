@@ -62,7 +62,8 @@ class _ReadingAdjoint:
             nodes = ((path(t), adjoint, t, weight) for adjoint, t, weight in found)
             return backward.end, parameter_integral(solved, nodes, p)
 
-        return sweep(solved, p, times, grad, torch.zeros_like(solved.end), piece)
+        start = torch.zeros_like(solved.end)
+        return sweep(solved, p, (times, grad), start, piece, lambda t, z: path(t))
 
 
 @dataclass(frozen=True)

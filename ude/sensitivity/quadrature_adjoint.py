@@ -108,7 +108,8 @@ class QuadratureAdjoint:
             totals = self._integral(solved, span, path, adjoint, p)
             return nothing(z, p) if totals is None else (backward.end, totals)
 
-        return sweep(solved, p, times, grad, torch.zeros_like(solved.end), piece)
+        start = torch.zeros_like(solved.end)
+        return sweep(solved, p, (times, grad), start, piece, lambda t, z: path(t))
 
     def _integral(self, solved: Solved, span: Span, path: Path, adjoint: Path, p: Sequence[Tensor]) -> Totals | None:
         spec = solved.spec

@@ -313,6 +313,8 @@ def _why_not_spec(spec: SolveSpec) -> str | None:
         return f"{spec.algorithm.name} has no fused form"
     if spec.adaptive and not spec.algorithm.tableau.b_error:
         return f"{spec.algorithm.name} estimates no error, so it needs adaptive=False and dt"
+    if spec.mass is not None:
+        return "a mass matrix is the torch engine's"
     if spec.watch is not None or spec.resume is not None:
         return "events and stops are handled between the steps of the torch engine"
     if spec.force_dtmin or spec.checks is not NO_CHECKS:

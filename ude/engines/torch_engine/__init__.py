@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -11,11 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.engine import ForwardResult, SolveSpec, StepRecord, as_batch
+from ude.engines.torch_engine.bdf import BdfScheme
+from ude.engines.torch_engine.bdf_history import PAST, History
+from ude.engines.torch_engine.bdf_pullback import pullback_bdf, replay_bdf
 from ude.engines.torch_engine.checkpoints import Starts
-from ude.engines.torch_engine.compaction import CompactRecord, pull_compact, read_compact
+from ude.engines.torch_engine.compaction import CompactRecord, in_one_piece, pull_compact, read_compact
 from ude.engines.torch_engine.dense import DenseOutput, StagesOf, gauss_nodes
 from ude.engines.torch_engine.esdirk import EsdirkScheme
 from ude.engines.torch_engine.explicit import ExplicitScheme
+from ude.engines.torch_engine.imex import ImexScheme, split
 from ude.engines.torch_engine.implicit_pullback import pull_segment, pullback_implicit, recorded
 from ude.engines.torch_engine.pullback import interpolate, pullback
 from ude.engines.torch_engine.replay import replay_explicit, replay_implicit
@@ -32,6 +36,7 @@ from ude.engines.torch_engine.switching import SwitchingScheme
 from ude.engines.torch_engine.symplectic import SymplecticScheme, why_not_symplectic
 from ude.errors import EngineRefused
 from ude.methods import (
+    FBDF,
     Algorithm,
     AutoSwitch,
     DiagonallyImplicitRungeKutta,
@@ -57,6 +62,8 @@ class TorchEngine:
             return (
                 None if spec.adaptive else f"{algorithm.name} chooses by the steps it takes, so it needs adaptive=True"
             )
+        if isinstance(algorithm, FBDF):
+            return None if spec.checkpoints == "all" else _NEEDS_ALL_STATES
         if not isinstance(algorithm, (ExplicitRungeKutta, DiagonallyImplicitRungeKutta, RosenbrockMethod)):
             return f"{algorithm.name} is not a method of the torch engine"
         if spec.adaptive and not algorithm.tableau.b_error:
@@ -75,6 +82,11 @@ class TorchEngine:
                 return integrate(spec, ExplicitScheme(spec, spec.algorithm.tableau, p), u0)
             if isinstance(spec.algorithm, AutoSwitch):
                 return integrate(spec, SwitchingScheme(spec, spec.algorithm, p), u0)
+            if isinstance(spec.algorithm, FBDF):
+                multistep = BdfScheme(spec, spec.algorithm, p)
+                result = integrate(spec, multistep, u0)
+                steps = in_one_piece(result.record) if isinstance(result.record, CompactRecord) else result.record
+                return replace(result, record=replace(steps, order=multistep.orders()))
             scheme = _reversible(spec, p)
             if isinstance(scheme, SymplecticScheme):
                 scheme.require_separable(u0)
@@ -106,6 +118,8 @@ class TorchEngine:
             return of_u, parts
         if isinstance(spec.algorithm, ExplicitRungeKutta):
             return pullback(spec, spec.algorithm.tableau, record, p, times, grad)
+        if isinstance(spec.algorithm, FBDF):
+            return pullback_bdf(spec, record, p, times, grad)
         return pullback_implicit(spec, lambda leaves: _reversible(spec, leaves), record, p, times, grad)
 
     def dense(self, spec: SolveSpec, record: StepRecord, p: Sequence[Tensor]) -> DenseOutput:
@@ -127,6 +141,8 @@ class TorchEngine:
             return replay_switched(spec, SwitchingScheme(spec, spec.algorithm, p), record, u0, times)
         if isinstance(spec.algorithm, ExplicitRungeKutta):
             return replay_explicit(spec, spec.algorithm.tableau, record, u0, p, times)
+        if isinstance(spec.algorithm, FBDF):
+            return replay_bdf(spec, record, u0, p, times)
         return replay_implicit(spec, _reversible(spec, p), record, u0, times)
 
     def quadrature_nodes(
@@ -187,6 +203,9 @@ def _steps(spec: SolveSpec, record: StepRecord, p: Sequence[Tensor]) -> _Steps:
             lambda row: explicit.stages(starts(row)[0], record.t[row], record.dt[row]),
             spec.algorithm.tableau.order,
         )
+    if isinstance(spec.algorithm, FBDF):
+        starts = Starts(record, lambda u, k1, t, dt: (u, k1))
+        return _Steps(torch.eye(PAST).to(record.u), starts, History(record).stages, spec.algorithm.max_order)
     scheme = _reversible(spec, p)
     starts = Starts(record, scheme.advance)
     return _Steps(
@@ -197,14 +216,23 @@ def _steps(spec: SolveSpec, record: StepRecord, p: Sequence[Tensor]) -> _Steps:
     )
 
 
+_NEEDS_ALL_STATES = (
+    "FBDF's steps are made of the states before them, so DiscreteAdjoint holds them all: leave its checkpoints out"
+)
+
+
 def _needs_fixed_steps(algorithm: Algorithm) -> str:
     return f"{algorithm.name} estimates no error, so it needs adaptive=False and dt"
 
 
-def _reversible(spec: SolveSpec, p: Sequence[Tensor]) -> EsdirkScheme | RosenbrockScheme | SymplecticScheme:
+def _reversible(
+    spec: SolveSpec, p: Sequence[Tensor]
+) -> EsdirkScheme | ImexScheme | RosenbrockScheme | SymplecticScheme:
     """Bind an implicit or symplectic method to a solve."""
     algorithm = spec.algorithm
     if isinstance(algorithm, DiagonallyImplicitRungeKutta):
+        if algorithm.tableau.a_explicit and split(spec) is not None:
+            return ImexScheme(spec, algorithm, p)
         return EsdirkScheme(spec, algorithm, p)
     if isinstance(algorithm, RosenbrockMethod):
         return RosenbrockScheme(spec, algorithm, p)

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines.engine import NO_CHECKS, SolveSpec, StepRecord, add, as_batch, differentiable
+from ude.engines.jacobian import Jacobians
 from ude.problems import FlatRightHandSide
 
 # Smaller batches cost what the calls of torch cost, however many rows they have.
@@ -48,6 +49,22 @@ class CompactRecord:
     per_trajectory: tuple[bool, ...]
 
 
+def in_one_piece(record: CompactRecord) -> StepRecord:
+    """The same steps as one record of the whole batch, for methods whose steps are made of many states before them."""
+    first = record.segments[0].record
+    t_end, u_end = first.t[-1], first.u[-1]
+    t, dt, u = [], [], []
+    for segment in record.segments:
+        part, index = segment.record, segment.index
+        rows = part.dt.shape[0]
+        # whoever has left stands where it ended
+        t.append(t_end.repeat(rows, 1).index_copy(1, index, part.t[:-1]))
+        dt.append(torch.zeros_like(t[-1]).index_copy(1, index, part.dt))
+        u.append(u_end.repeat(rows, 1, 1).index_copy(1, index, part.u[:-1]))
+        t_end, u_end = t_end.index_copy(0, index, part.t[-1]), u_end.index_copy(0, index, part.u[-1])
+    return StepRecord(torch.cat([*t, t_end.unsqueeze(0)]), torch.cat(dt), torch.cat([*u, u_end.unsqueeze(0)]))
+
+
 def may_compact(spec: SolveSpec) -> bool:
     """Whether nothing but f stands in the way: callbacks and conditions of the user's may look at whole batches."""
     return (
@@ -72,6 +89,7 @@ def gather_spec(spec: SolveSpec, index: Int[Tensor, "k"]) -> SolveSpec:
         saveat=None if spec.saveat is None else spec.saveat[index],
         first_du=spec.first_du[index],
         stiff=None if spec.stiff is None else spec.stiff[index],
+        failed=None if spec.failed is None else spec.failed[index],
         resume=None,
     )
 
@@ -101,28 +119,35 @@ def rows_of_leaves(spec: SolveSpec, p: Sequence[Tensor]) -> list[tuple[bool, ...
 def same_alone(
     spec: SolveSpec, p: Sequence[Tensor], index: Int[Tensor, "k"], per_trajectory: Sequence[bool], points: Points
 ) -> bool:
-    """Whether f gives the same for gathered rows as for the whole batch.
+    """Whether f, and a Jacobian of its author's, give the same for gathered rows as for the whole batch.
 
     It is tried at three times, so that a dependence on a trajectory's place in the batch (a closure over one number a
     trajectory, a mean over the batch, a forcing with its own grids) shows itself as an error, another shape or other
     numbers.
     """
     part, leaves = gather_spec(spec, index), gather_leaves(p, per_trajectory, index)
-    tolerance = 1e3 * torch.finfo(spec.t0.dtype).eps
     for u, t, known in points:
         whole = (as_batch(spec, u, t, p) if known is None else known)[index]
         try:
             alone = as_batch(part, u[index], t[index], leaves)
+            same = _near(alone, whole) and (
+                spec.jac is None
+                or _near(Jacobians(part, leaves).jacobian(u[index], t[index]), Jacobians(spec, p).jacobian(u, t)[index])
+            )
         except Exception:  # whatever an f that needs the whole batch raises
             return False
-        if alone.shape != whole.shape:
-            return False
-        scale = whole.abs().amax(-1, keepdim=True)
-        # infinities and NaN are the same where they are the same
-        near = ((alone - whole).abs() <= tolerance * scale) | (alone == whole) | (alone.isnan() & whole.isnan())
-        if not bool(near.all()):
+        if not same:
             return False
     return True
+
+
+def _near(alone: Tensor, whole: Tensor) -> bool:
+    if alone.shape != whole.shape:
+        return False
+    scale = whole.abs().amax(-1, keepdim=True)
+    close = (alone - whole).abs() <= 1e3 * torch.finfo(whole.dtype).eps * scale
+    # infinities and NaN are the same where they are the same
+    return bool((close | (alone == whole) | (alone.isnan() & whole.isnan())).all())
 
 
 #: States (B, n), times (B,), and f there where it is known.

@@ -12,19 +12,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec, add, as_batch
+from ude.engines.jacobian import FreeJacobian, Jacobian
 from ude.engines.torch_engine.lanes import TensorLanes, lanes_for
 from ude.engines.torch_engine.newton import Newton
-from ude.engines.torch_engine.scheme import Cotangents, Trial, Work
+from ude.engines.torch_engine.scheme import Cotangents, Trial, Work, gathered, renewed
 from ude.engines.torch_engine.stages import combine
+from ude.methods import GMRES
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
 
 # A Jacobian serves the next step too while Newton's iteration contracts at least this fast with it.
 _GOOD_RATE = 0.01
 # A trajectory whose stages do not converge with a new Jacobian halves its step.
 _SHRINK = 0.5
-# In the reverse sweep stages are solved until rounding stops them; with a Jacobian of the step's start.
-_TIGHT_ITERATIONS = 60
-_TIGHT_TOLERANCE = 1e-9
+# In the reverse sweep stages are solved until rounding stops them; with a Jacobian of the step's start. Newton's
+# iteration gives up as soon as it foresees that its iterations will not do, so a slow one needs many to be allowed.
+TIGHT_ITERATIONS = 1000
+TIGHT_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +91,9 @@ class EsdirkScheme:
     The derivative at the start of a step is the last stage of the step before as its equation gave it,
     ``k = z / (gamma dt)``. f evaluated at the new state would multiply the error of Newton's iteration by the
     stiffness. It is therefore part of what a step starts from, in the record and in the adjoint too.
+
+    With a mass matrix ``M z = gamma dt f(base + z)`` gives k of the algebraic variables as well, as differences of
+    their stages. These never enter later stages (M removes them), so they serve the dense output alone.
     """
 
     carries_derivative = True
@@ -100,7 +106,7 @@ class EsdirkScheme:
         self.interpolant = self.numbers.interpolant
         self.error_order = min(tableau.order, tableau.embedded_order) + 1 if tableau.b_error else tableau.order
         self._lanes = lanes_for(spec.t0, spec.t0.shape[0])
-        self._jacobian: Tensor | None = None
+        self._jacobian: Jacobian | None = None
         self._wanted = torch.ones_like(spec.t0, dtype=torch.bool)
         self._fresh = torch.zeros_like(self._wanted)
         self._seen = torch.zeros_like(spec.t0)
@@ -122,7 +128,8 @@ class EsdirkScheme:
         k, end, _ = self._solve_stages(newton, (u, k1, t, dt), all_stages=estimate)
         error: Tensor | None = None
         if estimate and numbers.b_error is not None:
-            error = factors.solve(combine(numbers.b_error, k) * dt.unsqueeze(-1))
+            # M leaves nothing of the algebraic variables: their error is what the constraints make of the others'
+            error = factors.solve(self.work.times_mass(combine(numbers.b_error, k) * dt.unsqueeze(-1)))
         converged = self._lanes.tensor(newton.converged).to(torch.bool)
         self._seen = self._lanes.tensor(newton.rate)
         shrink = torch.where(self._fresh, _SHRINK, 1.0).to(dt.dtype)
@@ -137,7 +144,7 @@ class EsdirkScheme:
         taken.work.go_on(self.work)
         # a batch stays one, even of a single trajectory: its numbers are tensors
         taken._lanes = TensorLanes(spec.t0)
-        taken._jacobian = None if self._jacobian is None else self._jacobian[index]
+        taken._jacobian = gathered(taken.work, self._jacobian, index)
         taken._wanted, taken._fresh, taken._seen = self._wanted[index], self._fresh[index], self._seen[index]
         return taken
 
@@ -147,8 +154,8 @@ class EsdirkScheme:
 
     @property
     def jacobian(self) -> Tensor | None:
-        """df/du (B, n, n) of this step, or of one before; None before the first."""
-        return self._jacobian
+        """df/du (B, n, n) of this step, or of one before; None before the first, and where none is formed."""
+        return self._jacobian if isinstance(self._jacobian, Tensor) else None
 
     def renew(self, lanes: Bool[Tensor, "B"]) -> None:
         """Forget the Jacobians of these trajectories, which come from elsewhere."""
@@ -157,11 +164,9 @@ class EsdirkScheme:
     def _scale(self, u: Tensor) -> Tensor:
         return u.abs() * self.spec.reltol + self.spec.abstol
 
-    def _current_jacobian(self, u: Tensor, t: Tensor) -> Tensor:
+    def _current_jacobian(self, u: Tensor, t: Tensor) -> Jacobian:
         if self._jacobian is None or bool(self._wanted.any()):
-            _, new, _ = self.work.linearise(u, t)
-            old = self._jacobian
-            self._jacobian = new if old is None else torch.where(self._wanted.view(-1, 1, 1), new, old)
+            self._jacobian = renewed(self.work, self._jacobian, self._wanted, u, t)
             self._fresh = self._fresh | self._wanted
         return self._jacobian
 
@@ -192,16 +197,16 @@ class EsdirkScheme:
         """Solve the stages of a recorded step as exactly as rounding allows."""
         u, _, t, dt = start
         with torch.no_grad():
-            _, jacobian, _ = self.work.linearise(u, t)
+            jacobian = self.work.df_du(u, t)
             step = self.numbers.gamma * dt
             newton = Newton(
                 self.work,
-                self.work.factor(jacobian, step),
+                self.work.factor(jacobian, step, tight=True),
                 step,
                 self._scale(u),
                 self._lanes,
-                tolerance=_TIGHT_TOLERANCE,
-                maxiters=_TIGHT_ITERATIONS,
+                tolerance=TIGHT_TOLERANCE,
+                maxiters=TIGHT_ITERATIONS,
             )
             k, _, arguments = self._solve_stages(newton, start, all_stages=False)
         return k, arguments
@@ -226,7 +231,7 @@ class EsdirkScheme:
     ) -> tuple[Cotangents, Sequence[Tensor | None]]:
         """Reverse a step by the implicit function theorem.
 
-        ``k_i = f(x_i + gamma dt k_i)`` gives ``w_i = (I - gamma dt J_i)^-T kbar_i``, then ``xbar_i = J_i^T w_i`` and
+        ``M k_i = f(x_i + gamma dt k_i)`` gives ``w_i = (M - gamma dt J_i)^-T kbar_i``, then ``xbar_i = J_i^T w_i`` and
         ``pbar += (df/dp)^T w_i`` with J_i at the converged stage.
         """
         numbers, (u, k1, t, dt) = self.numbers, start
@@ -255,8 +260,9 @@ class EsdirkScheme:
             du = as_batch(self.spec, x, t, self.work.p)
         if not du.requires_grad:
             return torch.zeros_like(k_bar), [None] * len(inputs)
-        (jacobian,) = self.work.rows(du, (x,), keep=True)
-        w = self.work.factor(jacobian, step).solve(k_bar, transposed=True)
+        matrix_free = isinstance(self.algorithm.linsolve, GMRES)
+        jacobian = FreeJacobian(self.work, x, t) if matrix_free else self.work.of_state(du, x, t, keep=True)
+        w = self.work.factor(jacobian, step, tight=True).solve(k_bar, transposed=True)
         # a trajectory that stands still has no cotangent here, whatever f is worth at its state
         w = torch.where((step != 0).unsqueeze(-1), w, 0.0)
         of_x, *parts = torch.autograd.grad(du, (x, *inputs), w, allow_unused=True)

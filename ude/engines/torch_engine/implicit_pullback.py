@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, StepRecord, add, as_batch, differentiable, live_leaves
+from ude.engines.engine import SolveSpec, StepRecord, add, differentiable, live_leaves
+from ude.engines.initialization import tracked_derivative
 from ude.engines.torch_engine.checkpoints import Starts
 from ude.engines.torch_engine.pullback import Reads
 from ude.engines.torch_engine.scheme import Cotangents, ReversibleScheme
@@ -73,7 +74,7 @@ def pull_segment(
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
     adjoint = now.u
     if scheme.carries_derivative and first:
-        # the first step started with f(u0) itself
+        # the first step started with u'(t0), which is f(u0) itself without a mass matrix
         of_u, parts = pull_first(spec, (record.u[0], record.t[0]), leaves, inputs, now.k1)
         adjoint = adjoint + of_u
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
@@ -107,7 +108,7 @@ def pull_first(
     """Pull the cotangent of the derivative f(u, t) that a first step starts with back to u and the leaves."""
     u = start[0].detach().requires_grad_()
     with torch.enable_grad():
-        du = as_batch(spec, u, start[1], leaves)
+        du = tracked_derivative(spec, u, start[1], leaves)
     if not du.requires_grad:
         return torch.zeros_like(u), [None] * len(inputs)
     of_u, *parts = torch.autograd.grad(du, (u, *inputs), of_k1, allow_unused=True)

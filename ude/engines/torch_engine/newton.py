@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.torch_engine.lanes import Lanes
-from ude.engines.torch_engine.scheme import Factors
+from ude.engines.torch_engine.linear import Factors
+from ude.engines.torch_engine.scheme import Work
 
 # Before an iteration has shown how fast it converges no iterate is believed, so the first stage of a step takes two at
 # least. Later stages go by the slowest rate seen, and by this at best: with a Jacobian of an earlier step a rate
@@ -21,13 +21,13 @@ _NO_CONVERGENCE = 0.999
 
 
 class Newton:
-    """Solves ``z = s f(base + z, t)`` for one stage after another with the same factors of ``I - s J``.
+    """Solves ``M z = s f(base + z, t)`` for one stage after another with the same factors of ``M - s J``.
 
     A trajectory that has converged stands still while others iterate, so none depends on its neighbours.
 
     Args:
-        f: The right-hand side over the batch.
-        factors: Factors of ``I - s J``, J near df/du.
+        work: f over the batch, and M.
+        factors: Factors of ``M - s J``, J near df/du.
         step: s = gamma dt of every trajectory (B,); zero for those that stand still.
         scale: The tolerance of each component (B, n).
         lanes: Arithmetic of one number a trajectory.
@@ -42,7 +42,7 @@ class Newton:
 
     def __init__(
         self,
-        f: Callable[[Tensor, Tensor], Tensor],
+        work: Work,
         factors: Factors,
         step: Float[Tensor, "B"],
         scale: Float[Tensor, "B n"],
@@ -51,7 +51,7 @@ class Newton:
         tolerance: float,
         maxiters: int,
     ) -> None:
-        self._f, self._factors, self._scale, self._lanes = f, factors, scale, lanes
+        self._work, self._factors, self._scale, self._lanes = work, factors, scale, lanes
         self._step = step.unsqueeze(-1)
         self._tolerance, self._maxiters = tolerance, maxiters
         self._root_n = scale.shape[-1] ** 0.5
@@ -71,7 +71,7 @@ class Newton:
         size: Any = None
         quotient: Any = None
         for iteration in range(self._maxiters):
-            change = self._factors.solve(self._step * self._f(base + z, t) - z)
+            change = self._factors.solve(self._step * self._work(base + z, t) - self._work.times_mass(z))
             before, size = size, self._norm(change)
             if before is not None:
                 # the mean of the last two: a single quotient can be small by luck (RADAU5 does so for that reason)

@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec, StepRecord, as_batch
+from ude.engines.initialization import tracked_derivative
 from ude.engines.torch_engine.esdirk import EsdirkScheme
+from ude.engines.torch_engine.imex import ImexScheme, replay_imex_step
 from ude.engines.torch_engine.pullback import Reads, segment
 from ude.engines.torch_engine.rosenbrock import RosenbrockScheme
 from ude.engines.torch_engine.stages import combine, extend, tableau_tensors
@@ -38,7 +40,7 @@ def replay_explicit(
 
 def replay_implicit(
     spec: SolveSpec,
-    scheme: EsdirkScheme | RosenbrockScheme | SymplecticScheme,
+    scheme: EsdirkScheme | ImexScheme | RosenbrockScheme | SymplecticScheme,
     record: StepRecord,
     u0: Tensor,
     times: Tensor,
@@ -50,12 +52,14 @@ def replay_implicit(
     reads = _reads(spec, record, u0, times)
     # the Jacobian of f is part of a step, so its state must be differentiable
     u = u0 if u0.requires_grad else u0.detach().requires_grad_()
-    carried = as_batch(spec, u, record.t[0], scheme.work.p) if isinstance(scheme, EsdirkScheme) else None
+    carried = tracked_derivative(spec, u, record.t[0], scheme.work.p) if isinstance(scheme, EsdirkScheme) else None
     outputs: list[Tensor] = []
     for row in range(rows):
         t, dt = record.t[row], record.dt[row]
         if isinstance(scheme, EsdirkScheme):
             k, end, carried = esdirk_step(scheme, u, carried, t, dt)
+        elif isinstance(scheme, ImexScheme):
+            k, end, carried = replay_imex_step(scheme, u, t, dt)
         elif isinstance(scheme, RosenbrockScheme):
             k, end, carried = rosenbrock_step(scheme, u, t, dt)
         else:
@@ -95,7 +99,7 @@ def in_order(outputs: Sequence[Tensor], reads: Reads, u0: Tensor, times: Tensor)
 
 
 def esdirk_step(scheme: EsdirkScheme, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> _Step:
-    """The stages' equations ``k = f(x + gamma dt k)`` are solved without a graph; Newton steps from there have one."""
+    """The stages' equations ``M k = f(x + gamma dt k)`` are solved without a graph; Newton steps then have one."""
     if k1 is None:
         raise TypeError("an ESDIRK step starts with a derivative")
     spec, numbers, work = scheme.spec, scheme.numbers, scheme.work
@@ -111,12 +115,11 @@ def esdirk_step(scheme: EsdirkScheme, u: Tensor, k1: Tensor | None, t: Tensor, d
         base = torch.addcmul(u, column, combine(numbers.a[i], torch.stack(k)))
         time = t + numbers.c[i] * dt
         with torch.no_grad():
-            _, jacobian, _ = work.linearise(arguments[i], time)
-            factors = work.factor(jacobian, step)
+            factors = work.factor(work.df_du(arguments[i], time), step, tight=True)
         stage = solved[i]
         for _ in range(_ORDERS_OF_DERIVATIVES):
             stage = stage - factors.solve(
-                stage - as_batch(spec, torch.addcmul(base, step.unsqueeze(-1), stage), time, work.p)
+                work.times_mass(stage) - as_batch(spec, torch.addcmul(base, step.unsqueeze(-1), stage), time, work.p)
             )
         k.append(stage)
         if i == numbers.end:
@@ -126,21 +129,24 @@ def esdirk_step(scheme: EsdirkScheme, u: Tensor, k1: Tensor | None, t: Tensor, d
 
 
 def rosenbrock_step(scheme: RosenbrockScheme, u: Tensor, t: Tensor, dt: Tensor) -> _Step:
-    """The step with its Jacobian, factorisation and solves in the graph."""
+    """The step with its Jacobian, factorisation and solves in the graph; the matrix is formed even for GMRES."""
     spec, numbers, p = scheme.spec, scheme.numbers, scheme.work.p
     time = t.detach().requires_grad_()
     du = as_batch(spec, u, time, p)
     jacobian, of_t = _linearise(du, u, time)
     step = (numbers.gamma * dt).unsqueeze(-1)
     unit = torch.eye(u.shape[1], dtype=u.dtype, device=u.device)
-    lu, pivots = torch.linalg.lu_factor(unit - step.unsqueeze(-1) * jacobian)
+    mass = unit if spec.mass is None else spec.mass.matrix
+    # a trajectory that stands still solves with the identity, since M may be singular
+    matrix = torch.where(step.unsqueeze(-1) == 0, unit, mass - step.unsqueeze(-1) * jacobian)
+    lu, pivots = torch.linalg.lu_factor(matrix)
     stages: list[Tensor] = []
     for i in range(len(numbers.a)):
         argument = u + combine(numbers.a[i], torch.stack(stages)) if numbers.used[i] else u
         right = step * as_batch(spec, argument, t + numbers.alpha[i] * dt, p)
         right = right + numbers.d[i] * step * dt.unsqueeze(-1) * of_t
         if i:
-            right = right + numbers.gamma * combine(numbers.c[i], torch.stack(stages))
+            right = right + numbers.gamma * scheme.work.times_mass(combine(numbers.c[i], torch.stack(stages)))
         stages.append(torch.linalg.lu_solve(lu, pivots, right.unsqueeze(-1)).squeeze(-1))
     together = torch.stack(stages)
     column = dt.unsqueeze(-1)

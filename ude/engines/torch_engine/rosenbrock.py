@@ -12,9 +12,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines.engine import SolveSpec, add, as_batch
-from ude.engines.torch_engine.scheme import Cotangents, Factors, Trial, Work
+from ude.engines.jacobian import Jacobian
+from ude.engines.torch_engine.linear import Factors
+from ude.engines.torch_engine.scheme import Cotangents, Trial, Work, gathered
 from ude.engines.torch_engine.stages import combine
 from ude.methods.rosenbrock import RosenbrockMethod, RosenbrockTableau
+
+# A trajectory whose iterative solver fails halves its step.
+_SHRINK = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +60,7 @@ class _Linear:
     """f and its derivatives at the start of a step."""
 
     du: Float[Tensor, "B n"]
-    jacobian: Float[Tensor, "B n n"]
+    jacobian: Jacobian
     of_t: Float[Tensor, "B n"]
 
 
@@ -64,7 +69,7 @@ class RosenbrockScheme:
 
     The equation of a stage is multiplied by ``gamma dt``, so that trajectories that stand still divide by nothing::
 
-        (I - gamma dt J) U_i = gamma dt f(Y_i) + gamma sum_j c_ij U_j + gamma dt^2 d_i f_t
+        (M - gamma dt J) U_i = gamma dt f(Y_i) + gamma M sum_j c_ij U_j + gamma dt^2 d_i f_t
     """
 
     carries_derivative = False
@@ -80,13 +85,15 @@ class RosenbrockScheme:
 
     def attempt(self, u: Tensor, k1: Tensor, t: Tensor, dt: Tensor) -> Trial:
         if self._linear is None:
-            self._linear = _Linear(*self.work.linearise(u, t))
+            self._linear = _Linear(*self.work.with_time(u, t))
         factors = self.work.factor(self._linear.jacobian, self.numbers.gamma * dt)
-        stages, _ = self._stages(self._linear, factors, u, t, dt)
+        stages, _, failed = self._stages(self._linear, factors, u, t, dt)
         return Trial(
             u=u + combine(self.numbers.b, stages),
             k=_per_time(stages, dt),
             error=combine(self.numbers.b_error, stages) if self.spec.adaptive else None,
+            converged=None if failed is None else ~failed,
+            shrink=None if failed is None else torch.full_like(dt, _SHRINK),
         )
 
     def derivative_after(self, trial: Trial, t: Tensor) -> Tensor:
@@ -97,7 +104,8 @@ class RosenbrockScheme:
         taken.work.go_on(self.work)
         if self._linear is not None:
             linear = self._linear
-            taken._linear = _Linear(linear.du[index], linear.jacobian[index], linear.of_t[index])
+            jacobian = gathered(taken.work, linear.jacobian, index)
+            taken._linear = None if jacobian is None else _Linear(linear.du[index], jacobian, linear.of_t[index])
         return taken
 
     def settle(self, accepted: Bool[Tensor, "B"]) -> None:
@@ -106,8 +114,9 @@ class RosenbrockScheme:
 
     @property
     def jacobian(self) -> Tensor | None:
-        """df/du (B, n, n) of the step that was tried last; None after it was accepted."""
-        return None if self._linear is None else self._linear.jacobian
+        """df/du (B, n, n) of the step that was tried last; None after it was accepted, and where none is formed."""
+        formed = None if self._linear is None else self._linear.jacobian
+        return formed if isinstance(formed, Tensor) else None
 
     def renew(self, lanes: Bool[Tensor, "B"]) -> None:
         """Forget the Jacobians of these trajectories, which come from elsewhere."""
@@ -115,14 +124,15 @@ class RosenbrockScheme:
 
     def _stages(
         self, linear: _Linear, factors: Factors, u: Tensor, t: Tensor, dt: Tensor
-    ) -> tuple[Float[Tensor, "stages B n"], list[Tensor]]:
-        """Return the stages U and the arguments of f."""
+    ) -> tuple[Float[Tensor, "stages B n"], list[Tensor], Tensor | None]:
+        """Return the stages U, the arguments of f, and which trajectories an iterative solver failed for."""
         numbers = self.numbers
         count = len(numbers.a)
         stages = u.new_empty(count, *u.shape)
         step = (numbers.gamma * dt).unsqueeze(-1)
         in_time = step * dt.unsqueeze(-1) * linear.of_t
         arguments = []
+        failed: Tensor | None = None
         for i in range(count):
             argument = u + combine(numbers.a[i], stages[:i]) if numbers.used[i] else u
             arguments.append(argument)
@@ -130,20 +140,23 @@ class RosenbrockScheme:
             du = linear.du if at_start else self.work(argument, t + numbers.alpha[i] * dt)
             right = torch.addcmul(numbers.d[i] * in_time, step, du)
             if i:
-                right = torch.add(right, combine(numbers.c[i], stages[:i]), alpha=numbers.gamma)
+                earlier = self.work.times_mass(combine(numbers.c[i], stages[:i]))
+                right = torch.add(right, earlier, alpha=numbers.gamma)
             stages[i] = factors.solve(right)
-        return stages, arguments
+            if factors.failed is not None:
+                failed = factors.failed if failed is None else failed | factors.failed
+        return stages, arguments, failed
 
     def stages(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> Float[Tensor, "stages B n"]:
         with torch.no_grad():
-            linear = _Linear(*self.work.linearise(u, t))
+            linear = _Linear(*self.work.with_time(u, t))
             factors = self.work.factor(linear.jacobian, self.numbers.gamma * dt)
             return _per_time(self._stages(linear, factors, u, t, dt)[0], dt)
 
     def advance(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> tuple[Tensor, None]:
         """Take a recorded step again."""
         with torch.no_grad():
-            linear = _Linear(*self.work.linearise(u, t))
+            linear = _Linear(*self.work.with_time(u, t))
             factors = self.work.factor(linear.jacobian, self.numbers.gamma * dt)
             new = u + combine(self.numbers.b, self._stages(linear, factors, u, t, dt)[0])
         return torch.where((dt != 0).unsqueeze(-1), new, u), None
@@ -153,15 +166,17 @@ class RosenbrockScheme:
     ) -> tuple[Cotangents, Sequence[Tensor | None]]:
         """Reverse a step, the dependence of J and f_t on u and p included.
 
-        With ``r_i`` the right-hand side of stage i: ``rbar_i = (I - gamma dt J)^-T Ubar_i``; f(Y_i) receives
-        ``gamma dt rbar_i``, earlier stages ``gamma c_ij rbar_i + a_ij Ybar_i``, and J ``gamma dt rbar_i U_i^T``,
+        With ``r_i`` the right-hand side of stage i: ``rbar_i = (M - gamma dt J)^-T Ubar_i``; f(Y_i) receives
+        ``gamma dt rbar_i``, earlier stages ``gamma c_ij M^T rbar_i + a_ij Ybar_i``, and J ``gamma dt rbar_i U_i^T``,
         which is pulled to u and p through ``sum_i rbar_i^T J(u, p) U_i``.
         """
         numbers, (u, _, t, dt) = self.numbers, start
         with torch.no_grad():
-            linear = _Linear(*self.work.linearise(u, t))
+            linear = _Linear(*self.work.with_time(u, t))
+            # the stages as they were solved, and tightly what is pulled back through them
             factors = self.work.factor(linear.jacobian, numbers.gamma * dt)
-            stages, arguments = self._stages(linear, factors, u, t, dt)
+            stages, arguments, _ = self._stages(linear, factors, u, t, dt)
+            factors = self.work.factor(linear.jacobian, numbers.gamma * dt, tight=True)
         moved = (dt != 0).unsqueeze(-1)
         step = (numbers.gamma * dt).unsqueeze(-1)
         bars = numbers.b.view(-1, 1, 1) * cotangents.u
@@ -177,7 +192,8 @@ class RosenbrockScheme:
             u_bar = u_bar + y_bar
             totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
             if i:
-                bars[:i] += numbers.a[i].view(-1, 1, 1) * y_bar + numbers.gamma * numbers.c[i].view(-1, 1, 1) * right
+                carried = numbers.gamma * self.work.times_mass(right, transposed=True)
+                bars[:i] += numbers.a[i].view(-1, 1, 1) * y_bar + numbers.c[i].view(-1, 1, 1) * carried
         of_u, parts = self._pull_linear(u, t, dt, stages, rights, inputs)
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
         return Cotangents(u_bar + of_u, cotangents.k1), totals

@@ -10,7 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, as_batch
+from ude.engines.engine import SolveSpec
+from ude.engines.initialization import derivative
+from ude.engines.jacobian import FreeJacobian, Jacobian, Jacobians, Pusher
+from ude.engines.torch_engine.linear import DenseFactors, Factors, Krylov, factor_dense
+from ude.methods import GMRES
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,78 +57,76 @@ class Part:
     implicit: bool
 
 
-class Work:
-    """f over the batch, its Jacobian and factorisations, counting each.
+class Work(Jacobians):
+    """f over the batch, its Jacobian and the solvers of a step's linear systems, counting each.
 
     Args of calls: u (B, n), t (B,).
     """
 
     def __init__(self, spec: SolveSpec, p: Sequence[Tensor]) -> None:
-        self.spec, self.p = spec, p
-        self.calls = self.jacobians = self.factorisations = 0
-        self._batched = True
+        super().__init__(spec, p)
+        self.factorisations = 0
 
-    def __call__(self, u: Tensor, t: Tensor) -> Tensor:
-        self.calls += 1
-        return as_batch(self.spec, u, t, self.p)
+    def derivative(self, u: Tensor, t: Tensor) -> Float[Tensor, "B n"]:
+        """u' at a state: f itself, or with a mass matrix what it and the algebraic equations determine."""
+        return self(u, t) if self.spec.mass is None else derivative(self.spec, u, t, self.p, self)
+
+    def times_mass(self, x: Float[Tensor, "*lanes n"], *, transposed: bool = False) -> Float[Tensor, "*lanes n"]:
+        """``M x``, or ``M^T x``."""
+        return x if self.spec.mass is None else self.spec.mass.times(x, transposed=transposed)
 
     def go_on(self, before: Work) -> None:
         """Count on from what was counted before the batch became smaller."""
-        self.calls, self.jacobians, self.factorisations = before.calls, before.jacobians, before.factorisations
+        self.calls, self.jacobians, self.products = before.calls, before.jacobians, before.products
+        self.factorisations = before.factorisations
 
-    def linearise(self, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return f (B, n), df/du (B, n, n) and df/dt (B, n)."""
-        u, t = u.detach().requires_grad_(), t.detach().requires_grad_()
+    def df_du(self, u: Tensor, t: Tensor) -> Jacobian:
+        """df/du in the form that the linear solver of the method takes."""
+        return FreeJacobian(self, u, t) if isinstance(_solver(self.spec), GMRES) else self.jacobian(u, t)
+
+    def with_time(self, u: Tensor, t: Tensor) -> tuple[Tensor, Jacobian, Tensor]:
+        """Return f (B, n), df/du in the form that the linear solver takes, and df/dt (B, n)."""
+        if not isinstance(_solver(self.spec), GMRES):
+            return self.linearise(u, t)
+        t = t.detach().requires_grad_()
         with torch.enable_grad():
-            du = self(u, t)
-        of_u, of_t = self.rows(du, (u, t))
-        return du.detach(), of_u, of_t
+            du = self(u.detach(), t)
+        return du.detach(), FreeJacobian(self, u, t), Pusher(self, du, (t,))(torch.ones_like(t))
 
-    def rows(self, du: Tensor, inputs: Sequence[Tensor], *, keep: bool = False) -> list[Tensor]:
-        """Derivatives of du (B, n) by tensors with one row a trajectory; each (B, n, ...).
+    def factor(self, jacobian: Jacobian, step: Float[Tensor, "B"], *, tight: bool = False) -> Factors:
+        """Prepare to solve with ``M - step J``; where the step is zero, with the identity.
 
-        A trajectory depends on its own row only, so one vector-Jacobian product gives a row of every trajectory's
-        Jacobian. That holds for parameters of any shape, where torch.func.vmap over trajectories would not.
+        Args:
+            tight: Whether an iterative solver shall go to rounding, as derivatives of the steps need it.
         """
-        self.jacobians += 1
-        if not du.requires_grad:
-            return [x.new_zeros(du.shape[0], du.shape[1], *x.shape[1:]) for x in inputs]
-        count = du.shape[1]
-        unit = torch.eye(count, dtype=du.dtype, device=du.device).unsqueeze(1).expand(-1, du.shape[0], -1)
-        parts: Sequence[Tensor | None] | None = None
-        if self._batched:
-            try:
-                parts = _pull(du, inputs, unit, keep=True, batched=True)
-            except RuntimeError:
-                # an operation of f has no batching rule for its derivative: one product at a time does
-                self._batched = False
-        if parts is None:
-            single = [_pull(du, inputs, unit[i], keep=keep or i < count - 1, batched=False) for i in range(count)]
-            parts = [None if rows[0] is None else torch.stack(rows) for rows in zip(*single, strict=True)]
-        return [
-            x.new_zeros(du.shape[0], count, *x.shape[1:]) if part is None else part.transpose(0, 1)
-            for part, x in zip(parts, inputs, strict=True)
-        ]
-
-    def factor(self, jacobian: Float[Tensor, "B n n"], step: Float[Tensor, "B"]) -> Factors:
-        """Factorise ``I - step J``."""
+        if not isinstance(jacobian, FreeJacobian):
+            return self.factor_dense(jacobian, step)
         self.factorisations += 1
-        matrix = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
-        matrix = torch.addcmul(matrix, step.view(-1, 1, 1), jacobian, value=-1.0)
-        lu, pivots, _ = torch.linalg.lu_factor_ex(matrix)
-        return Factors(lu, pivots)
+        return Krylov(jacobian, self.spec.mass, step, _solver(self.spec), tight=tight)
+
+    def factor_dense(self, jacobian: Float[Tensor, "k n n"], step: Float[Tensor, "k"]) -> DenseFactors:
+        """The same of matrices, be it those of some trajectories only."""
+        self.factorisations += 1
+        return factor_dense(jacobian, self.spec.mass, step)
 
 
-@dataclass(frozen=True, eq=False)
-class Factors:
-    """LU factors of one matrix a trajectory."""
+def renewed(work: Work, old: Jacobian | None, which: Bool[Tensor, "B"], u: Tensor, t: Tensor) -> Jacobian:
+    """df/du with those of some trajectories taken again at (u, t); all of them where there is no old one."""
+    if isinstance(old, FreeJacobian):
+        return old.moved(which, u, t)
+    new = work.df_du(u, t)
+    if isinstance(old, Tensor) and isinstance(new, Tensor):
+        return torch.where(which.view(-1, 1, 1), new, old)
+    return new
 
-    lu: Float[Tensor, "B n n"]
-    pivots: Tensor
 
-    def solve(self, right: Float[Tensor, "B n"], *, transposed: bool = False) -> Float[Tensor, "B n"]:
-        solved: Tensor = torch.linalg.lu_solve(self.lu, self.pivots, right.unsqueeze(-1), adjoint=transposed)
-        return solved.squeeze(-1)
+def gathered(work: Work, old: Jacobian | None, index: Int[Tensor, "k"]) -> Jacobian | None:
+    """df/du of some trajectories, which `work` is of."""
+    return old.gather(work, index) if isinstance(old, FreeJacobian) else None if old is None else old[index]
+
+
+def _solver(spec: SolveSpec) -> Any:
+    return getattr(spec.algorithm, "linsolve", None)
 
 
 class Scheme(Protocol):
@@ -176,6 +178,20 @@ class SwitchingScheme(Protocol):
 
 
 @runtime_checkable
+class SelfControlled(Protocol):
+    """A scheme that chooses its steps itself, with an order of each trajectory, and starts every solve afresh.
+
+    A step is accepted when its scaled error is at most 1.
+    """
+
+    def factor(self, accept: Any, error: Any) -> Any:
+        """Return the next step in units of the one tried, of those that accepted it and of those that did not.
+
+        An infinite error gives the smallest factor there is.
+        """
+
+
+@runtime_checkable
 class GatheringScheme(Protocol):
     """A scheme that can go on with some of its trajectories alone; others keep their batch to the end."""
 
@@ -212,9 +228,3 @@ class Cotangents:
     k1: Float[Tensor, "B n"]
     start: Float[Tensor, "B n"] | None = None
     stages: Float[Tensor, "stages B n"] | None = None
-
-
-def _pull(du: Tensor, inputs: Sequence[Tensor], cotangent: Tensor, *, keep: bool, batched: bool) -> Any:
-    return torch.autograd.grad(
-        du, tuple(inputs), cotangent, retain_graph=keep, allow_unused=True, is_grads_batched=batched
-    )

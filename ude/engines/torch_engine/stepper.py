@@ -23,7 +23,16 @@ from ude.engines.torch_engine.compaction import (
     same_alone,
 )
 from ude.engines.torch_engine.lanes import Lanes, lanes_for
-from ude.engines.torch_engine.scheme import GatheringScheme, LazyScheme, Part, Scheme, SwitchingScheme, Trial, Work
+from ude.engines.torch_engine.scheme import (
+    GatheringScheme,
+    LazyScheme,
+    Part,
+    Scheme,
+    SelfControlled,
+    SwitchingScheme,
+    Trial,
+    Work,
+)
 from ude.engines.torch_engine.stages import extend, locate
 from ude.methods.controller import FACTOR_GRID, SMALLEST_ERROR
 from ude.solution import ReturnCode
@@ -193,14 +202,14 @@ def _whole_batch(spec: SolveSpec, scheme: Scheme, u0: Tensor) -> _Batch:
             u=u0,
             k1=spec.first_du,
             memory=tuple(lanes.read(item) for item in _start_memory(spec)),
-            active=lanes.read(spec.t0 != spec.t1),
+            active=lanes.read(spec.t0 != spec.t1 if spec.failed is None else (spec.t0 != spec.t1) & ~spec.failed),
             stopped=lanes.read(torch.zeros_like(spec.t0, dtype=torch.bool)),
         ),
         start=u0,
         index=torch.arange(len(u0), device=u0.device),
         accepted=zeros,
         rejected=zeros,
-        codes=zeros,
+        codes=zeros if spec.failed is None else lanes.read(spec.failed * float(ReturnCode.InitialFailure)),
         before=zeros,
         narrow_at=len(u0) // 2 if may_compact(spec) and isinstance(scheme, GatheringScheme) else 0,
     )
@@ -230,7 +239,9 @@ def _narrower(batch: _Batch, per_trajectory: tuple[bool, ...] | None) -> tuple[_
     if not isinstance(scheme, GatheringScheme):
         return None, per_trajectory
     index = state.active.nonzero().squeeze(-1)
-    points = ((batch.start, spec.t0, spec.first_du), (state.u, state.t, None), (state.u, spec.t1, None))
+    # with a mass matrix the derivative at the start is not f there
+    known = spec.first_du if spec.mass is None else None
+    points = ((batch.start, spec.t0, known), (state.u, state.t, None), (state.u, spec.t1, None))
     guesses = rows_of_leaves(spec, p) if per_trajectory is None else [per_trajectory]
     for guess in guesses:
         # the calls of f that the trial costs
@@ -278,6 +289,7 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
     tiny = 1e3 * torch.finfo(spec.t0.dtype).tiny
     switching = scheme if isinstance(scheme, SwitchingScheme) else None
     controller, checks = spec.controller, spec.checks
+    controls_itself = isinstance(scheme, SelfControlled)
 
     def smallest_step(t: Any) -> Any:
         return lanes.maximum(abs(t) * resolution, max(spec.dtmin, tiny))
@@ -298,7 +310,8 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
         if checks.isoutofdomain is not None:
             outside = checks.isoutofdomain(u, scheme.work.p, t + dt)
             judged = lanes.where(lanes.read(outside) & finite, float("inf"), error)
-        accept = finite & controller.accepts(lanes, judged, state.memory, order) & state.active
+        within = judged <= 1.0 if controls_itself else controller.accepts(lanes, judged, state.memory, order)
+        accept = finite & within & state.active
         at_smallest = spec.force_dtmin and size <= smallest_step(before)
         if spec.force_dtmin:
             accept = accept | (finite & at_smallest & state.active)
@@ -324,7 +337,10 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
             if switched is not None:
                 state.k1, stretch = switched
         if spec.adaptive:
-            factor = controller.factor(lanes, judged, state.memory, accept, order)
+            if isinstance(scheme, SelfControlled):
+                factor = scheme.factor(accept, judged)
+            else:
+                factor = controller.factor(lanes, judged, state.memory, accept, order)
             if solved is not None and trial.shrink is not None:
                 factor = lanes.where(solved, factor, lanes.read(trial.shrink))
             factor = factor if stretch is None else factor * stretch
@@ -436,7 +452,7 @@ def _first_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) 
     small = (d0 < 1e-5) | (d1 < 1e-5)
     h0 = torch.minimum(torch.where(small, 1e-6, 0.01 * d0 / d1.clamp(min=1e-300)), span.clamp(max=spec.dtmax))
     step = h0 * sign
-    probe = f(torch.addcmul(u0, step.unsqueeze(-1), spec.first_du), spec.t0 + step)
+    probe = f.derivative(torch.addcmul(u0, step.unsqueeze(-1), spec.first_du), spec.t0 + step)
     d2 = norm(probe - spec.first_du) / h0.clamp(min=1e-300)
     steepest = torch.maximum(d1, d2)
     h1 = torch.where(steepest <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / steepest) ** (1 / (order + 1)))
@@ -500,7 +516,11 @@ def _result(batches: Sequence[_Batch], per_trajectory: tuple[bool, ...]) -> Forw
         nw=work.factorisations,
         switches=switches,
         stiff=stiff,
-        control=StepControl(
+        nproducts=work.products,
+        # a long step at the end says nothing to a scheme that starts again at its lowest order
+        control=None
+        if isinstance(whole.scheme, SelfControlled)
+        else StepControl(
             dt=gathered(lambda batch: batch.state.dt),
             jumped=torch.zeros_like(spec.t0, dtype=torch.bool),
             memory=tuple(

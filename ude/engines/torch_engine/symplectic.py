@@ -14,6 +14,7 @@ from ude.engines.engine import SolveSpec
 from ude.engines.torch_engine.scheme import Cotangents, Trial, Work
 from ude.errors import InputError
 from ude.methods import SymplecticMethod
+from ude.ode_function import innermost
 from ude.problems import FlatRightHandSide
 
 # u + dt (b_1(theta) (u_next - u)/dt + b_2(theta) f + b_3(theta) f_next): the cubic Hermite interpolant
@@ -22,7 +23,7 @@ _HERMITE = ((0.0, 3.0, -2.0), (1.0, -2.0, 1.0), (0.0, -1.0, 1.0))
 
 def partition(spec: SolveSpec) -> DynamicalODEFunction | None:
     """The partitioned right-hand side of a solve, if it has one."""
-    f = spec.f.f if isinstance(spec.f, FlatRightHandSide) else None
+    f = innermost(spec.f.f) if isinstance(spec.f, FlatRightHandSide) and spec.mass is None else None
     return f if isinstance(f, DynamicalODEFunction) else None
 
 
