@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -12,6 +14,14 @@ from tests.stiff_problems_for_tests import VAN_DER_POL_1E3_END, van_der_pol_prob
 LARGE = ude.ODEProblem(lambda u, p, t: -u, torch.ones(60, dtype=torch.float64), (0.0, 1.0))
 SPRING = ude.SecondOrderODEProblem(lambda du, u, p, t: -u, [0.0], [1.0], (0.0, 1.0))
 
+# y' = -z with z = y
+DAE = ude.ODEProblem(
+    ude.ODEFunction(lambda u, p, t: torch.stack([-u[..., 1], u[..., 0] - u[..., 1]], -1), [[1.0, 0.0], [0.0, 0.0]]),
+    [1.0, 1.0],
+    (0.0, 1.0),
+)
+SPLIT = ude.SplitODEProblem(lambda u, p, t: -2 * u, lambda u, p, t: u, [1.0], (0.0, 1.0))
+
 
 @pytest.mark.parametrize(
     ("prob", "options", "name", "reason"),
@@ -20,6 +30,8 @@ SPRING = ude.SecondOrderODEProblem(lambda du, u, p, t: -u, [0.0], [1.0], (0.0, 1
         (lotka_volterra_problem(), dict(reltol=1e-9), "AutoVern7(Rodas5P)", "Reltol is below 1e-06, so Vern7 while"),
         (lotka_volterra_problem(), dict(reltol=[1e-9, 1e-3]), "AutoVern7(Rodas5P)", "Reltol is below"),
         (LARGE, {}, "AutoTsit5(KenCarp4)", "for 60 states KenCarp4 where one is"),
+        (DAE, {}, "Rodas5P", "The problem has a mass matrix"),
+        (SPLIT, {}, "KenCarp4", "The problem is split"),
         (SPRING, {}, "Tsit5", "The problem is partitioned"),
         (lotka_volterra_problem(), dict(adaptive=False, dt=0.1), "Tsit5", "Steps are fixed"),
         (ude.SteadyStateProblem(lambda u, p, t: 1 - u, [0.0]), {}, "DynamicSS", "Integration finds the stable state"),
@@ -34,17 +46,14 @@ def test_the_solution_says_what_was_chosen_and_why(prob, options, name, reason):
     assert (alg.name, why) == (name, sol.stats.why_algorithm)
 
 
+@pytest.mark.parametrize("prob", [DAE, SPLIT], ids=["mass matrix", "split"])
+def test_what_is_chosen_for_a_mass_matrix_or_a_split_solves_it(prob):
+    sol = ude.solve(prob, saveat=[1.0], abstol=1e-8, reltol=1e-8)
+    assert float(sol.u[-1, 0]) == pytest.approx(math.exp(-1.0), rel=1e-6)
+
+
 def test_a_given_algorithm_has_no_reason():
     assert ude.solve(lotka_volterra_problem(), ude.Tsit5()).stats.why_algorithm == ""
-
-
-def test_a_mass_matrix_or_a_split_asks_for_a_method_that_takes_it():
-    with_mass = ude.ODEFunction(lambda u, p, t: -u, mass_matrix=[[2.0]])
-    sol = ude.solve(ude.ODEProblem(with_mass, [1.0], (0.0, 1.0)), reltol=1e-8, abstol=1e-8)
-    assert sol.stats.algorithm == "Rodas5P"
-    torch.testing.assert_close(sol.u[-1, 0], torch.tensor(-0.5, dtype=torch.float64).exp(), rtol=1e-6, atol=0)
-    split = ude.SplitODEProblem(lambda u, p, t: -u, lambda u, p, t: 0 * u, [1.0], (0.0, 1.0))
-    assert ude.solve(split).stats.algorithm == "KenCarp4"
 
 
 def test_where_nothing_is_stiff_steps_calls_and_values_are_those_of_tsit5():

@@ -9,6 +9,7 @@ import torch
 from ude.dynamical import DynamicalODEFunction
 from ude.errors import InputError
 from ude.methods import Algorithm, AutoTsit5, AutoVern7, KenCarp4, Rodas5P, Tsit5, Vern7
+from ude.ode_function import ODEFunction
 from ude.problems import ODEProblem
 from ude.split import SplitFunction
 from ude.steady_state import DynamicSS, SteadyStateProblem
@@ -43,7 +44,7 @@ def default_algorithm(
         return DynamicSS(), "Integration finds the stable state that u0 leads to; Newton's iteration may find others."
     if isinstance(prob.f, SplitFunction):
         return KenCarp4(), "The problem is split, so its stiff part is taken implicitly and the other explicitly."
-    if getattr(prob.f, "mass_matrix", None) is not None:
+    if isinstance(prob.f, ODEFunction) and prob.f.mass_matrix is not None:
         return Rodas5P(), "The problem has a mass matrix, which Rosenbrock methods take as it is."
     tight = _smallest(reltol, prob) < TIGHT
     if not adaptive:

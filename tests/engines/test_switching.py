@@ -234,3 +234,8 @@ def test_van_der_pol_problem_of_the_tests_is_the_one_used_here():
     u = torch.tensor([[1.5, -0.2]] * 3, dtype=torch.float64)
     expected = torch.stack([van_der_pol(u[i], ude.Parameters(mu=prob.p.mu[i]), torch.tensor(0.0)) for i in range(3)])
     torch.testing.assert_close(prob.f(u, prob.p, torch.zeros(3)), expected)
+
+
+def test_a_stiff_method_without_a_matrix_is_refused():
+    with pytest.raises(ude.InputError, match=r"needs the Jacobian of its stiff part as a matrix.*got linsolve=GMRES"):
+        ude.AutoTsit5(ude.KenCarp4(linsolve=ude.GMRES()))

@@ -8,6 +8,7 @@ from functools import lru_cache
 from ude.errors import InputError
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta
 from ude.methods.explicit_rk import Algorithm, ExplicitRungeKutta, Tsit5
+from ude.methods.linear_solvers import GMRES
 from ude.methods.rosenbrock import RosenbrockMethod
 from ude.methods.tableau import ExplicitTableau
 from ude.methods.verner import Vern7
@@ -87,6 +88,13 @@ def _check_methods(nonstiff: Algorithm, stiff: Algorithm) -> None:
             "this is no method for the stiff part",
             expected="an adaptive ESDIRK or Rosenbrock method, e.g. Rodas5P()",
             got=getattr(stiff, "name", repr(stiff)),
+        )
+    if isinstance(stiff.linsolve, GMRES):  # type: ignore[attr-defined]
+        raise InputError(
+            "a method that switches needs the Jacobian of its stiff part as a matrix, whose norm says when to go back",
+            expected="linsolve=LU()",
+            got="linsolve=GMRES()",
+            fix=f"Use {stiff.name} alone, or leave linsolve out.",
         )
 
 
