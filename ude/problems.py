@@ -7,6 +7,8 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from types import CodeType
 from typing import Any, TypeVar
 
 import torch
@@ -229,10 +231,18 @@ def _checked_names(names: Sequence[str] | str, count: int) -> tuple[str, ...]:
 def _names_in_source(f: RightHandSide, count: int) -> tuple[str, ...] | None:
     """Find ``x, y = u.unbind(-1)`` or ``x, y = u`` in the source of f, where u is its first argument."""
     function = f.forward if isinstance(f, nn.Module) else f
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType):
+        return None
+    first = 1 if inspect.ismethod(function) else 0
+    return _names_in_code(code, code.co_varnames[first], count) if code.co_argcount > first else None
+
+
+@lru_cache(maxsize=256)
+def _names_in_code(code: CodeType, state: str, count: int) -> tuple[str, ...] | None:
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-        state = next(name for name in inspect.signature(function).parameters)
-    except (OSError, TypeError, SyntaxError, StopIteration, ValueError):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
+    except (OSError, TypeError, SyntaxError, ValueError):
         return None
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple)):
@@ -285,6 +295,11 @@ class FlatRightHandSide:
         if self.own is None:
             return self.f(u, p, t, *more)
         return self.own.bind(leaves[len(leaves) - len(self.own.names) :])(u, p, t, *more)
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The modules in p."""
+        return tuple(slot.module for slot in self.slots if isinstance(slot, _ModuleSlot))
 
     def plain_leaves(self) -> tuple[bool, ...]:
         """Which leaves are tensors of p; the others are parameters of modules."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ude.callbacks import Callback, PresetTimeCallback, flatten_callbacks, terminate
-from ude.engines import ENGINES, SolveSpec, TorchDiffEq, choose_engine
+from ude.engines import ENGINES, FUSED, SolveSpec, TorchDiffEq, choose_engine
 from ude.engines.step_checks import step_checks
 from ude.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
 from ude.errors import InputError
@@ -145,7 +147,7 @@ def solve(  # type: ignore[misc]
         abstol=_tolerance(abstol, "abstol", u0),
         reltol=_tolerance(reltol, "reltol", u0),
         controller=_controller(controller),
-        first_du=_first_derivative(f, u0, p, t0, batch),
+        first_du=_UNKNOWN,
         dt=dt,
         dtmin=dtmin,
         dtmax=dtmax,
@@ -160,6 +162,10 @@ def solve(  # type: ignore[misc]
         start=(u0, p),
         gradient=_tracked(u0, p),
     )
+    if callback is None and tstops is None and engine in ("auto", FUSED.name) and FUSED.is_ready(spec):
+        # a kernel that was compared with f before: nothing is left to be checked
+        return _run(prob, spec, sensealg, FUSED.name, u0, p)
+    spec = replace(spec, first_du=_first_derivative(f, u0, p, t0, batch))
     if spec.saveat is None and isinstance(alg, TorchDiffEq):
         raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")
     callbacks = flatten_callbacks(callback)
@@ -183,6 +189,10 @@ def solve(  # type: ignore[misc]
         max_events=max_events,
     )
     return _run_with_events(prob, run, u0, choice.why_not)
+
+
+# The derivative at the start, before it was asked for.
+_UNKNOWN = torch.empty(0)
 
 
 def _never_stop(t: Tensor, u: Tensor, t_next: Tensor, u_next: Tensor, moved: Tensor) -> Tensor:
@@ -277,7 +287,18 @@ def _run(
 def _times(value: float | Tensor, u0: Tensor) -> Float[Tensor, "B"]:
     if isinstance(value, Tensor):
         return value.reshape(-1)
+    if u0.shape[0] <= _FEW:
+        return _same_times(value, u0.shape[0], u0.dtype, u0.device)
     return torch.full((u0.shape[0],), value, dtype=u0.dtype, device=u0.device)
+
+
+# Times of so few trajectories are kept for the next solve.
+_FEW = 1024
+
+
+@lru_cache(maxsize=64)
+def _same_times(value: float, count: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "B"]:
+    return torch.full((count,), value, dtype=dtype, device=device)
 
 
 def _controller(controller: Controller | None) -> Controller:
@@ -297,7 +318,14 @@ def _check_numbers(*, dt: float | None, dtmin: float, dtmax: float, maxiters: in
         raise InputError("maxiters allows no step", expected="at least 1", got=repr(maxiters))
 
 
+@lru_cache(maxsize=64)
+def _number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(value, dtype=dtype, device=device)
+
+
 def _tolerance(value: Any, name: str, u0: Tensor) -> Tensor:
+    if isinstance(value, float) and 1e-300 <= value < float("inf"):
+        return _number(value, u0.dtype, u0.device)
     tolerance = torch.as_tensor(value, dtype=u0.dtype, device=u0.device).detach()
     if tolerance.ndim > 1 or (tolerance.ndim == 1 and tolerance.shape[0] != u0.shape[1]):
         raise InputError(
@@ -315,6 +343,22 @@ def _tolerance(value: Any, name: str, u0: Tensor) -> Tensor:
 def _save_times(saveat: Any, t0: Tensor, t1: Tensor, batch: tuple[int, ...]) -> Float[Tensor, "B T"] | None:
     if saveat is None:
         return None
+    if not isinstance(saveat, Tensor):
+        return _checked_times(saveat, t0, t1, batch)
+    # the same times again, as in training, have been checked
+    known = _KNOWN_TIMES.get(saveat)
+    asked = (saveat._version, batch, t0.dtype, t0.data_ptr(), t1.data_ptr(), t0._version, t1._version)
+    if known is None or known[0] != asked:
+        # t0 and t1 are kept, so that no others can come to lie where they lie
+        known = _KNOWN_TIMES[saveat] = (asked, _checked_times(saveat, t0, t1, batch), t0, t1)
+    return known[1]
+
+
+# by the identity of the tensor that the user gave
+_KNOWN_TIMES: Any = WeakIdKeyDictionary()
+
+
+def _checked_times(saveat: Any, t0: Tensor, t1: Tensor, batch: tuple[int, ...]) -> Float[Tensor, "B T"]:
     times = torch.as_tensor(saveat, dtype=t0.dtype, device=t0.device).detach()
     if times.ndim == 0:
         return _regular_times(float(times), t0, t1)

@@ -23,7 +23,7 @@ SMOOTH = [ude.PIDController(1 / 6, 1 / 6), ude.PIDController(1 / 18, 1 / 9, 1 / 
 
 
 def name(value: object) -> str:
-    return getattr(value, "name", repr(value))
+    return getattr(value, "name", type(value).__name__)
 
 
 def steps_of(sol: ude.Solution, lane: int) -> list[float]:

@@ -136,7 +136,7 @@ def test_a_limiter_of_ones_own_replaces_it():
     assert controller.factor(OPS, 1e12, (1.0, 1.0), False, ORDER) == 0.5
 
 
-@pytest.mark.parametrize("controller", CONTROLLERS, ids=repr)
+@pytest.mark.parametrize("controller", CONTROLLERS, ids=lambda one: type(one).__name__)
 def test_every_controller_is_the_same_in_tensors_and_floats(controller):
     errors = [0.0, 1e-6, 0.3, 1.0, 1.0001, 50.0, math.inf]
     tensor = torch.tensor(errors, dtype=torch.float64)

@@ -6,10 +6,12 @@ from ude.engines.torch_engine import TorchEngine
 from ude.engines.torchdiffeq_engine import TorchDiffEq, TorchDiffEqEngine
 
 #: In the order in which engine="auto" asks them.
-ENGINES: tuple[Engine, ...] = (FusedEngine(), TorchEngine(), TorchDiffEqEngine())
+FUSED = FusedEngine()
+ENGINES: tuple[Engine, ...] = (FUSED, TorchEngine(), TorchDiffEqEngine())
 
 __all__ = [
     "ENGINES",
+    "FUSED",
     "Engine",
     "EngineChoice",
     "ForwardResult",

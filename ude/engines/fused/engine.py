@@ -17,9 +17,11 @@ from ude.engines.fused.explicit import calls_of
 from ude.engines.fused.fingerprint import Fingerprint, fingerprint
 from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, run_forward, run_pullback
 from ude.engines.fused.program import Unfusable
-from ude.engines.fused.source import Shape, Traced, trace_program, write_source
+from ude.engines.fused.shelf import leave, take
+from ude.engines.fused.source import Shape, trace_program, write_source
 from ude.engines.fused.trace import line_of
 from ude.engines.torch_engine import TorchEngine
+from ude.interpolation import interpolations_in
 from ude.methods import ExplicitRungeKutta
 from ude.problems import FlatRightHandSide
 
@@ -50,11 +52,13 @@ class _Built:
 
     Args:
         frozen: Indices whose numbers are part of the program, and what they were.
+        plain: Whether f reaches no interpolation, whose knots a solve may have to stop at.
     """
 
     kernel: Kernel
     places: tuple[int | Tensor, ...]
     frozen: tuple[tuple[int | Tensor, Tensor], ...]
+    plain: bool
 
     def captured(self, print_: Fingerprint) -> tuple[Tensor, ...]:
         return tuple(_tensor_at(place, print_) for place in self.places)
@@ -100,6 +104,16 @@ class FusedEngine:
         self._bound[spec] = found
         return None
 
+    def is_ready(self, spec: SolveSpec) -> bool:
+        """Whether there is a kernel for this solve already, compared with f, and f has no knots to stop at."""
+        if not self._built or _why_not_spec(spec) is not None:
+            return False
+        built = self._built.get(self._asked(spec).key)
+        if not isinstance(built, _Built) or not built.plain or not built.fits(self._asked(spec).print):
+            return False
+        self._bound[spec] = _Bound(built.kernel, built.captured(self._asked(spec).print))
+        return True
+
     def why_wait(self, spec: SolveSpec) -> str | None:
         reason = _why_not_spec(spec)
         if reason is not None:
@@ -135,8 +149,9 @@ class FusedEngine:
 
     def _kernel(self, spec: SolveSpec) -> _Bound | str:
         asked = self._asked(spec)
-        if asked.print.why_not is not None:
-            return asked.print.why_not
+        refusal = asked.print.why_not or why_no_compiler()
+        if refusal is not None:
+            return refusal
         built = self._built.get(asked.key)
         if isinstance(built, _Built) and not built.fits(asked.print):
             built = None
@@ -147,32 +162,41 @@ class FusedEngine:
         return built if isinstance(built, str) else _Bound(built.kernel, built.captured(asked.print))
 
     def _build(self, spec: SolveSpec, asked: _Asked) -> _Built | str:
+        """Find the kernel that an earlier process left, or trace f and compile one."""
         u0, leaves = _start(spec)
         wanted = asked.wanted
+        found = self._from_disk(spec, asked)
+        if found is not None:
+            return found
         u, one, t = _single(spec, u0, leaves, asked.own)
         try:
             traced = trace_program(spec.f, u, one, t, asked.own, wanted)
-            shape = Shape(u0.dtype, 1 if asked.few else _LANES[u0.dtype], _WIDTH[u0.dtype])
+            shape = _shape(spec, asked)
             source = write_source(traced, spec.algorithm, spec.controller, shape)
         except Unfusable as reason:
             return str(reason) + (line_of(spec.f, u, one, t, reason.operator) if reason.operator else "")
         if fingerprint(spec.f, known=leaves).key != asked.print.key:
             return "f changes something outside of it while it runs (a counter, a list), which a kernel would not do"
-        layout = Layout(
-            states=traced.states,
-            sizes=traced.sizes,
-            own=traced.own,
-            wanted=wanted,
-            uniform_size=source.uniform_size,
-            lanes=shape.lanes,
-            dtype=u0.dtype,
-            calls=calls_of(spec.algorithm.tableau),  # type: ignore[attr-defined]
-        )
-        kernel = Kernel(compile_kernel(source.text), layout)
+        path = compile_kernel(source.text)
+        kernel = Kernel(path, _layout(spec, asked, source.uniform_size, shape))
         frozen = tuple((place, tensor.clone()) for place, tensor in _places(traced.frozen, asked.print))
         captured = tuple(place for place, _ in _places(traced.captured, asked.print))
-        built = _Built(kernel, captured, frozen)
-        return _disagreement(kernel, traced, spec, u0, leaves) or built
+        plain = isinstance(spec.f, FlatRightHandSide) and not interpolations_in(spec.f.f, *spec.f.modules)
+        built = _Built(kernel, captured, frozen, plain)
+        wrong = _disagreement(kernel, spec, traced.captured)
+        if wrong is None:
+            leave(_on_disk(spec, asked), path, source.uniform_size, captured, frozen, plain=plain)
+        return wrong or built
+
+    def _from_disk(self, spec: SolveSpec, asked: _Asked) -> _Built | None:
+        found = take(_on_disk(spec, asked))
+        if found is None:
+            return None
+        kernel = Kernel(found.path, _layout(spec, asked, found.uniform_size, _shape(spec, asked)))
+        built = _Built(kernel, found.places, found.frozen, found.plain)
+        # it was made of the same code, but is believed only as far as it can be seen
+        fits = built.fits(asked.print) and _disagreement(kernel, spec, built.captured(asked.print)) is None
+        return built if fits else None
 
     # -- solves ------------------------------------------------------------------------------------------------------
     def forward(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> ForwardResult:
@@ -287,7 +311,7 @@ def _why_not_spec(spec: SolveSpec) -> str | None:
         return f"a parameter is {wrong} and u0 is {u0.dtype}"
     if any(not leaf.is_floating_point() for leaf in leaves):
         return "a parameter is not a floating-point tensor"
-    return why_no_compiler()
+    return None
 
 
 def _single(
@@ -331,9 +355,49 @@ def _same_memory(x: Tensor, y: Tensor) -> bool:
     )
 
 
-def _disagreement(kernel: Kernel, traced: Traced, spec: SolveSpec, u0: Tensor, leaves: Sequence[Tensor]) -> str | None:
+def _shape(spec: SolveSpec, asked: _Asked) -> Shape:
+    dtype = _start(spec)[0].dtype
+    return Shape(dtype, 1 if asked.few else _LANES[dtype], _WIDTH[dtype])
+
+
+def _layout(spec: SolveSpec, asked: _Asked, uniform_size: int, shape: Shape) -> Layout:
+    u0, leaves = _start(spec)
+    batch = max(1, u0.shape[0])
+    if not isinstance(spec.algorithm, ExplicitRungeKutta):
+        raise AssertionError("_why_not_spec was not asked")
+    return Layout(
+        states=u0.shape[1],
+        sizes=tuple(
+            leaf.numel() // batch if mine else leaf.numel() for leaf, mine in zip(leaves, asked.own, strict=True)
+        ),
+        own=asked.own,
+        wanted=asked.wanted,
+        uniform_size=uniform_size,
+        lanes=shape.lanes,
+        dtype=u0.dtype,
+        calls=calls_of(spec.algorithm.tableau),
+    )
+
+
+def _on_disk(spec: SolveSpec, asked: _Asked) -> str | None:
+    """The name under which a kernel is found again by another process; None where f has no name that lasts."""
+    stable = asked.print.stable
+    if stable is None:
+        return None
+    u0, leaves = _start(spec)
+    shapes = [tuple(leaf.shape) for leaf in leaves]
+    # of a batch only the rows count, not how many there are
+    rows = [shape[len(spec.batch) :] if mine else shape for shape, mine in zip(shapes, asked.own, strict=True)]
+    what = (stable, spec.algorithm.name, spec.controller, u0.shape[1], len(spec.batch))
+    name = repr((*what, rows, asked.own, asked.wanted, _shape(spec, asked)))
+    # what prints as an address, such as a function given to the controller, has no name that lasts
+    return None if " at 0x" in name else name
+
+
+def _disagreement(kernel: Kernel, spec: SolveSpec, captured: Sequence[Tensor]) -> str | None:
     """Compare f of every trajectory with torch's, before a kernel is believed."""
-    found = Call.of(kernel, spec, u0.detach(), leaves, traced.captured).evaluate()
+    u0, leaves = _start(spec)
+    found = Call.of(kernel, spec, u0.detach(), leaves, captured).evaluate()
     expected = spec.first_du
     scale = expected.abs().amax().clamp(min=1e-300)
     tolerance = _AGREEMENT if u0.dtype == torch.float64 else 1e-4
