@@ -1,4 +1,4 @@
-"""From the first solve of a fresh process to its result: ``python -m benchmarks.fused_first CASE ENGINE`` prints JSON."""
+"""From a fresh process's first solve to its result: ``python -m benchmarks.fused_first CASE ENGINE`` prints JSON."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def run_fresh(name: str, engine: str, cache: str) -> dict[str, Any] | str:
 
 def table(names: list[str]) -> list[str]:
     lines = [
-        "| case | nothing cached: s | CPU s: tracing | CPU s: C compiler | kernel cached: ms | CPU ms | torch engine: ms |",
+        "| case | nothing cached: s | CPU s: tracing | CPU s: C compiler | cached: ms | CPU ms | torch engine, ms |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in names:
@@ -66,8 +66,8 @@ def table(names: list[str]) -> list[str]:
             lines.append(f"| {name} | not fused: {str(cold)[:160]} | | | | | {torch_ms} |")
             continue
         lines.append(
-            f"| {name} | {cold['first']:.2f} | {cold['cpu']:.2f} | {cold['compiler']:.2f} | {1e3 * warm['first']:.0f} | "
-            f"{1e3 * warm['cpu']:.0f} | {torch_ms} |"
+            f"| {name} | {cold['first']:.2f} | {cold['cpu']:.2f} | {cold['compiler']:.2f} | "
+            f"{1e3 * warm['first']:.0f} | {1e3 * warm['cpu']:.0f} | {torch_ms} |"
         )
         print(lines[-1], flush=True)
     return lines

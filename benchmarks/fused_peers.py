@@ -142,7 +142,9 @@ def diffrax_gradients(case: Case, *, max_steps: int = 4096, name: str = "diffrax
 
     def run() -> Tensor:
         _, parts = jax.block_until_ready(both(layers))
-        return torch.cat([torch.from_numpy(jax.numpy.asarray(x).__array__().copy()).reshape(-1) for x in sum(parts, ())])
+        return torch.cat(
+            [torch.from_numpy(jax.numpy.asarray(x).__array__().copy()).reshape(-1) for x in sum(parts, ())]
+        )
 
     return {name: run}
 

@@ -244,7 +244,9 @@ def lorenz(effort: Effort) -> tuple[list[str], dict[str, dict[str, Timing]]]:
                 for name, engine in ((FUSED, "fused"), (TORCH, "torch"))
             }
             try:
-                runs |= {name: lambda run=run: run()[..., -1, :] for name, run in fused_peers.diffrax_ensemble(case).items()}
+                runs |= {
+                    name: lambda run=run: run()[..., -1, :] for name, run in fused_peers.diffrax_ensemble(case).items()
+                }
             except ImportError as error:
                 print(f"a peer is left out: {error}")
             timings = measure({name: run for name, run in runs.items() if name not in slow}, effort)

@@ -1,4 +1,4 @@
-"""Calls benchmarks/handwritten.c: loss and gradient of the Lotka-Volterra UDE, as a programmer would write it by hand."""
+"""Calls benchmarks/handwritten.c: loss and gradient of the Lotka-Volterra UDE, as a programmer would write it."""
 
 from __future__ import annotations
 
