@@ -196,7 +196,7 @@ def gradients(effort: Effort) -> tuple[list[str], dict[str, dict[str, Timing]]]:
     made = {
         "Spiral, 2-50-2, 30 saves, reltol 1e-6": (cases.spiral_case(1e-6), True),
         "Spiral, reltol 1e-3 and abstol 1e-6 (Julia's defaults)": (cases.spiral_case(1e-3), True),
-        "Fisher-KPP, 26 cells, learned reaction 1-10-20-10-1": (cases.fisher_case(26), False),
+        "Fisher-KPP, 26 cells, learned reaction": (cases.fisher_case(26), False),
         "Fisher-KPP, 256 cells": (cases.fisher_case(256), False),
     }
     lines, found = [], {}
@@ -304,7 +304,7 @@ def draw(found: dict[str, dict[str, Timing]], path: Path) -> None:
     left.set_xticks(range(len(bars)), [title.split(" (")[0].replace(", ", ",\n") for title in bars], fontsize=7)
     left.set_yscale("log")
     left.set_ylabel("loss and gradient, CPU ms (median)")
-    left.legend(fontsize=7)
+    left.legend(fontsize=7, ncol=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     series: dict[str, list[tuple[int, float]]] = {}
     for title, timings in found.items():
         if title.startswith("Lorenz"):
