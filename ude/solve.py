@@ -11,9 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.callbacks import Callback, PresetTimeCallback, flatten_callbacks, terminate
+from ude.callbacks import (
+    Callback,
+    PositiveDomain,
+    PresetTimeCallback,
+    SavingCallback,
+    flatten_callbacks,
+    terminate,
+)
 from ude.engines import ENGINES, SolveSpec, TorchDiffEq, choose_engine
-from ude.engines.step_checks import step_checks
+from ude.engines.step_checks import step_checks, with_domains
 from ude.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
 from ude.errors import InputError
 from ude.events import EventRun, preset_times, solve_with_events
@@ -109,6 +116,11 @@ def solve(  # type: ignore[misc]
     if isinstance(prob, EnsembleProblem):
         if trajectories is None:
             raise InputError("an ensemble needs a number of variants", fix="Give trajectories=100.")
+        if any(isinstance(item, SavingCallback) for item in flatten_callbacks(callback)):
+            raise InputError(
+                "an ensemble is several solves, each of which would write SavedValues anew",
+                fix="Solve a batch: an ODEProblem with u0 of shape (trajectories, state).",
+            )
         return solve_ensemble(
             prob,
             lambda one: solve(one, **options),
@@ -135,6 +147,9 @@ def solve(  # type: ignore[misc]
         raise InputError(
             "force_dtmin and isoutofdomain need steps that can change", got="adaptive=False", fix="Leave them out."
         )
+    callbacks = flatten_callbacks(callback)
+    if not adaptive and any(isinstance(item, PositiveDomain) for item in callbacks):
+        raise InputError("PositiveDomain needs steps that can change", got="adaptive=False", fix="Leave it out.")
     spec = SolveSpec(
         f=f,
         batch=batch,
@@ -160,7 +175,7 @@ def solve(  # type: ignore[misc]
     )
     if spec.saveat is None and isinstance(alg, TorchDiffEq):
         raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")
-    callbacks = flatten_callbacks(callback)
+    spec = replace(spec, checks=with_domains(spec.checks, callbacks, spec.abstol, u0))
     stops = _stops(tstops, spec)
     if spec.adaptive and not isinstance(alg, TorchDiffEq):
         stops = torch.cat([stops, *(item.stops(t0, t1) for item in interpolations_in(prob.f, prob.p))], -1)

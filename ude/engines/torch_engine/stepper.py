@@ -259,7 +259,8 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
         judged = error
         if checks.isoutofdomain is not None:
             outside = checks.isoutofdomain(u, scheme.work.p, t + dt)
-            judged = lanes.where(lanes.read(outside) & finite, float("inf"), error)
+            outside = lanes.read(outside) & finite
+            judged = lanes.where(outside, float("inf"), error)
         accept = finite & controller.accepts(lanes, judged, state.memory, order) & state.active
         at_smallest = spec.force_dtmin and size <= smallest_step(before)
         if spec.force_dtmin:
@@ -281,6 +282,11 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
             state.u, state.k1 = lanes.select(accept, u, state.u), lanes.select(accept, k1, state.k1)
         if spec.adaptive:
             factor = controller.factor(lanes, judged, state.memory, accept, order)
+            if checks.scalefactor is not None:
+                by_error = lanes.minimum(
+                    controller.factor(lanes, error, state.memory, accept, order), checks.scalefactor
+                )
+                factor = lanes.where(outside & lanes.negate(accept), by_error, factor)
             if solved is not None and trial.shrink is not None:
                 factor = lanes.where(solved, factor, lanes.read(trial.shrink))
             proposed = lanes.minimum(size * factor, spec.dtmax)
