@@ -57,7 +57,7 @@ def test_the_knee_problem_follows_the_branch_at_zero(alg):
 
 
 def test_nothing_that_is_read_is_negative_between_steps_either():
-    # one step of Heun's method from 1 to (about) 0, whose cubic dips below zero in between
+    # free steps pass below zero, and so may what is read inside the step that is mended
     prob = ude.ODEProblem(away_from_zero, [1.0, 3.0], (0.0, 40.0))
     t = torch.linspace(0, 40, 400, dtype=torch.float64)
     free = ude.solve(prob, ude.BS3(), saveat=t)
@@ -79,7 +79,7 @@ def test_a_step_that_leaves_the_domain_is_tried_again_scalefactor_times_as_long(
     # u reaches -1 at the end of a step of size 1; 0.3 ** 3 is the first power of 0.3 with which it stays
     prob = ude.ODEProblem(lambda u, p, t: -torch.ones_like(u), [0.0], (0.0, 1.0))
     domain = ude.PositiveDomain(abstol=0.05, scalefactor=0.3)
-    ude.solve(prob, ude.Euler(), callback=domain, isoutofdomain=note, dt=1.0, adaptive=True, max_events=1)
+    ude.solve(prob, callback=domain, isoutofdomain=note, dt=1.0, max_events=1)
     assert tried[:4] == pytest.approx([1.0, 0.3, 0.09, 0.027])
 
 
@@ -115,7 +115,8 @@ def test_each_trajectory_of_a_batch_is_mended_by_itself_and_a_nan_stays_alone():
         assert float(alone.u.min()) == 0.0
 
 
-@pytest.mark.parametrize("sensealg", SENSITIVITIES, ids=name)
+# BacksolveAdjoint is left out: a decay through nine decades cannot be integrated backwards
+@pytest.mark.parametrize("sensealg", [ude.DiscreteAdjoint(), ude.InterpolatingAdjoint(), ude.GaussAdjoint()], ids=name)
 def test_the_gradient_of_a_mended_solution_is_that_of_the_exact_one(sensealg):
     # y decays through the tolerance and is put on zero; z collects what y lost: z = y0 (1 - exp(-k t))
     def transfer(u, p, t):
