@@ -7,7 +7,7 @@ An affect returns the new state for the whole batch; only the trajectories in wh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -110,6 +110,172 @@ class PeriodicCallback(Callback):
 
 
 @dataclass(frozen=True)
+class IterativeCallback(Callback):
+    """Acts at a time that is chosen anew after every time it has acted: the next dose depends on the patient.
+
+    The gradient runs through the chosen time too, where it depends on u or p.
+
+    Args:
+        time_choice: ``(u, p, t) -> (*batch)``: when to act next, later than t in the direction of the solve; NaN for
+            never again, and None for never again in all trajectories. Asked at the start, and after each affect with
+            the new state.
+        affect: What happens there.
+        initial_affect: Whether it acts at the start as well, before the first step.
+    """
+
+    time_choice: Callable[[Tensor, Any, Tensor], Tensor | None]
+    affect: Affect
+    initial_affect: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class PositiveDomain(DiscreteCallback):
+    """Keeps states from falling below zero, as ``PositiveDomain()``.
+
+    A step that ends below ``-abstol`` is rejected and tried again, `scalefactor` times as long; what is negative by
+    less is put on zero at the end of the step. Saved values and the dense output are put on zero in the same way, so
+    that nothing that is read from the solution is negative (conditions and affects of other callbacks may still see
+    numbers down to ``-abstol``).
+
+    The gradient is that of ``max(u, 0)``: zero through a state that was put on zero, until something else raises it
+    again. It is the gradient of the exact solution up to the tolerance where f is smooth at zero. Where f itself
+    switches there, the time of the switch moves too: then use a `ContinuousCallback`.
+
+    The solution must not want to leave: where a state is zero, its derivative may not be negative. Else each step
+    crosses by `abstol` at most, and many are needed. A state that is put on zero is an event of the solution.
+
+    Args:
+        save: Without `saveat`, whether the ends of steps at which something was put on zero are saved.
+        abstol: How far below zero a step may end, a number or one a state; that of `solve` unless given.
+        scalefactor: The factor of a step that is tried again, between 0 and 1.
+        idxs: The states that shall not be negative, as indices; all unless given.
+
+    Source: L. F. Shampine, S. Thompson, J. A. Kierzenka & G. D. Byrne, Non-negative solutions of ODEs, Applied
+    Mathematics and Computation 170 (2005) 556. They extrapolate to foresee a negative step, and make f nonnegative
+    outside the domain; here a step that turns out to be negative is rejected, and f is left alone.
+
+    Raises:
+        InputError: An argument is out of range; or, by `solve`, u0 is not in the domain.
+    """
+
+    condition: Condition = field(init=False, repr=False)
+    affect: Affect = field(init=False, repr=False)
+    save: bool = True
+    abstol: Any = None
+    scalefactor: float = 0.5
+    idxs: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "condition", lambda u, p, t: self.below(u, 0.0).any(-1))
+        object.__setattr__(self, "affect", lambda u, p, t: self.project(u))
+        if not 0 < self.scalefactor < 1:
+            raise InputError("scalefactor of PositiveDomain", expected="between 0 and 1", got=repr(self.scalefactor))
+        if self.abstol is not None and not bool((torch.as_tensor(self.abstol) >= 0).all()):
+            raise InputError("abstol of PositiveDomain", expected="zero or more", got=repr(self.abstol))
+
+    def below(self, u: Tensor, bound: Any) -> Tensor:
+        """Which numbers of u ``(..., state)`` lie below a bound that they should not; NaN does not."""
+        low: Tensor = u < bound
+        if self.idxs is None:
+            return low
+        chosen = torch.zeros(u.shape[-1], dtype=torch.bool, device=u.device)
+        chosen[list(self.idxs)] = True
+        return low & chosen
+
+    def project(self, u: Tensor) -> Tensor:
+        """u with its negative numbers put on zero. At zero itself the derivative is one."""
+        # not clamp: where() leaves the gradient of the others alone, and idxs costs nothing
+        return torch.where(self.below(u, 0.0), 0.0, u)
+
+
+class SavedValues:
+    """Where a `SavingCallback` puts what it saves; every solve writes it anew.
+
+    ``saved.t``        times (k,), or with a batch a tuple of them, one a trajectory in the order of u0's rows
+    ``saved.saveval``  what save_func returned there ``(k, ...)``, or a tuple of them; differentiable like ``sol.u``
+
+    Trajectories are as long as they are: no padding. Before a solve both are None.
+    """
+
+    t: Tensor | tuple[Tensor, ...] | None = None
+    saveval: Tensor | tuple[Tensor, ...] | None = None
+
+    def __repr__(self) -> str:
+        if self.t is None:
+            return "SavedValues(nothing yet)"
+        counts = [len(self.t)] if isinstance(self.t, Tensor) else [len(item) for item in self.t]
+        return f"SavedValues({', '.join(map(str, counts))} values)"
+
+
+@dataclass(frozen=True, eq=False)
+class SavingCallback(Callback):
+    """Saves functions of the state: fluxes, energies, outputs.
+
+    ``saved = SavedValues(); solve(prob, callback=SavingCallback(lambda u, p, t: u.square().sum(-1), saved))``
+
+    What is saved is connected to the graph like ``sol.u``, through events too; return ``u.detach()...`` to keep numbers
+    only. At the time of an event a time of `saveat` sees the state before it, and `save_everystep` saves both sides. A
+    trajectory that fails or ends early has what it reached; states that are not finite are not saved.
+
+    Args:
+        save_func: ``(u, p, t) -> (*batch, ...)``, called on the whole batch after each stretch between events; rows of
+            trajectories that save nothing there are thrown away.
+        saved_values: A `SavedValues`, which the solve fills at its end.
+        saveat: A number (save every so much, and the end), times (k,), or one row a trajectory ``(*batch, k)`` in
+            which NaN is no time.
+        save_everystep: Whether to save the start, and the end of every step; True unless `saveat` is given.
+
+    Raises:
+        InputError: An argument cannot be used; or, by `solve`, a time lies outside tspan.
+    """
+
+    save_func: Callable[[Tensor, Any, Tensor], Tensor]
+    saved_values: SavedValues
+    saveat: Any = None
+    save_everystep: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.save_func):
+            raise InputError("save_func must be a function", got=repr(self.save_func))
+        if not isinstance(self.saved_values, SavedValues):
+            raise InputError(
+                "a saving callback needs a place to save to",
+                expected="SavedValues()",
+                got=type(self.saved_values).__name__,
+            )
+        object.__setattr__(self, "saveat", _observation_times("saveat", self.saveat))
+        _fill_everystep(self, "save_everystep", "saveat")
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionCallingCallback(Callback):
+    """Calls a function for what it does: to print, draw, count. It changes nothing and takes no gradient.
+
+    It is called on the whole batch after each stretch between events or stops, in the order of time. (To look at a
+    running solve step by step, use a `DiscreteCallback` whose condition looks and returns False.)
+
+    Args:
+        func: ``(u, p, t, which)``: `which` ``(*batch)`` says for which trajectories the call is meant; each has its
+            own t. What it returns is ignored.
+        funcat: A number (call every so much, and at the end), times (k,), or one row a trajectory ``(*batch, k)``.
+        func_everystep: Whether to call at the start, and the end of every step; True unless `funcat` is given.
+
+    Raises:
+        InputError: An argument cannot be used; or, by `solve`, a time lies outside tspan.
+    """
+
+    func: Callable[[Tensor, Any, Tensor, Tensor], Any]
+    funcat: Any = None
+    func_everystep: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.func):
+            raise InputError("func must be a function", got=repr(self.func))
+        object.__setattr__(self, "funcat", _observation_times("funcat", self.funcat))
+        _fill_everystep(self, "func_everystep", "funcat")
+
+
+@dataclass(frozen=True)
 class CallbackSet(Callback):
     """Callbacks that act together: the earliest continuous event of a step first, and of what falls on the same time
     all, in the order given."""
@@ -147,3 +313,22 @@ def _check_direction(direction: int, interp_points: int) -> None:
         )
     if interp_points < 1:
         raise InputError("interp_points of a callback", expected="at least 1", got=repr(interp_points))
+
+
+def _observation_times(name: str, times: Any) -> Tensor | None:
+    """0-d for a period, else times; NaN in a row is no time."""
+    if times is None:
+        return None
+    found = torch.as_tensor(times, dtype=torch.float64).detach()
+    if found.ndim == 0 and not 0 < float(found) < float("inf"):
+        raise InputError(f"{name} is not a step", expected="a positive number or times", got=repr(times))
+    if bool(torch.isinf(found).any()):
+        raise InputError(f"{name} must be finite", got="infinity among the times")
+    return found
+
+
+def _fill_everystep(callback: Any, everystep: str, at: str) -> None:
+    if getattr(callback, everystep) is None:
+        object.__setattr__(callback, everystep, getattr(callback, at) is None)
+    elif getattr(callback, at) is None and not getattr(callback, everystep):
+        raise InputError(f"neither {at} nor {everystep} is given", fix=f"Give {at}=0.1, or {everystep}=True.")

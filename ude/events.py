@@ -25,7 +25,9 @@ from ude.callbacks import (
     Callback,
     ContinuousCallback,
     DiscreteCallback,
+    IterativeCallback,
     PeriodicCallback,
+    PositiveDomain,
     PresetTimeCallback,
     VectorContinuousCallback,
     terminate,
@@ -34,6 +36,7 @@ from ude.engines import Engine, SolveSpec
 from ude.engines.engine import StepControl
 from ude.engines.initialization import consistent, derivative
 from ude.errors import InputError
+from ude.observation import Observer, Stretch, observers_of
 from ude.problems import FlatRightHandSide
 from ude.sensitivity import SensitivityAlgorithm, Solved
 from ude.sensitivity.reading import EVENT_TIME, first_derivative_only
@@ -99,8 +102,15 @@ class EventRun:
     def call(self, function: Callable[..., Tensor], u: Tensor, t: Tensor, *more: Tensor) -> Tensor:
         """Call a user's function of (u, p, t) in the shape that its author sees."""
         batch = self.spec.batch
-        extra = [item.view(batch) for item in more]
-        return function(u.view(*batch, u.shape[-1]), self.parameters(), t.view(batch), *extra)
+        extra = [item.reshape(batch) for item in more]
+        return function(u.reshape(*batch, u.shape[-1]), self.parameters(), t.reshape(batch), *extra)
+
+    def project(self, values: Float[Tensor, "B T n"]) -> Float[Tensor, "B T n"]:
+        """What is handed out of states that were read: nothing outside the domains of the solve."""
+        for callback in self.callbacks:
+            if isinstance(callback, PositiveDomain):
+                values = callback.project(values)
+        return values
 
 
 def solve_with_events(run: EventRun, u0: Float[Tensor, "B n"]) -> EventSolve:
@@ -111,6 +121,8 @@ def solve_with_events(run: EventRun, u0: Float[Tensor, "B n"]) -> EventSolve:
     legs: list[_Leg] = []
     pieces: list[tuple[Tensor, Tensor, Tensor]] = []
     _fire_preset(run, state, spec.t0)
+    _choose_first_times(run, state)
+    _observe_still(run, state)
     while bool(state.running.any()):
         if len(state.events) > run.max_events:
             state.stop(state.running, ReturnCode.MaxEvents)
@@ -119,6 +131,10 @@ def solve_with_events(run: EventRun, u0: Float[Tensor, "B n"]) -> EventSolve:
         legs.append(leg)
         pieces.append((times, values, inside))
         state.arrive(run, leg, located)
+        if bool(state.unsaved.any()):
+            pieces[-1] = (times, values, inside & ~(state.unsaved.unsqueeze(-1) & (times == state.t.unsqueeze(-1))))
+    for observer in state.observers:
+        observer.finish()
     times, values = _collect(spec, u0, pieces)
     return EventSolve(
         times=times,
@@ -152,6 +168,11 @@ class _Progress:
     side: dict[int, Tensor]
     jumped: Bool[Tensor, "B"]
     since: Float[Tensor, "B"]
+    #: Where each trajectory ended a step that is not to be saved.
+    unsaved: Bool[Tensor, "B"]
+    observers: list[Observer]
+    #: Of iterative callbacks, by index: when they act next; NaN never. Connected to the graph.
+    chosen: dict[int, Float[Tensor, "B"]] = field(default_factory=dict)
     nf: int = 0
     switches: Int[Tensor, "B"] | None = None
     #: Of a method that switches, which trajectories use the implicit one.
@@ -172,7 +193,19 @@ class _Progress:
     def start(cls, run: EventRun, u0: Tensor) -> _Progress:
         zeros = torch.zeros_like(run.spec.t0, dtype=torch.int64)
         moving = run.spec.t0 != run.spec.t1
-        return cls(u0, run.spec.t0, moving, zeros, zeros, zeros, {}, moving, run.spec.t0)
+        return cls(
+            u0,
+            run.spec.t0,
+            moving,
+            zeros,
+            zeros,
+            zeros,
+            {},
+            moving,
+            run.spec.t0,
+            torch.zeros_like(moving),
+            observers_of(run.callbacks, run.spec),
+        )
 
     def stop(self, which: Tensor, code: ReturnCode) -> None:
         self.codes = torch.where(which, int(code), self.codes)
@@ -187,7 +220,7 @@ class _Progress:
         for code in ReturnCode:
             if code != ReturnCode.Success:
                 self.stop(self.running & (located.codes == code), code)
-        self.jumped = torch.zeros_like(self.running)
+        self.jumped, self.unsaved = torch.zeros_like(self.running), torch.zeros_like(self.running)
         for index, callback in enumerate(run.callbacks):
             if isinstance(callback, (ContinuousCallback, VectorContinuousCallback)):
                 self._apply(run, index, callback, located.fired == index, live_t, located.component)
@@ -214,7 +247,11 @@ class _Progress:
         which = which & self.running
         if not bool(which.any()):
             return
-        self.jumped = self.jumped | which
+        if isinstance(callback, PositiveDomain):
+            # so small a change is none to the step control, and both of its sides are saved as the same
+            self.unsaved = self.unsaved | (which & (self.t != run.spec.t1) & (not callback.save))
+        else:
+            self.jumped = self.jumped | which
         self.since = torch.where(which, self.t, self.since)
         more = (component,) if isinstance(callback, VectorContinuousCallback) else ()
         if callback.affect is terminate:
@@ -244,6 +281,64 @@ def _fire_preset(run: EventRun, state: _Progress, live_t: Tensor) -> None:
         if isinstance(callback, (PresetTimeCallback, PeriodicCallback)):
             due = (preset_times(callback, run.spec) == state.t.unsqueeze(-1)).any(-1)
             state._apply(run, index, callback, due, live_t, torch.zeros_like(state.codes))
+        elif isinstance(callback, IterativeCallback) and index in state.chosen:
+            due = (state.chosen[index].detach() == state.t) & state.running
+            if bool(due.any()):
+                state._apply(run, index, callback, due, live_t, torch.zeros_like(state.codes))
+                _choose(run, state, index, callback, due & (state.t != run.spec.t1), live_t)
+
+
+def _choose_first_times(run: EventRun, state: _Progress) -> None:
+    for index, callback in enumerate(run.callbacks):
+        if isinstance(callback, IterativeCallback):
+            state.chosen[index] = torch.full_like(state.t, float("nan"))
+            if callback.initial_affect:
+                state._apply(run, index, callback, state.running, state.t, torch.zeros_like(state.codes))
+            _choose(run, state, index, callback, state.running, state.t)
+
+
+def _choose(
+    run: EventRun, state: _Progress, index: int, callback: IterativeCallback, which: Tensor, live_t: Tensor
+) -> None:
+    """Ask when the callback acts next in the trajectories of `which`."""
+    if not bool(which.any()):
+        return
+    answer: Any = run.call(callback.time_choice, state.u, live_t)
+    if answer is None:
+        answer = torch.full_like(state.t, float("nan"))
+    if not isinstance(answer, Tensor) or answer.numel() != len(state.t):
+        raise InputError(
+            "time_choice must return one time a trajectory",
+            expected=f"shape {run.spec.batch}, or None",
+            got=f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else repr(answer),
+        )
+    answer = answer.reshape(-1)
+    stuck = (which & ((answer - state.t) * run.spec.sign <= 0)).nonzero()
+    if len(stuck):
+        lane = int(stuck[0])
+        raise InputError(
+            "time_choice must return a time after this one",
+            got=f"{float(answer[lane]):g} at t={float(state.t[lane]):g}",
+            fix="Return t + delay (t - delay backwards), or NaN for never again.",
+        )
+    state.chosen[index] = torch.where(which, answer, state.chosen[index])
+
+
+def _observe_still(run: EventRun, state: _Progress) -> None:
+    """Trajectories that have ended at their start have no leg; what there is to see of them is that."""
+    still, nothing = ~state.running, state.t.new_empty(len(state.t), 0)
+    if bool(still.any()):
+        leg = Stretch(state.t, state.t, still, still, nothing, torch.zeros_like(state.t), run.spec.sign)
+        asked = [observer.times(leg) for observer in state.observers]
+        count = sum(looked.shape[1] for looked, _ in asked)
+        _observe(run, state, asked, state.u.unsqueeze(1).expand(-1, count, -1))
+
+
+def _observe(run: EventRun, state: _Progress, asked: list[tuple[Tensor, Tensor]], states: Tensor) -> None:
+    """Show every observer the states at the times that it asked for."""
+    parts = run.project(states).split([times.shape[1] for times, _ in asked], 1) if asked else ()
+    for observer, (times, counts), seen in zip(state.observers, asked, parts, strict=True):
+        observer.take(run.call, times, seen, counts)
 
 
 def preset_times(callback: PresetTimeCallback | PeriodicCallback, spec: SolveSpec) -> Float[Tensor, "B k"]:
@@ -284,6 +379,7 @@ def _next_stop(run: EventRun, state: _Progress) -> tuple[Float[Tensor, "B"], Flo
         for callback in run.callbacks
         if isinstance(callback, (PresetTimeCallback, PeriodicCallback))
     ]
+    rows += [chosen.detach().unsqueeze(-1) for chosen in state.chosen.values()]
     stops = torch.cat(rows, -1) * sign
     ahead = (stops > state.t.unsqueeze(-1) * sign) & (stops <= spec.t1.unsqueeze(-1) * sign)
     nearest = torch.where(ahead, stops, float("inf")).min(-1).values * sign.squeeze(-1)
@@ -358,8 +454,12 @@ def _one_leg(run: EventRun, state: _Progress) -> tuple[_Leg, _Located, Tensor, T
     times, values = result.times if spec.saveat is None else spec.saveat, result.values
     if spec.saveat is None:  # both sides of an event are saved: its time ends this leg and starts the next
         times, values = torch.cat([times, end.unsqueeze(-1)], 1), torch.cat([values, at_end], 1)
-    live = read(torch.cat([times, end.unsqueeze(-1)], 1), torch.cat([values, at_end], 1))
-    u_end, live_t = _move_with_time(run, live[:, -1], end, fired, component)
+    asked = _asked(run, state, watch, end)
+    more = torch.cat([times[:, :0], *(looked for looked, _ in asked)], 1)
+    known = [values, interpolate(more), at_end] if more.shape[1] else [values, at_end]
+    live = read(torch.cat([times, more, end.unsqueeze(-1)], 1), torch.cat(known, 1))
+    _observe(run, state, asked, live[:, times.shape[1] : -1])
+    u_end, live_t = _move_with_time(run, live[:, -1], end, fired, component, state.chosen)
     from_start = (times - state.t.unsqueeze(-1)) * sign
     with_start = (state.t == spec.t0) | (state.jumped if spec.saveat is None else False)
     inside = ((from_start > 0) | (with_start.unsqueeze(-1) & (from_start == 0))) & (
@@ -374,14 +474,32 @@ def _one_leg(run: EventRun, state: _Progress) -> tuple[_Leg, _Located, Tensor, T
         watched=watch.discrete,
         codes=torch.where(state.running, result.retcode, 0),
     )
-    return _Leg(state.t, end, read), located, times, live[:, :-1], inside & state.running.unsqueeze(-1)
+    leg = _Leg(state.t, end, lambda asked: run.project(read(asked)))
+    return leg, located, times, run.project(live[:, : times.shape[1]]), inside & state.running.unsqueeze(-1)
+
+
+def _asked(run: EventRun, state: _Progress, watch: _Watch, end: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Of every observer, the times in this leg at which it looks, and which of them count."""
+    if not state.observers:
+        return []
+    leg = Stretch(
+        start=state.t,
+        end=end,
+        fresh=state.running & (state.t == run.spec.t0),
+        jumped=state.jumped,
+        steps=watch.steps(),
+        close=2 * _BEFORE_STOP * _rounding(end, run.spec),
+        sign=run.spec.sign,
+    )
+    return [observer.times(leg) for observer in state.observers]
 
 
 def _move_with_time(
-    run: EventRun, u: Tensor, t: Tensor, fired: Tensor, component: Tensor
+    run: EventRun, u: Tensor, t: Tensor, fired: Tensor, component: Tensor, chosen: dict[int, Tensor]
 ) -> tuple[Tensor, Float[Tensor, "B"]]:
     """Make the time of each located event differentiable, and let the state before the event move with it."""
-    if not u.requires_grad or not bool((fired >= 0).any()):
+    moving = [choice for choice in chosen.values() if choice.requires_grad and bool((choice.detach() == t).any())]
+    if not u.requires_grad or not (moving or bool((fired >= 0).any())):
         return u, t
     live_t = t
     du = derivative(run.spec, u.detach(), t, run.p)
@@ -403,6 +521,9 @@ def _move_with_time(
         # rate and du count as constants here, which second derivatives would have to know
         shift = first_derivative_only(EVENT_TIME, shift, u)
         live_t = torch.where(usable, live_t + shift, live_t)
+    for choice in moving:
+        shift = first_derivative_only(EVENT_TIME, choice - choice.detach(), u)
+        live_t = torch.where((choice.detach() == t) & (fired < 0), t + shift, live_t)
     return u + du * (live_t - live_t.detach()).unsqueeze(-1), live_t
 
 
@@ -420,7 +541,9 @@ class _Watch:
             (i, c) for i, c in enumerate(run.callbacks) if isinstance(c, (ContinuousCallback, VectorContinuousCallback))
         ]
         self.discretes = [c for c in run.callbacks if isinstance(c, DiscreteCallback)]
-        self.needed = bool(self.continuous or self.discretes)
+        self.counts_steps = any(observer.everystep for observer in state.observers)
+        self.needed = bool(self.continuous or self.discretes or self.counts_steps)
+        self._ends: list[Tensor] = []
         zeros = torch.zeros_like(state.t)
         self.low, self.high = zeros, zeros
         self.found = torch.zeros_like(state.codes, dtype=torch.bool)
@@ -447,7 +570,13 @@ class _Watch:
             if index not in self.state.side:
                 self.state.side[index] = self._values(callback, self.state.u.detach(), self.state.t).sign()
 
+    def steps(self) -> Float[Tensor, "B k"]:
+        """Where the steps ended so far, NaN where a trajectory took none."""
+        return torch.stack(self._ends, -1) if self._ends else self.low[:, None][:, :0]
+
     def __call__(self, t: Tensor, u: Tensor, t_next: Tensor, u_next: Tensor, moved: Tensor) -> Tensor:
+        if self.counts_steps:
+            self._ends.append(torch.where(moved, t_next, float("nan")))
         stop = torch.zeros_like(moved)
         if self.continuous:
             points = max(callback.interp_points for _, callback in self.continuous)

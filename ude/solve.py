@@ -13,11 +13,18 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ude.callbacks import Callback, PresetTimeCallback, flatten_callbacks, terminate
+from ude.callbacks import (
+    Callback,
+    PositiveDomain,
+    PresetTimeCallback,
+    SavingCallback,
+    flatten_callbacks,
+    terminate,
+)
 from ude.default_algorithm import default_algorithm
 from ude.engines import ENGINES, FUSED, SolveSpec, TorchDiffEq, choose_engine
 from ude.engines.jacobian import require_right
-from ude.engines.step_checks import step_checks
+from ude.engines.step_checks import step_checks, with_domains
 from ude.engines.structure import started, structure_of
 from ude.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
 from ude.errors import InputError
@@ -128,6 +135,11 @@ def solve(  # type: ignore[misc]
     if isinstance(prob, EnsembleProblem):
         if trajectories is None:
             raise InputError("an ensemble needs a number of variants", fix="Give trajectories=100.")
+        if any(isinstance(item, SavingCallback) for item in flatten_callbacks(callback)):
+            raise InputError(
+                "an ensemble is several solves, each of which would write SavedValues anew",
+                fix="Solve a batch: an ODEProblem with u0 of shape (trajectories, state).",
+            )
         return solve_ensemble(
             prob,
             lambda one: solve(one, **options),
@@ -159,6 +171,9 @@ def solve(  # type: ignore[misc]
         raise InputError(
             "force_dtmin and isoutofdomain need steps that can change", got="adaptive=False", fix="Leave them out."
         )
+    callbacks = flatten_callbacks(callback)
+    if not adaptive and any(isinstance(item, PositiveDomain) for item in callbacks):
+        raise InputError("PositiveDomain needs steps that can change", got="adaptive=False", fix="Leave it out.")
     spec = SolveSpec(
         f=f,
         batch=batch,
@@ -204,11 +219,10 @@ def solve(  # type: ignore[misc]
             spec,
             (u0, p),
             (given, why_algorithm),
-            lambda ode, inner, until: solve(ode, inner, callback=[until, *flatten_callbacks(callback)], **again),
+            lambda ode, inner, until: solve(ode, inner, callback=[until, *callbacks], **again),
         )
-    callbacks = tuple(
-        one.bound(prob.f) if isinstance(one, TerminateSteadyState) else one for one in flatten_callbacks(callback)
-    )
+    callbacks = tuple(one.bound(prob.f) if isinstance(one, TerminateSteadyState) else one for one in callbacks)
+    spec = replace(spec, checks=with_domains(spec.checks, callbacks, spec.abstol, u0))
     stops = _stops(tstops, spec)
     if spec.adaptive and not isinstance(alg, TorchDiffEq):
         stops = torch.cat([stops, *(item.stops(t0, t1) for item in interpolations_in(prob.f, prob.p))], -1)

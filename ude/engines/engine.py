@@ -26,11 +26,13 @@ class StepChecks:
         isoutofdomain: ``(u, p, t) -> (B,)`` booleans: a step that ends there is rejected and tried again shorter.
         unstable_check: ``(dt, u, p, t) -> (B,)`` booleans: a trajectory whose accepted step ends there is given up.
         internalnorm: ``(error, t) -> (B,)``, the norm of scaled errors (B, n) in place of their root mean square.
+        scalefactor: The factor at most of a step that isoutofdomain rejects; None is the controller's smallest.
     """
 
     isoutofdomain: Callable[[Tensor, Sequence[Tensor], Tensor], Bool[Tensor, "B"]] | None = None
     unstable_check: Callable[[Tensor, Tensor, Sequence[Tensor], Tensor], Bool[Tensor, "B"]] | None = None
     internalnorm: Callable[[Tensor, Tensor], Float[Tensor, "B"]] | None = None
+    scalefactor: float | None = None
 
 
 #: Of systems that a sensitivity solves in place of the user's, whose states mean something else.

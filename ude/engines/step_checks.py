@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ude.callbacks import Callback, PositiveDomain
 from ude.engines.engine import NO_CHECKS, StepChecks
 from ude.errors import InputError
 from ude.problems import FlatRightHandSide
@@ -42,6 +43,49 @@ def step_checks(
         unstable_check=unstable_check and shapes.unstable(unstable_check),
         internalnorm=internalnorm and shapes.norm(internalnorm),
     )
+
+
+def with_domains(checks: StepChecks, callbacks: Sequence[Callback], abstol: Tensor, u0: Tensor) -> StepChecks:
+    """Add to the checks what the `PositiveDomain`s among the callbacks reject; u0 (B, n), abstol of the solve.
+
+    Raises:
+        InputError: A domain does not fit the state, or u0 is outside it.
+    """
+    for domain in callbacks:
+        if isinstance(domain, PositiveDomain):
+            checks = _with_domain(checks, domain, abstol, u0)
+    return checks
+
+
+def _with_domain(checks: StepChecks, domain: PositiveDomain, abstol: Tensor, u0: Tensor) -> StepChecks:
+    count = u0.shape[-1]
+    margin = abstol if domain.abstol is None else torch.as_tensor(domain.abstol).to(u0)
+    if margin.ndim > 1 or (margin.ndim == 1 and len(margin) != count):
+        raise InputError(
+            "abstol of PositiveDomain does not fit the state",
+            expected=f"a number or {count} numbers",
+            got=f"shape {tuple(margin.shape)}",
+        )
+    wrong = [i for i in domain.idxs or () if not -count <= i < count]
+    if wrong:
+        raise InputError("idxs of PositiveDomain name no state", expected=f"indices below {count}", got=str(wrong[0]))
+    below = domain.below(u0.detach(), -margin).nonzero()
+    if len(below):
+        lane, i = (int(x) for x in below[0])
+        raise InputError(
+            "u0 lies outside the PositiveDomain",
+            expected="no state below zero",
+            got=f"{float(u0[lane, i]):g} as state {i} of trajectory {lane}",
+            fix="Mend u0, or name the states that cannot be negative: PositiveDomain(idxs=[0]).",
+        )
+    users = checks.isoutofdomain
+
+    def isoutofdomain(u: Tensor, leaves: Sequence[Tensor], t: Tensor) -> Tensor:
+        outside = domain.below(u, -margin).any(-1)
+        return outside if users is None else outside | users(u, leaves, t)
+
+    factor = domain.scalefactor if checks.scalefactor is None else min(checks.scalefactor, domain.scalefactor)
+    return replace(checks, isoutofdomain=isoutofdomain, scalefactor=factor)
 
 
 @dataclass(frozen=True, eq=False)

@@ -309,7 +309,8 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
         judged = error
         if checks.isoutofdomain is not None:
             outside = checks.isoutofdomain(u, scheme.work.p, t + dt)
-            judged = lanes.where(lanes.read(outside) & finite, float("inf"), error)
+            outside = lanes.read(outside) & finite
+            judged = lanes.where(outside, float("inf"), error)
         within = judged <= 1.0 if controls_itself else controller.accepts(lanes, judged, state.memory, order)
         accept = finite & within & state.active
         at_smallest = spec.force_dtmin and size <= smallest_step(before)
@@ -341,6 +342,11 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
                 factor = scheme.factor(accept, judged)
             else:
                 factor = controller.factor(lanes, judged, state.memory, accept, order)
+            if checks.scalefactor is not None:
+                again: Any = checks.scalefactor
+                if not isinstance(scheme, SelfControlled):
+                    again = lanes.minimum(controller.factor(lanes, error, state.memory, accept, order), again)
+                factor = lanes.where(outside & lanes.negate(accept), again, factor)
             if solved is not None and trial.shrink is not None:
                 factor = lanes.where(solved, factor, lanes.read(trial.shrink))
             factor = factor if stretch is None else factor * stretch
