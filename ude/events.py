@@ -99,7 +99,7 @@ class EventRun:
         f = self.spec.f
         return f.parameters(self.p) if isinstance(f, FlatRightHandSide) else None
 
-    def call(self, function: Callable[..., Tensor], u: Tensor, t: Tensor, *more: Tensor) -> Tensor:
+    def call(self, function: Callable[..., Any], u: Tensor, t: Tensor, *more: Tensor) -> Any:
         """Call a user's function of (u, p, t) in the shape that its author sees."""
         batch = self.spec.batch
         extra = [item.reshape(batch) for item in more]
