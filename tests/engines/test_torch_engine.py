@@ -235,3 +235,17 @@ def test_every_step_is_saved_without_saveat_and_shorter_trajectories_repeat_thei
         assert float(sol.t[i, 0]) == 0.0
         assert sol.t[i, int(counts[i]) :].tolist() == [4.0] * (len(sol) - int(counts[i]))
         assert bool((sol.t[i, 1 : int(counts[i]) + 1] > sol.t[i, : int(counts[i])]).all())
+
+
+def test_a_trajectory_that_begins_with_nan_ends_at_once_and_leaves_the_gradient_of_others():
+    rate = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    u0 = torch.tensor([[1.0], [float("nan")]], dtype=torch.float64)
+    sol = ude.solve(
+        ude.ODEProblem(lambda u, p, t: -p.k * u, u0, (0.0, 1.0), p={"k": rate}),
+        ude.Tsit5(),
+        saveat=[1.0],
+        reltol=1e-9,
+        abstol=1e-9,
+    )
+    assert [code.name for code in sol.retcode] == ["Success", "Unstable"]
+    assert int(sol.stats.rejected_steps[1]) < 100

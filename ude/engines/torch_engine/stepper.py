@@ -357,19 +357,21 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
             learnt = controller.remember(lanes, error, state.memory)
             state.memory = tuple(lanes.where(accept, new, old) for new, old in zip(learnt, state.memory, strict=True))
         smallest = smallest_step(state.t)
+        # a step that is NaN, as it is where u0 is, is no step either
+        too_small = lanes.negate(state.dt >= smallest)
         if spec.force_dtmin:
             # at the smallest step only a state that is not finite, or stages that cannot be solved, are an end
             stuck = lanes.negate(accept) & (at_smallest | (not spec.adaptive))
             state.dt = lanes.maximum(state.dt, smallest)
         else:
-            stuck = lanes.negate(accept) & ((state.dt < smallest) | (not spec.adaptive))
+            stuck = lanes.negate(accept) & (too_small | (not spec.adaptive))
         code = float(ReturnCode.DtLessThanMin)
         if solved is not None and trial.shrink is not None:
             # a step that is tried again with a new Jacobian is not lost yet
             stuck = stuck & (solved | (lanes.read(trial.shrink) < 1.0))
             code = lanes.where(solved, code, float(ReturnCode.ConvergenceFailure))
         # into a singularity some methods step without an error, by steps that no longer change the time
-        stuck = stuck | (accept & (state.t == before) & (state.dt < smallest))
+        stuck = stuck | (accept & (state.t == before) & too_small)
         # a small last step or a cautious controller is no failure: only a rejection at the smallest step is
         state.dt = lanes.maximum(state.dt, spec.dtmin) if spec.dtmin else state.dt
         failed = lanes.where(finite, code, float(ReturnCode.Unstable))
