@@ -15,12 +15,13 @@ from ude.engines.engine import NO_CHECKS, ForwardResult, SolveSpec, StepRecord, 
 from ude.engines.fused.build import compile_kernel, why_no_compiler
 from ude.engines.fused.explicit import calls_of
 from ude.engines.fused.fingerprint import Fingerprint, fingerprint
-from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, run_forward, run_pullback
+from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, Outcome, run_forward, run_pullback
 from ude.engines.fused.program import Unfusable
 from ude.engines.fused.source import Shape, Traced, trace_program, write_source
 from ude.engines.fused.trace import line_of
 from ude.engines.torch_engine import TorchEngine
 from ude.methods import ExplicitRungeKutta
+from ude.methods.esdirk import DiagonallyImplicitRungeKutta
 from ude.problems import FlatRightHandSide
 
 # Trajectories side by side in one vector: two registers of AVX2, whose latencies hide each other.
@@ -75,7 +76,7 @@ class _Asked:
 
 
 class FusedEngine:
-    """Runs explicit Runge-Kutta methods as generated C programs: forward solve and reverse sweep."""
+    """Runs explicit and diagonally implicit Runge-Kutta methods as generated C programs, and their reverse sweep."""
 
     name = "fused"
     keeps_steps = True
@@ -151,7 +152,8 @@ class FusedEngine:
         wanted = asked.wanted
         u, one, t = _single(spec, u0, leaves, asked.own)
         try:
-            traced = trace_program(spec.f, u, one, t, asked.own, wanted)
+            implicit = isinstance(spec.algorithm, DiagonallyImplicitRungeKutta)
+            traced = trace_program(spec.f, u, one, t, asked.own, wanted, jacobian=implicit)
             shape = Shape(u0.dtype, 1 if asked.few else _LANES[u0.dtype], _WIDTH[u0.dtype])
             source = write_source(traced, spec.algorithm, spec.controller, shape)
         except Unfusable as reason:
@@ -166,7 +168,7 @@ class FusedEngine:
             uniform_size=source.uniform_size,
             lanes=shape.lanes,
             dtype=u0.dtype,
-            calls=calls_of(spec.algorithm.tableau),  # type: ignore[attr-defined]
+            calls=None if implicit else calls_of(spec.algorithm.tableau),  # type: ignore[attr-defined]
         )
         kernel = Kernel(compile_kernel(source.text), layout)
         frozen = tuple((place, tensor.clone()) for place, tensor in _places(traced.frozen, asked.print))
@@ -190,8 +192,7 @@ class FusedEngine:
             times, values = steps.t.T.contiguous(), steps.u.transpose(0, 1).contiguous()
         else:
             times, values = spec.saveat, out.values
-        attempts = int((out.accepted + out.rejected).max())
-        per_attempt, per_accepted = bound.kernel.layout.calls
+        nf, njacs, nw = _work(bound.kernel.layout, out)
         return ForwardResult(
             times=times,
             values=values,
@@ -200,7 +201,9 @@ class FusedEngine:
             t_end=out.t_end,
             accepted_steps=out.accepted,
             rejected_steps=out.rejected,
-            nf=int(spec.dt is None) + per_attempt * attempts + per_accepted * int(out.accepted.max()),
+            nf=int(spec.dt is None) + nf,
+            njacs=njacs,
+            nw=nw,
         )
 
     def pullback(
@@ -257,6 +260,15 @@ class FusedEngine:
         return self._bound[spec].kernel.path.with_suffix(".c").read_text(encoding="utf-8")
 
 
+def _work(layout: Layout, out: Outcome) -> tuple[int, int, int]:
+    """Calls of f, Jacobians and factorisations of the trajectory that needed most."""
+    attempts = int((out.accepted + out.rejected).max())
+    if layout.calls is None:
+        return int(out.calls.max()), int(out.jacobians.max()), attempts
+    per_attempt, per_accepted = layout.calls
+    return per_attempt * attempts + per_accepted * int(out.accepted.max()), 0, 0
+
+
 def _start(spec: SolveSpec) -> tuple[Tensor, tuple[Tensor, ...]]:
     if spec.start is None:
         raise AssertionError("_why_not_spec was not asked")
@@ -268,7 +280,7 @@ def _why_not_spec(spec: SolveSpec) -> str | None:
     if spec.start is None:
         return "events and stops cut the solve into legs, which the torch engine runs"
     u0, leaves = spec.start
-    if not isinstance(spec.algorithm, ExplicitRungeKutta):
+    if not isinstance(spec.algorithm, ExplicitRungeKutta | DiagonallyImplicitRungeKutta):
         return f"{spec.algorithm.name} has no fused form"
     if spec.adaptive and not spec.algorithm.tableau.b_error:
         return f"{spec.algorithm.name} estimates no error, so it needs adaptive=False and dt"
