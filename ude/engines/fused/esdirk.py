@@ -16,7 +16,7 @@ from ude.engines.torch_engine.esdirk import esdirk_tensors
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
 
 #: Factors of more than this many states would not stay in the cache, and their Jacobian makes long programs.
-MOST_STATES = 64
+MOST_STATES = 32
 
 
 def esdirk_method(algorithm: DiagonallyImplicitRungeKutta, *, gradient: bool) -> str:
@@ -86,20 +86,20 @@ def _solve_stages(tableau: DiagonallyImplicitTableau) -> str:
     for i in range(1, tableau.stages):
         guess = _weighted(numbers.predictor[i].tolist())
         inner = [
-            f"for (int n = 0; n < STATES; n++) base[n] = u[n] + h * ({_weighted(tableau.a[i][:-1])});",
-            f"for (int n = 0; n < STATES; n++) z[n] = w->step * (again ? k[{i}][n] : {guess});",
+            f"for (int n = 0; n < ROWS; n++) base[n] = u[n] + h * ({_weighted(tableau.a[i][:-1])});",
+            f"for (int n = 0; n < ROWS; n++) z[n] = w->step * (again ? k[{i}][n] : {guess});",
             "if (again) w->converged = every;",
             f"newton_solve(c, w, base, t + (real){float(tableau.c[i])!r} * h, z);",
             "if (again) solved = v_le(w->size, v_splat((real)NEWTON_TOLERANCE));",
-            f"for (int n = 0; n < STATES; n++) k[{i}][n] = v_select(solved, z[n] / divisor, k[{i}][n]);",
+            f"for (int n = 0; n < ROWS; n++) k[{i}][n] = v_select(solved, z[n] / divisor, k[{i}][n]);",
         ]
         if i == tableau.end_stage:
-            inner.append("for (int n = 0; n < STATES; n++) end[n] = base[n] + z[n];")
+            inner.append("for (int n = 0; n < ROWS; n++) end[n] = base[n] + z[n];")
         if numbers.needed[i]:
             lines += [f"    {line}" for line in inner]
         else:
             lines += ["    if (all) {", *(f"        {line}" for line in inner), "    } else if (!again)"]
-            lines.append(f"        for (int n = 0; n < STATES; n++) k[{i}][n] = v_splat(0);")
+            lines.append(f"        for (int n = 0; n < ROWS; n++) k[{i}][n] = v_splat(0);")
     return "\n".join([*lines, "}"])
 
 
@@ -111,7 +111,7 @@ def _attempt(algorithm: DiagonallyImplicitRungeKutta) -> str:
         "    Newton newton;",
         "    linearise(c, method, s, step);",
         "    newton_start(&newton, a, s->u, step, &method->factors, (real)NEWTON_TOLERANCE, NEWTON_MAXITERS);",
-        "    for (int n = 0; n < STATES; n++) trial->k[0][n] = s->k1[n];",
+        "    for (int n = 0; n < ROWS; n++) trial->k[0][n] = s->k1[n];",
         f"    const int estimate = {'a->adaptive != 0' if tableau.b_error else '0'};",
         "    solve_stages(c, &newton, s->u, s->t, h, trial->k, trial->u, estimate, 0);",
     ]
@@ -119,7 +119,7 @@ def _attempt(algorithm: DiagonallyImplicitRungeKutta) -> str:
         error = _weighted(tableau.b_error, "trial->k[{i}][n]")
         lines += [
             "    if (estimate) {",
-            f"        for (int n = 0; n < STATES; n++) trial->error[n] = h * ({error});",
+            f"        for (int n = 0; n < ROWS; n++) trial->error[n] = h * ({error});",
             "        solve_linear(&method->factors, trial->error);",
             "    }",
         ]
@@ -136,7 +136,7 @@ def _attempt(algorithm: DiagonallyImplicitRungeKutta) -> str:
 def _settle(tableau: DiagonallyImplicitTableau) -> str:
     """The derivative that the next step starts with is the last stage as its equation gave it, not f of the state."""
     return f"""static void settle(Context *c, Method *method, const State *s, v_t h, Trial *trial, v_i accept) {{
-    for (int n = 0; n < STATES; n++) trial->after[n] = trial->k[{tableau.end_stage}][n];
+    for (int n = 0; n < ROWS; n++) trial->after[n] = trial->k[{tableau.end_stage}][n];
     method->fresh = method->fresh & ~accept;
     method->wanted = method->wanted | (accept & v_gt(method->seen, v_splat(GOOD_RATE)));
     (void)c; (void)s; (void)h;
@@ -158,31 +158,31 @@ def _pull_row(tableau: DiagonallyImplicitTableau) -> str:
     for i, weight in enumerate(tableau.b):
         if weight:
             lines.append(
-                f"    for (int n = 0; n < STATES; n++) kbar[{i}][n] += h * ((real){float(weight)!r} * way->state[n]);"
+                f"    for (int n = 0; n < ROWS; n++) kbar[{i}][n] += h * ((real){float(weight)!r} * way->state[n]);"
             )
     end = tableau.end_stage
     lines += [
-        f"    for (int n = 0; n < STATES; n++) kbar[{end}][n] += v_select(moved, way->carry[n], zero);",
-        "    for (int n = 0; n < STATES; n++) way->state[n] += through[n];",
+        f"    for (int n = 0; n < ROWS; n++) kbar[{end}][n] += v_select(moved, way->carry[n], zero);",
+        "    for (int n = 0; n < ROWS; n++) way->state[n] += through[n];",
     ]
     needed = _needed(tableau)
     for i in reversed(range(1, tableau.stages)):
         if needed[i]:
             lines += _pull_stage(tableau, i)
-    lines.append("    for (int n = 0; n < STATES; n++) way->carry[n] = v_select(moved, kbar[0][n], way->carry[n]);")
+    lines.append("    for (int n = 0; n < ROWS; n++) way->carry[n] = v_select(moved, kbar[0][n], way->carry[n]);")
     return "\n".join([*lines, "    (void)inside;", "}"])
 
 
 def _pull_stage(tableau: DiagonallyImplicitTableau, i: int) -> list[str]:
     lines = [
-        f"    for (int n = 0; n < STATES; n++) y[n] = u[n] + h * ({_weighted(tableau.a[i])});",
+        f"    for (int n = 0; n < ROWS; n++) y[n] = u[n] + h * ({_weighted(tableau.a[i])});",
         f"    time = t + (real){float(tableau.c[i])!r} * h;",
         "    f_jacobian(c, y, &time, matrix);",
         "    factorise(matrix, step, &factors);",
         f"    solve_transposed(&factors, kbar[{i}]);",
-        f"    for (int n = 0; n < STATES; n++) kbar[{i}][n] = v_select(moved, kbar[{i}][n], zero);",
+        f"    for (int n = 0; n < ROWS; n++) kbar[{i}][n] = v_select(moved, kbar[{i}][n], zero);",
         f"    f_pull(c, y, &time, kbar[{i}], of_y);",
-        "    for (int n = 0; n < STATES; n++) {",
+        "    for (int n = 0; n < ROWS; n++) {",
         "        of_y[n] = v_select(moved, of_y[n], zero);",
         "        way->state[n] += of_y[n];",
     ]

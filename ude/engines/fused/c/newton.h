@@ -10,19 +10,35 @@ typedef struct {
     int pivot[STATES][LANES], swapped;
 } Factors;
 
+/* Loops over a known number of rows are unrolled by compilers, which for more than a few rows takes them seconds. */
+#if STATES > 4
+#define SEPARATE __attribute__((noinline))
+static inline int row_count(void) {
+    int rows = STATES;
+    __asm__("" : "+r"(rows));
+    return rows;
+}
+#else
+#define SEPARATE
+static inline int row_count(void) { return STATES; }
+#endif
+
+#define ROWS row_count()
+
 static void swap_lanes(v_t *x, v_t *y, int lane) {
     const real kept = LANE(*x, lane);
     LANE(*x, lane) = LANE(*y, lane);
     LANE(*y, lane) = kept;
 }
 
-static void factorise(const v_t *jacobian, v_t step, Factors *m) {
+SEPARATE static void factorise(const v_t *jacobian, v_t step, Factors *m) {
+    const int rows = row_count();
     m->swapped = 0;
-    for (int i = 0; i < STATES; i++)
-        for (int j = 0; j < STATES; j++) m->lu[i][j] = v_splat(i == j) - step * jacobian[i * STATES + j];
-    for (int k = 0; k < STATES; k++) {
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < rows; j++) m->lu[i][j] = v_splat(i == j) - step * jacobian[i * rows + j];
+    for (int k = 0; k < rows; k++) {
         v_t largest = v_abs(m->lu[k][k]), place = v_splat((real)k);
-        for (int i = k + 1; i < STATES; i++) {
+        for (int i = k + 1; i < rows; i++) {
             const v_t size = v_abs(m->lu[i][k]);
             const v_i more = v_gt(size, largest);
             largest = v_select(more, size, largest);
@@ -32,32 +48,33 @@ static void factorise(const v_t *jacobian, v_t step, Factors *m) {
             const int pivot = m->pivot[k][lane] = (int)CONST_LANE(place, lane);
             if (pivot == k) continue;
             m->swapped = 1;
-            for (int j = 0; j < STATES; j++) swap_lanes(&m->lu[k][j], &m->lu[pivot][j], lane);
+            for (int j = 0; j < rows; j++) swap_lanes(&m->lu[k][j], &m->lu[pivot][j], lane);
         }
         m->inverse[k] = v_splat(1) / m->lu[k][k];
-        for (int i = k + 1; i < STATES; i++) {
+        for (int i = k + 1; i < rows; i++) {
             const v_t factor = m->lu[i][k] *= m->inverse[k];
-            for (int j = k + 1; j < STATES; j++) m->lu[i][j] -= factor * m->lu[k][j];
+            for (int j = k + 1; j < rows; j++) m->lu[i][j] -= factor * m->lu[k][j];
         }
     }
 }
 
-static void solve_linear(const Factors *m, v_t *x) {
+SEPARATE static void solve_linear(const Factors *m, v_t *x) {
+    const int rows = row_count();
     if (m->swapped)
-        for (int k = 0; k < STATES; k++)
+        for (int k = 0; k < rows; k++)
             for (int lane = 0; lane < LANES; lane++)
                 if (m->pivot[k][lane] != k) swap_lanes(&x[k], &x[m->pivot[k][lane]], lane);
-    for (int i = 1; i < STATES; i++)
+    for (int i = 1; i < rows; i++)
         for (int j = 0; j < i; j++) x[i] -= m->lu[i][j] * x[j];
-    for (int i = STATES - 1; i >= 0; i--) {
-        for (int j = i + 1; j < STATES; j++) x[i] -= m->lu[i][j] * x[j];
+    for (int i = rows - 1; i >= 0; i--) {
+        for (int j = i + 1; j < rows; j++) x[i] -= m->lu[i][j] * x[j];
         x[i] *= m->inverse[i];
     }
 }
 
 static inline v_t weighted_norm(const v_t *x, const v_t *per_scale) {
     v_t scaled[STATES];
-    for (int n = 0; n < STATES; n++) scaled[n] = x[n] * per_scale[n];
+    for (int n = 0; n < ROWS; n++) scaled[n] = x[n] * per_scale[n];
     return v_sqrt(sum_of_squares(scaled)) * (1 / s_sqrt((real)STATES));
 }
 
@@ -80,7 +97,7 @@ static void newton_start(Newton *w, const Arguments *a, const v_t *u, v_t step, 
                          int maxiters) {
     w->factors = factors;
     w->step = step;
-    for (int n = 0; n < STATES; n++)
+    for (int n = 0; n < ROWS; n++)
         w->per_scale[n] = v_splat(1) / (v_abs(u[n]) * v_splat(a->reltol[n]) + v_splat(a->abstol[n]));
     w->tolerance = tolerance;
     w->maxiters = maxiters;
@@ -103,9 +120,9 @@ static void newton_solve(Context *c, Newton *w, const v_t *base, v_t time, v_t *
     const v_t floor = weighted_norm(base, w->per_scale) * (4 * EPSILON);
     for (int i = 0; i < w->maxiters; i++) {
         w->calls += i == 0 ? v_splat(1) : v_number(open);
-        for (int n = 0; n < STATES; n++) y[n] = base[n] + z[n];
+        for (int n = 0; n < ROWS; n++) y[n] = base[n] + z[n];
         f(c, y, &time, change);
-        for (int n = 0; n < STATES; n++) change[n] = w->step * change[n] - z[n];
+        for (int n = 0; n < ROWS; n++) change[n] = w->step * change[n] - z[n];
         solve_linear(w->factors, change);
         const v_t before = size;
         size = weighted_norm(change, w->per_scale);
@@ -116,7 +133,7 @@ static void newton_solve(Context *c, Newton *w, const v_t *base, v_t time, v_t *
             quotient = size / before;
             rate = v_select(open, i == 1 ? quotient : v_sqrt(quotient * last), rate);
         }
-        for (int n = 0; n < STATES; n++) z[n] = v_select(open, z[n] + change[n], z[n]);
+        for (int n = 0; n < ROWS; n++) z[n] = v_select(open, z[n] + change[n], z[n]);
         const v_t slow = v_min(rate, v_splat(NO_CONVERGENCE));
         const v_t error = slow / (v_splat(1) - slow) * size, tolerance = v_splat(w->tolerance);
         const v_i done = (v_lt(rate, v_splat(NO_CONVERGENCE)) & v_le(error, tolerance)) | v_le(size, floor);

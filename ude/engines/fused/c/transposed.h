@@ -1,12 +1,13 @@
-static void solve_transposed(const Factors *m, v_t *x) {
-    for (int i = 0; i < STATES; i++) {
+SEPARATE static void solve_transposed(const Factors *m, v_t *x) {
+    const int rows = row_count();
+    for (int i = 0; i < rows; i++) {
         x[i] *= m->inverse[i];
-        for (int j = i + 1; j < STATES; j++) x[j] -= m->lu[i][j] * x[i];
+        for (int j = i + 1; j < rows; j++) x[j] -= m->lu[i][j] * x[i];
     }
-    for (int i = STATES - 1; i > 0; i--)
+    for (int i = rows - 1; i > 0; i--)
         for (int j = 0; j < i; j++) x[j] -= m->lu[i][j] * x[i];
     if (m->swapped)
-        for (int k = STATES - 1; k >= 0; k--)
+        for (int k = rows - 1; k >= 0; k--)
             for (int lane = 0; lane < LANES; lane++)
                 if (m->pivot[k][lane] != k) swap_lanes(&x[k], &x[m->pivot[k][lane]], lane);
 }
