@@ -30,7 +30,9 @@ def _arguments(real: Any) -> type[ctypes.Structure]:
     pointer = ctypes.c_void_p
     names: list[tuple[str, Any]] = [(name, pointer) for name in ("u0", "t0", "t1", "saveat")]
     names += [(name, ctypes.c_int64) for name in ("saves", "saveat_stride")]
-    names += [(name, pointer) for name in ("values", "t_end", "u_end", "code", "accepted", "rejected", "calls", "jacobians")]
+    names += [
+        (name, pointer) for name in ("values", "t_end", "u_end", "code", "accepted", "rejected", "calls", "jacobians")
+    ]
     names += [(name, pointer) for name in ("abstol", "reltol")]
     names += [(name, real) for name in ("dt", "dtmin", "dtmax")]
     names += [(name, ctypes.c_int64) for name in ("maxiters", "adaptive", "keep")]
