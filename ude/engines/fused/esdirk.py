@@ -15,7 +15,7 @@ from ude.engines.fused.explicit import interpolant
 from ude.engines.torch_engine.esdirk import esdirk_tensors
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
 
-#: Factors of more than this many states would not stay in the cache, and their Jacobian makes long programs.
+#: The Jacobian of more states makes programs that compilers take many seconds for.
 MOST_STATES = 32
 
 

@@ -234,7 +234,8 @@ def run_forward(call: Call, *, keep: bool) -> Outcome:
         weakref.finalize(call, kernel.free, record)
     if any(failed):
         raise MemoryError("there is not enough memory for the steps of this solve; save fewer trajectories at once")
-    return Outcome(values, t_end, end, *counts[:3], rows, *counts[3:])
+    code, accepted, rejected, calls, jacobians = counts
+    return Outcome(values, t_end, end, code, accepted, rejected, rows, calls, jacobians)
 
 
 def run_pullback(
