@@ -18,15 +18,17 @@ from ude.engines.engine import NO_CHECKS, ForwardResult, SolveSpec, StepRecord, 
 from ude.engines.fused.build import compile_kernel, why_no_compiler
 from ude.engines.fused.explicit import calls_of
 from ude.engines.fused.fingerprint import Fingerprint, fingerprint
-from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, run_forward, run_pullback
+from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, Outcome, run_forward, run_pullback
 from ude.engines.fused.program import Unfusable
 from ude.engines.fused.shelf import leave, take
 from ude.engines.fused.source import Shape, trace_program, write_source
 from ude.engines.fused.trace import line_of
 from ude.engines.torch_engine import TorchEngine
 from ude.interpolation import interpolations_in
-from ude.methods import ExplicitRungeKutta
+from ude.methods import LU, ExplicitRungeKutta
+from ude.methods.esdirk import DiagonallyImplicitRungeKutta
 from ude.problems import FlatRightHandSide
+from ude.split import SplitFunction
 
 # Trajectories side by side in one vector: two registers of AVX2, whose latencies hide each other.
 _LANES = {torch.float64: 4, torch.float32: 8}
@@ -82,7 +84,7 @@ class _Asked:
 
 
 class FusedEngine:
-    """Runs explicit Runge-Kutta methods as generated C programs: forward solve and reverse sweep."""
+    """Runs explicit and diagonally implicit Runge-Kutta methods as generated C programs, and their reverse sweep."""
 
     name = "fused"
     keeps_steps = True
@@ -180,7 +182,8 @@ class FusedEngine:
             return found
         u, one, t = _single(spec, u0, leaves, asked.own)
         try:
-            traced = trace_program(spec.f, u, one, t, asked.own, wanted)
+            implicit = isinstance(spec.algorithm, DiagonallyImplicitRungeKutta)
+            traced = trace_program(spec.f, u, one, t, asked.own, wanted, jacobian=implicit)
             shape = _shape(spec, asked)
             source = write_source(traced, spec.algorithm, spec.controller, shape)
         except Unfusable as reason:
@@ -227,8 +230,7 @@ class FusedEngine:
             times, values = steps.t.T.contiguous(), steps.u.transpose(0, 1).contiguous()
         else:
             times, values = spec.saveat, out.values
-        attempts = int((out.accepted + out.rejected).max())
-        per_attempt, per_accepted = bound.kernel.layout.calls
+        nf, njacs, nw = _work(bound.kernel.layout, out)
         return ForwardResult(
             times=times,
             values=values,
@@ -237,7 +239,9 @@ class FusedEngine:
             t_end=out.t_end,
             accepted_steps=out.accepted,
             rejected_steps=out.rejected,
-            nf=int(spec.dt is None) + per_attempt * attempts + per_accepted * int(out.accepted.max()),
+            nf=int(spec.dt is None) + nf,
+            njacs=njacs,
+            nw=nw,
         )
 
     def pullback(
@@ -298,6 +302,15 @@ class FusedEngine:
 _NOTED: ContextVar[list[Path] | None] = ContextVar("kernels", default=None)
 
 
+def _work(layout: Layout, out: Outcome) -> tuple[int, int, int]:
+    """Calls of f, Jacobians and factorisations of the trajectory that needed most."""
+    attempts = int((out.accepted + out.rejected).max())
+    if layout.calls is None:
+        return int(out.calls.max()), int(out.jacobians.max()), attempts
+    per_attempt, per_accepted = layout.calls
+    return per_attempt * attempts + per_accepted * int(out.accepted.max()), 0, 0
+
+
 def _start(spec: SolveSpec) -> tuple[Tensor, tuple[Tensor, ...]]:
     if spec.start is None:
         raise AssertionError("_why_not_spec was not asked")
@@ -309,12 +322,17 @@ def _why_not_spec(spec: SolveSpec) -> str | None:
     if spec.start is None:
         return "events and stops cut the solve into legs, which the torch engine runs"
     u0, leaves = spec.start
-    if not isinstance(spec.algorithm, ExplicitRungeKutta):
+    if not isinstance(spec.algorithm, ExplicitRungeKutta | DiagonallyImplicitRungeKutta):
         return f"{spec.algorithm.name} has no fused form"
     if spec.adaptive and not spec.algorithm.tableau.b_error:
         return f"{spec.algorithm.name} estimates no error, so it needs adaptive=False and dt"
-    if spec.mass is not None:
-        return "a mass matrix is the torch engine's"
+    if spec.mass is not None or spec.jac is not None or spec.colouring is not None:
+        return "mass matrices and Jacobians given by the user are the torch engine's"
+    if isinstance(spec.algorithm, DiagonallyImplicitRungeKutta) and (
+        spec.algorithm.linsolve != LU()
+        or (isinstance(spec.f, FlatRightHandSide) and isinstance(spec.f.f, SplitFunction))
+    ):
+        return "other linear solvers than LU, and split problems of implicit methods, are the torch engine's"
     if spec.watch is not None or spec.resume is not None:
         return "events and stops are handled between the steps of the torch engine"
     if spec.force_dtmin or spec.checks is not NO_CHECKS:
@@ -382,8 +400,6 @@ def _shape(spec: SolveSpec, asked: _Asked) -> Shape:
 def _layout(spec: SolveSpec, asked: _Asked, uniform_size: int, shape: Shape) -> Layout:
     u0, leaves = _start(spec)
     batch = max(1, u0.shape[0])
-    if not isinstance(spec.algorithm, ExplicitRungeKutta):
-        raise AssertionError("_why_not_spec was not asked")
     return Layout(
         states=u0.shape[1],
         sizes=tuple(
@@ -394,7 +410,7 @@ def _layout(spec: SolveSpec, asked: _Asked, uniform_size: int, shape: Shape) -> 
         uniform_size=uniform_size,
         lanes=shape.lanes,
         dtype=u0.dtype,
-        calls=calls_of(spec.algorithm.tableau),
+        calls=calls_of(spec.algorithm.tableau) if isinstance(spec.algorithm, ExplicitRungeKutta) else None,
     )
 
 
@@ -407,7 +423,7 @@ def _on_disk(spec: SolveSpec, asked: _Asked) -> str | None:
     shapes = [tuple(leaf.shape) for leaf in leaves]
     # of a batch only the rows count, not how many there are
     rows = [shape[len(spec.batch) :] if mine else shape for shape, mine in zip(shapes, asked.own, strict=True)]
-    what = (stable, spec.algorithm.name, spec.controller, u0.shape[1], len(spec.batch))
+    what = (stable, spec.algorithm, spec.controller, u0.shape[1], len(spec.batch))
     name = repr((*what, rows, asked.own, asked.wanted, _shape(spec, asked)))
     # what prints as an address, such as a function given to the controller, has no name that lasts
     return None if " at 0x" in name else name

@@ -30,7 +30,9 @@ def _arguments(real: Any) -> type[ctypes.Structure]:
     pointer = ctypes.c_void_p
     names: list[tuple[str, Any]] = [(name, pointer) for name in ("u0", "t0", "t1", "saveat")]
     names += [(name, ctypes.c_int64) for name in ("saves", "saveat_stride")]
-    names += [(name, pointer) for name in ("values", "t_end", "u_end", "code", "accepted", "rejected")]
+    names += [
+        (name, pointer) for name in ("values", "t_end", "u_end", "code", "accepted", "rejected", "calls", "jacobians")
+    ]
     names += [(name, pointer) for name in ("abstol", "reltol")]
     names += [(name, real) for name in ("dt", "dtmin", "dtmax")]
     names += [(name, ctypes.c_int64) for name in ("maxiters", "adaptive", "keep")]
@@ -48,7 +50,7 @@ class Layout:
     Args:
         own: Which leaves have a row a trajectory.
         wanted: Leaves that a gradient is computed of; None when the kernel has no reverse sweep.
-        calls: Calls of f in an attempt, and beside in an accepted one.
+        calls: Calls of f in an attempt, and beside in an accepted one; None when the kernel counts them.
     """
 
     states: int
@@ -58,7 +60,7 @@ class Layout:
     uniform_size: int
     lanes: int
     dtype: torch.dtype
-    calls: tuple[int, int]
+    calls: tuple[int, int] | None
 
 
 class Kernel:
@@ -205,6 +207,8 @@ class Outcome:
     accepted: Int[Tensor, "B"]
     rejected: Int[Tensor, "B"]
     rows: list[tuple[int, int, int]]
+    calls: Int[Tensor, "B"]
+    jacobians: Int[Tensor, "B"]
 
 
 def run_forward(call: Call, *, keep: bool) -> Outcome:
@@ -213,11 +217,11 @@ def run_forward(call: Call, *, keep: bool) -> Outcome:
     dtype, states = kernel.layout.dtype, kernel.layout.states
     values = torch.empty(batch, a.saves, states, dtype=dtype) if a.saves else None
     t_end, end = torch.empty(batch, dtype=dtype), torch.empty(batch, states, dtype=dtype)
-    counts = torch.empty(3, batch, dtype=torch.int64)
+    counts = torch.zeros(5, batch, dtype=torch.int64)
     a.values = values.data_ptr() if values is not None else None
     a.t_end, a.u_end = t_end.data_ptr(), end.data_ptr()
     base, row = counts.data_ptr(), 8 * batch
-    a.code, a.accepted, a.rejected = base, base + row, base + 2 * row
+    a.code, a.accepted, a.rejected, a.calls, a.jacobians = (base + i * row for i in range(5))
     a.keep = int(keep)
     call.held += [counts, t_end]
     chunks = kernel.chunks(batch)
@@ -230,7 +234,8 @@ def run_forward(call: Call, *, keep: bool) -> Outcome:
         weakref.finalize(call, kernel.free, record)
     if any(failed):
         raise MemoryError("there is not enough memory for the steps of this solve; save fewer trajectories at once")
-    return Outcome(values, t_end, end, counts[0], counts[1], counts[2], rows)
+    code, accepted, rejected, calls, jacobians = counts
+    return Outcome(values, t_end, end, code, accepted, rejected, rows, calls, jacobians)
 
 
 def run_pullback(

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ude.engines.fused import explicit
+from ude.engines.fused import esdirk, explicit
 from ude.engines.fused.lower import Lowering, sinks_of
 from ude.engines.fused.program import AddedProducts, Addresses, Program, Sink, Unfusable
 from ude.engines.fused.render import Renderer, product_sinks
-from ude.engines.fused.trace import trace_forward, trace_pullback
+from ude.engines.fused.trace import trace_forward, trace_jacobian, trace_pullback
 from ude.methods import Algorithm, ExplicitRungeKutta
 from ude.methods.controller import SMALLEST_ERROR
+from ude.methods.esdirk import DiagonallyImplicitRungeKutta
 
 # Evaluations whose factors of weight gradients are held until they are multiplied, within this many bytes.
 _RING_BYTES = 1 << 17
@@ -46,6 +47,7 @@ class Traced:
     du: Addresses
     of_u: Addresses | None
     sinks: tuple[Sink, ...]
+    jacobian: Addresses | None = None
 
 
 def trace_program(
@@ -55,8 +57,12 @@ def trace_program(
     t: Tensor,
     own: Sequence[bool],
     wanted: Sequence[bool] | None,
+    *,
+    jacobian: bool = False,
 ) -> Traced:
-    """Trace f and (unless `wanted` is None) its pullback for one trajectory, into one program."""
+    """Trace f and (unless `wanted` is None) its pullback for one trajectory, and its Jacobian, into one program."""
+    if jacobian and u.numel() > esdirk.MOST_STATES:
+        raise Unfusable(f"implicit methods are fused for up to {esdirk.MOST_STATES} states, and u0 has {u.numel()}")
     program = Program()
     at_u = program.input("u", u.numel(), uniform=False)
     at_t = program.input("t", 1, uniform=False)
@@ -87,6 +93,10 @@ def trace_program(
         chosen = [i for i, need in enumerate(wanted) if need]
         for leaf, gradient in zip(chosen, gradients, strict=True):
             sinks += sinks_of(program, leaf, gradient, products=not own[leaf])
+    of_state = None
+    if jacobian:
+        module = trace_jacobian(f, u, leaves, t)
+        (of_state,) = lowering.run(module, [shaped[0], *at_leaves, shaped[1]], stand_in)
     return Traced(
         program=program,
         states=u.numel(),
@@ -101,6 +111,7 @@ def trace_program(
         du=du,
         of_u=of_u,
         sinks=tuple(sinks),
+        jacobian=of_state,
     )
 
 
@@ -128,10 +139,8 @@ class Source:
 def write_source(traced: Traced, algorithm: Algorithm, controller: Any, shape: Shape) -> Source:
     """Write the C program."""
     renderer = Renderer(traced.program, shape.lanes, shape.width)
-    if not isinstance(algorithm, ExplicitRungeKutta):
-        raise Unfusable(f"{algorithm.name} has no fused form")
-    tableau = algorithm.tableau
     gradient = traced.of_u is not None
+    method, own_names = _method(algorithm, gradient=gradient)
     arguments = "Context *c, const v_t *u, const v_t *t"
     functions = [renderer.function(f"void f({arguments}, v_t *restrict du)", {"du": traced.du})]
     if traced.of_u is not None:
@@ -140,8 +149,11 @@ def write_source(traced: Traced, algorithm: Algorithm, controller: Any, shape: S
             f"void f_pull({arguments}, const v_t *g, v_t *restrict gu)", {"gu": traced.of_u}, traced.sinks
         )
         functions.append(_counting(pull, traced))
-    method = explicit.explicit_method(tableau, gradient=gradient)
-    names = {**explicit.macros(tableau), **_macros(traced, shape), "MEMORY": len(controller.start())}
+    if traced.jacobian is not None:
+        functions.append(
+            renderer.function(f"void f_jacobian({arguments}, v_t *restrict jacobian)", {"jacobian": traced.jacobian})
+        )
+    names = {**own_names, **_macros(traced, shape), "MEMORY": len(controller.start())}
     once = "".join(f"    {line}\n" for line in renderer.once)
     lanes = _text("lanes.h")
     if not gradient:
@@ -158,11 +170,20 @@ def write_source(traced: Traced, algorithm: Algorithm, controller: Any, shape: S
         f"{once}}}\n",
         *functions,
         _evaluate(),
-        controller_source(controller, tableau.order),
+        controller_source(controller, own_names["ERROR_ORDER"]),
         method,
         lanes,
     ]
     return Source("\n".join(parts), max(8, renderer.uniform_size))
+
+
+def _method(algorithm: Algorithm, *, gradient: bool) -> tuple[str, dict[str, Any]]:
+    """The text of a method and its macros."""
+    if isinstance(algorithm, ExplicitRungeKutta):
+        return explicit.explicit_method(algorithm.tableau, gradient=gradient), explicit.macros(algorithm.tableau)
+    if isinstance(algorithm, DiagonallyImplicitRungeKutta):
+        return esdirk.esdirk_method(algorithm, gradient=gradient), esdirk.macros(algorithm, gradient=gradient)
+    raise Unfusable(f"{algorithm.name} has no fused form")
 
 
 def _text(name: str) -> str:
@@ -207,6 +228,7 @@ def _macros(traced: Traced, shape: Shape) -> dict[str, Any]:
         "STATES": traced.states,
         "OWN_LEAVES": len(own),
         "OWN_SIZE": max(1, sum(own)),
+        "EPSILON": f"((real){precise.eps!r})",
         "RESOLUTION": f"((real){16 * precise.eps!r})",
         "TINIEST": f"((real){1e3 * precise.tiny!r})",
         "TINY": f"((real){1e-300 if shape.real == 'double' else 1e-37!r})",

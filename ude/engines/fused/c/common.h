@@ -15,6 +15,7 @@ typedef struct {
     int64_t saves, saveat_stride;
     real *values, *t_end, *u_end;
     int64_t *code, *accepted, *rejected;
+    int64_t *calls, *jacobians; /* of f, by methods that iterate */
     /* of the solve */
     const real *abstol, *reltol;
     real dt, dtmin, dtmax;

@@ -1,6 +1,7 @@
 /* The adaptive loop and the reverse sweep over lanes. What differs between methods comes before this text:
 
    Method, method_start(method, lane)          what a method remembers of its lanes; a lane takes a new trajectory
+   method_finish(method, a, lane, at)          where IMPLICIT: a lane hands in how often it called f
    attempt(c, method, a, s, h, trial)          try one step of every lane
    settle(c, method, s, h, trial, accept)      after it: the derivative at the new state, into trial->after
    read_step(c, u, t, h, k)                    make the stages that only the dense output needs
@@ -286,7 +287,12 @@ EXPORT int ude_forward(const Arguments *a, int64_t first, int64_t last, Record *
                 code = SUCCESS;
             else if (book.attempts[lane] >= a->maxiters)
                 code = MAX_ITERS;
-            if (code >= 0) finish_lane(a, &s, &book, lane, code), finished = 1;
+            if (code < 0) continue;
+#if IMPLICIT
+            method_finish(&method, a, lane, book.at[lane]);
+#endif
+            finish_lane(a, &s, &book, lane, code);
+            finished = 1;
         }
         if (finished) refill(&context, &method, a, &s, &book, starts, first, last, &next);
     }
