@@ -320,7 +320,7 @@ def test_an_iterative_callback_chooses_its_times_and_the_gradient_runs_through_t
     while times[-1] + torch.log((level + dose) / level) / k < 4.0:
         times.append(times[-1] + torch.log((level + dose) / level) / k)
     assert len(times) == 3
-    assert [float(e.t[0]) for e in sol.events] == pytest.approx([float(t) for t in times], abs=1e-9)
+    assert [e.t[0].item() for e in sol.events] == pytest.approx([t.item() for t in times], abs=1e-9)
     exact = (level + dose) * torch.exp(-k * (4.0 - times[-1]))
     ours = torch.autograd.grad(sol.u[0, 0], (k, level, dose))
     theirs = torch.autograd.grad(exact, (k, level, dose))

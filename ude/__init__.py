@@ -95,7 +95,7 @@ from ude.split import SplitODEProblem
 from ude.steady_state import DynamicSS, SSRootfind, SteadyStateProblem, TerminateSteadyState
 
 if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
-    from ude import datasets, reference_problems
+    from ude import datasets, fused, reference_problems
     from ude.discovery import Candidate, Discovery, LibraryRegressor, PySR, Samples, discover
     from ude.models import MLP, UDE, FunctionModel, Model, Neural, NeuralODE, Parameter, Symbolic
     from ude.training import Dataset, Fit, fit, load_fit, read_csv

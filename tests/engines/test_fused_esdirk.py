@@ -36,6 +36,11 @@ METHODS = [
 ]
 
 
+# each compiles two kernels, which takes seconds; the others run with `-m slow`
+QUICK = ("TRBDF2", "KenCarp4", "Kvaerno5")
+ALL = [pytest.param(alg, marks=() if alg.name in QUICK else pytest.mark.slow) for alg in METHODS]
+
+
 def name(value: object) -> str:
     return getattr(value, "name", str(value))
 
@@ -65,7 +70,7 @@ def assert_engines_agree(prob, alg, wanted, *, weights=1.0, gradients=1e-10, **o
 
 
 class TestAgreement:
-    @pytest.mark.parametrize("alg", METHODS, ids=name)
+    @pytest.mark.parametrize("alg", ALL, ids=name)
     def test_every_method_takes_the_same_steps_and_does_the_same_work_on_robertson(self, alg):
         u0 = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64, requires_grad=True)
         p = {key: number(value) for key, value in ROBERTSON.items()}
@@ -143,7 +148,7 @@ class TestAgreement:
         alone = ude.ODEProblem(f, u0[3], (0.0, 1.0), {"k": k[3], "m": m[3]})
         assert_engines_agree(alone, ude.Kvaerno3(), [u0, k, m], **options)
 
-    @pytest.mark.parametrize("alg", METHODS, ids=name)
+    @pytest.mark.parametrize("alg", ALL, ids=name)
     def test_fixed_steps_agree(self, alg):
         mu, u0 = number(20.0), torch.tensor([2.0, 0.0], dtype=torch.float64, requires_grad=True)
         prob = ude.ODEProblem(van_der_pol, u0, (0.0, 2.0), {"mu": mu})
