@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ude.errors import InputError
-from ude.problems import ODEProblem, state_tensor
+from ude.problems import ODEProblem, same_shape, state_tensor
 
 #: One half of a partitioned right-hand side: (v, u, p, t) -> dv/dt or du/dt
 HalfRightHandSide = Callable[[Tensor, Tensor, Any, Tensor], Tensor]
@@ -52,16 +52,9 @@ class DynamicalODEFunction(nn.Module):
         return parts[0] if half is not None else torch.cat(parts, -1)
 
     def _checked(self, value: Any, like: Tensor, name: str) -> Tensor:
-        if isinstance(value, Tensor) and value.shape == like.shape:
-            return value
         of = "v" if name == "f1" else "u"
         call = name if "(" in name else f"{name}(v, u, p, t)"
-        raise InputError(
-            f"{call} must return a tensor of the shape of {of}",
-            expected=str(tuple(like.shape)),
-            got=str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__,
-            fix="Stack the derivatives along the last axis: torch.stack([...], -1).",
-        )
+        return same_shape(value, like, call, of)
 
 
 def DynamicalODEProblem(

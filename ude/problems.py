@@ -330,6 +330,21 @@ class FlatRightHandSide:
         return pytree.tree_unflatten(items, self.structure)
 
 
+def same_shape(value: Any, like: Tensor, call: str, of: str) -> Tensor:
+    """Return what one part of a right-hand side gave, of the shape of the state `like` that is called `of`.
+
+    Parts are checked one by one, since a sum or a concatenation of them would hide a wrong shape.
+    """
+    if isinstance(value, Tensor) and value.shape == like.shape:
+        return value
+    raise InputError(
+        f"{call} must return a tensor of the shape of {of}",
+        expected=str(tuple(like.shape)),
+        got=str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__,
+        fix="Stack the derivatives along the last axis: torch.stack([...], -1).",
+    )
+
+
 def flatten(prob: ODEProblem) -> tuple[FlatRightHandSide, tuple[Tensor, ...]]:
     """Spread the parameters of a problem out to leaves.
 

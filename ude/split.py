@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ude.errors import InputError
-from ude.problems import ODEProblem, RightHandSide
+from ude.problems import ODEProblem, RightHandSide, same_shape
 
 
 class SplitFunction(nn.Module):
@@ -29,15 +29,7 @@ class SplitFunction(nn.Module):
 
 
 def _checked(value: Any, u: Tensor, name: str) -> Tensor:
-    # checked part by part, since a sum would broadcast a wrong shape
-    if isinstance(value, Tensor) and value.shape == u.shape:
-        return value
-    raise InputError(
-        f"{name}(u, p, t) must return a tensor of the shape of u",
-        expected=str(tuple(u.shape)),
-        got=str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__,
-        fix="Stack the derivatives along the last axis: torch.stack([...], -1).",
-    )
+    return same_shape(value, u, f"{name}(u, p, t)", "u")
 
 
 def SplitODEProblem(
