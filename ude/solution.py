@@ -153,14 +153,21 @@ class Solution:
         span: tuple[Float[Tensor, "B"], Float[Tensor, "B"]],
         reached: Float[Tensor, "B"],
         retcode: Int[Tensor, "B"],
-        stats: Statistics,
+        stats: Statistics | Callable[[], Statistics],
         dense: Callable[[Float[Tensor, "B T"]], Tensor],
         events: tuple[Event, ...] = (),
     ) -> None:
-        self.names, self.stats, self.events = names, stats, events
+        self.names, self.events, self._stats = names, events, stats
         self._times, self._values, self._span, self._codes, self._dense = times, values, span, retcode, dense
         self.reached = self._reached = reached
         self._bad = [i for i, code in enumerate(retcode.tolist()) if not ReturnCode(code).ok]
+
+    @property
+    def stats(self) -> Statistics:
+        """What the solve cost; written together at the first look, which in a training nobody takes."""
+        if not isinstance(self._stats, Statistics):
+            self._stats = self._stats()
+        return self._stats
 
     @property
     def batch(self) -> tuple[int, ...]:

@@ -18,8 +18,10 @@ from ude.engines.engine import NO_CHECKS, ForwardResult, SolveSpec, StepRecord, 
 from ude.engines.fused.build import compile_kernel, why_no_compiler
 from ude.engines.fused.explicit import calls_of
 from ude.engines.fused.fingerprint import Fingerprint, fingerprint
-from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, Outcome, run_forward, run_pullback
+from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, run_forward, run_pullback
+from ude.engines.fused.prepared import Shelf
 from ude.engines.fused.program import Unfusable
+from ude.engines.fused.result import FusedResult
 from ude.engines.fused.shelf import leave, take
 from ude.engines.fused.source import Shape, trace_program, write_source
 from ude.engines.fused.trace import line_of
@@ -27,7 +29,7 @@ from ude.engines.torch_engine import TorchEngine
 from ude.interpolation import interpolations_in
 from ude.methods import LU, ExplicitRungeKutta
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta
-from ude.problems import FlatRightHandSide
+from ude.problems import FlatRightHandSide, ODEProblem
 from ude.split import SplitFunction
 
 # Trajectories side by side in one vector: two registers of AVX2, whose latencies hide each other.
@@ -49,6 +51,11 @@ class _Bound:
 
     kernel: Kernel
     captured: tuple[Tensor, ...]
+    frozen: tuple[tuple[Tensor, Tensor], ...]
+
+    def fits(self) -> bool:
+        """Whether the numbers that became part of the program are those that f refers to."""
+        return all(torch.equal(now, known) for now, known in self.frozen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +72,10 @@ class _Built:
     frozen: tuple[tuple[int | Tensor, Tensor], ...]
     plain: bool
 
-    def captured(self, print_: Fingerprint) -> tuple[Tensor, ...]:
-        return tuple(_tensor_at(place, print_) for place in self.places)
-
-    def fits(self, print_: Fingerprint) -> bool:
-        return all(torch.equal(_tensor_at(place, print_), known) for place, known in self.frozen)
+    def bound(self, print_: Fingerprint) -> _Bound:
+        """The kernel with the tensors of a right-hand side of this fingerprint."""
+        captured = tuple(_tensor_at(place, print_) for place in self.places)
+        return _Bound(self.kernel, captured, tuple((_tensor_at(place, print_), known) for place, known in self.frozen))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +101,7 @@ class FusedEngine:
         self._looked: WeakKeyDictionary[SolveSpec, _Asked] = WeakKeyDictionary()
         self._built: dict[tuple[Any, ...], _Built | str] = {}
         self._spent: dict[tuple[Any, ...], int] = {}
+        self._shelf = Shelf()
 
     def forget(self) -> None:
         """Forget kernels and counted calls of this process; kernels on disk stay there."""
@@ -102,6 +109,7 @@ class FusedEngine:
         self._looked.clear()
         self._built.clear()
         self._spent.clear()
+        self._shelf.clear()
 
     # -- choice ------------------------------------------------------------------------------------------------------
     def why_not(self, spec: SolveSpec) -> str | None:
@@ -120,11 +128,24 @@ class FusedEngine:
         """Whether there is a kernel for this solve already, compared with f, and f has no knots to stop at."""
         if not self._built or _why_not_spec(spec) is not None:
             return False
-        built = self._built.get(self._asked(spec).key)
-        if not isinstance(built, _Built) or not built.plain or not built.fits(self._asked(spec).print):
+        asked = self._asked(spec)
+        built = self._built.get(asked.key)
+        if not isinstance(built, _Built) or not built.plain:
             return False
-        self._bound[spec] = _Bound(built.kernel, built.captured(self._asked(spec).print))
-        return True
+        bound = built.bound(asked.print)
+        if bound.fits():
+            self._bound[spec] = bound
+        return bound.fits()
+
+    def recall(self, prob: ODEProblem, options: Sequence[Any], saveat: Any) -> SolveSpec | None:
+        """The solve that `prepare` was given for this problem and these options, if all of it is as it was then."""
+        spec = self._shelf.find(prob, options, saveat)
+        bound = None if spec is None else self._bound.get(spec)
+        return spec if bound is not None and bound.fits() else None
+
+    def prepare(self, prob: ODEProblem, options: Sequence[Any], saveat: Any, spec: SolveSpec) -> None:
+        """Keep a solve that `is_ready`, for `recall`."""
+        self._shelf.put(prob, options, saveat, spec)
 
     def why_wait(self, spec: SolveSpec) -> str | None:
         reason = _why_not_spec(spec)
@@ -165,13 +186,13 @@ class FusedEngine:
         if refusal is not None:
             return refusal
         built = self._built.get(asked.key)
-        if isinstance(built, _Built) and not built.fits(asked.print):
+        if isinstance(built, _Built) and not built.bound(asked.print).fits():
             built = None
         if built is None:
             if len(self._built) > _MOST_REMEMBERED:
                 self._built.clear()
             built = self._built[asked.key] = self._build(spec, asked)
-        return built if isinstance(built, str) else _Bound(built.kernel, built.captured(asked.print))
+        return built if isinstance(built, str) else built.bound(asked.print)
 
     def _build(self, spec: SolveSpec, asked: _Asked) -> _Built | str:
         """Find the kernel that an earlier process left, or trace f and compile one."""
@@ -208,8 +229,8 @@ class FusedEngine:
         kernel = Kernel(found.path, _layout(spec, asked, found.uniform_size, _shape(spec, asked)))
         built = _Built(kernel, found.places, found.frozen, found.plain)
         # it was made of the same code, but is believed only as far as it can be seen
-        fits = built.fits(asked.print) and _disagreement(kernel, spec, built.captured(asked.print)) is None
-        return built if fits else None
+        bound = built.bound(asked.print)
+        return built if bound.fits() and _disagreement(kernel, spec, bound.captured) is None else None
 
     # -- solves ------------------------------------------------------------------------------------------------------
     def forward(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> ForwardResult:
@@ -224,25 +245,13 @@ class FusedEngine:
         call.saves(spec.saveat)
         keep = spec.saveat is None or spec.gradient
         out = run_forward(call, keep=keep)
-        record = FusedRecord(call, spec.t0, out.t_end, out.end, out.accepted, out.rows)
+        record = FusedRecord(call, out.t_end, out.end, out.counts[1], out.rows)
         if spec.saveat is None or out.values is None:
             steps = record.steps()
             times, values = steps.t.T.contiguous(), steps.u.transpose(0, 1).contiguous()
         else:
             times, values = spec.saveat, out.values
-        nf, njacs, nw = _work(bound.kernel.layout, out)
-        return ForwardResult(
-            times=times,
-            values=values,
-            record=record,
-            retcode=out.code,
-            t_end=out.t_end,
-            accepted_steps=out.accepted,
-            rejected_steps=out.rejected,
-            nf=int(spec.dt is None) + nf,
-            njacs=njacs,
-            nw=nw,
-        )
+        return FusedResult(times, values, record, out.counts, out.t_end, bound.kernel.layout.calls, spec.dt is None)
 
     def pullback(
         self, spec: SolveSpec, record: Any, p: Sequence[Tensor], times: Float[Tensor, "B T"], grad: Tensor
@@ -262,7 +271,7 @@ class FusedEngine:
     def _steps(self, spec: SolveSpec, record: Any, p: Sequence[Tensor]) -> StepRecord:
         if not isinstance(record, FusedRecord):
             return record
-        if not record.rows and int(record.accepted.max()) > 0 and record._steps is None:
+        if record.rows is None and record._steps is None and int(record.accepted.max()) > 0:
             # the rows were not kept: take the same steps again
             record.rows = run_forward(record.call, keep=True).rows
         return record.steps()
@@ -300,15 +309,6 @@ class FusedEngine:
 
 # of this thread or task only
 _NOTED: ContextVar[list[Path] | None] = ContextVar("kernels", default=None)
-
-
-def _work(layout: Layout, out: Outcome) -> tuple[int, int, int]:
-    """Calls of f, Jacobians and factorisations of the trajectory that needed most."""
-    attempts = int((out.accepted + out.rejected).max())
-    if layout.calls is None:
-        return int(out.calls.max()), int(out.jacobians.max()), attempts
-    per_attempt, per_accepted = layout.calls
-    return per_attempt * attempts + per_accepted * int(out.accepted.max()), 0, 0
 
 
 def _start(spec: SolveSpec) -> tuple[Tensor, tuple[Tensor, ...]]:

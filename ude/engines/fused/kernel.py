@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import weakref
+from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -62,6 +62,14 @@ class Layout:
     dtype: torch.dtype
     calls: tuple[int, int] | None
 
+    @cached_property
+    def shared(self) -> tuple[int, ...]:
+        """Sizes of the leaves that all trajectories have in common and a gradient is computed of."""
+        wanted = self.wanted or (False,) * len(self.sizes)
+        return tuple(
+            size for size, mine, need in zip(self.sizes, self.own, wanted, strict=True) if need and not mine
+        )
+
 
 class Kernel:
     """A loaded kernel. `captured` gives the tensors that f refers to beside its leaves, as they are now."""
@@ -84,6 +92,35 @@ class Kernel:
         if layout.wanted is not None:
             self.pullback = library.ude_pullback
             self.pullback.argtypes = [pointer, ctypes.c_int64, ctypes.c_int64, pointer]
+        self._prototypes: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+
+    def arguments(self, spec: SolveSpec) -> tuple[Any, Any]:
+        """Arguments with the options of a solve filled in, a copy of its own, and what it points to.
+
+        Kept for solves that come again: a struct is copied much sooner than it is filled.
+        """
+        # tensors by identity: those made of numbers are the same ones every time (`_tolerance` of solve.py)
+        key = (id(spec.abstol), id(spec.reltol), spec.dt, spec.dtmin, spec.dtmax, spec.maxiters, spec.adaptive)
+        known = self._prototypes.get(key)
+        if known is None:
+            dtype, states = self.layout.dtype, self.layout.states
+            abstol, reltol = (_plain(_spread(one, states), dtype) for one in (spec.abstol, spec.reltol))
+            made = _ARGUMENTS[dtype](
+                abstol=abstol.data_ptr(),
+                reltol=reltol.data_ptr(),
+                dt=spec.dt or 0.0,
+                dtmin=spec.dtmin,
+                dtmax=spec.dtmax,
+                maxiters=spec.maxiters,
+                adaptive=int(spec.adaptive),
+            )
+            if len(self._prototypes) > 64:
+                self._prototypes.clear()
+            # the spec's own are held too, so that their ids stay theirs
+            known = made, (abstol, reltol, spec.abstol, spec.reltol)
+            if not spec.abstol.ndim and not spec.reltol.ndim:
+                self._prototypes[key] = known
+        return type(known[0]).from_buffer_copy(known[0]), known[1]
 
     def chunks(self, batch: int) -> list[tuple[int, int]]:
         lanes = self.layout.lanes
@@ -99,6 +136,7 @@ class Call:
     batch: int
     arguments: Any
     held: list[Any]
+    times: Tensor | None = None
 
     @classmethod
     def of(
@@ -106,33 +144,21 @@ class Call:
     ) -> Call:
         layout = kernel.layout
         dtype = layout.dtype
-        batch = u0.shape[0]
         shared: list[Tensor] = []
         own: list[Tensor] = []
         for leaf, mine in zip(leaves, layout.own, strict=True):
             (own if mine else shared).append(_plain(leaf, dtype))
         shared += [_plain(tensor, dtype) for tensor in captured]
-        tensors = [_plain(u0, dtype), _plain(spec.t0, dtype), _plain(spec.t1, dtype)]
-        tolerances = [_plain(_spread(one, layout.states), dtype) for one in (spec.abstol, spec.reltol)]
+        start = _plain(u0, dtype), _plain(spec.t0, dtype), _plain(spec.t1, dtype)
         uniform = torch.empty(layout.uniform_size, dtype=dtype)
-        shared_pointers = (ctypes.c_void_p * max(1, len(shared)))(*[tensor.data_ptr() for tensor in shared])
-        own_pointers = (ctypes.c_void_p * max(1, len(own)))(*[tensor.data_ptr() for tensor in own])
-        arguments = _ARGUMENTS[dtype](
-            u0=tensors[0].data_ptr(),
-            t0=tensors[1].data_ptr(),
-            t1=tensors[2].data_ptr(),
-            abstol=tolerances[0].data_ptr(),
-            reltol=tolerances[1].data_ptr(),
-            dt=spec.dt or 0.0,
-            dtmin=spec.dtmin,
-            dtmax=spec.dtmax,
-            maxiters=spec.maxiters,
-            adaptive=int(spec.adaptive),
-            shared=ctypes.cast(shared_pointers, ctypes.c_void_p),
-            own=ctypes.cast(own_pointers, ctypes.c_void_p),
-            uniform=uniform.data_ptr(),
-        )
-        call = cls(kernel, batch, arguments, [tensors, tolerances, uniform, shared, own, shared_pointers, own_pointers])
+        shared_pointers, own_pointers = _pointers(shared), _pointers(own)
+        arguments, tolerances = kernel.arguments(spec)
+        arguments.u0, arguments.t0, arguments.t1 = (tensor.data_ptr() for tensor in start)
+        arguments.shared = shared_pointers.buffer_info()[0]
+        arguments.own = own_pointers.buffer_info()[0]
+        arguments.uniform = uniform.data_ptr()
+        held = [start, tolerances, uniform, shared, own, shared_pointers, own_pointers]
+        call = cls(kernel, u0.shape[0], arguments, held)
         kernel.once(ctypes.byref(arguments))
         return call
 
@@ -147,26 +173,40 @@ class Call:
         if times is None:
             self.arguments.saves = 0
             return
-        times = times.detach()
+        if times is self.times:
+            return
         # one row for all, or a row for each
         shared = times.shape[0] > 1 and times.stride(0) == 0 and times.stride(1) == 1
-        times = times if shared else times.to(self.kernel.layout.dtype).contiguous()
-        self.held.append(times)
-        self.arguments.saveat = times.data_ptr()
-        self.arguments.saves = times.shape[1]
-        self.arguments.saveat_stride = 0 if shared else times.shape[1]
+        read = times if shared else _plain(times, self.kernel.layout.dtype)
+        self.times = times
+        self.held.append(read)
+        self.arguments.saveat = read.data_ptr()
+        self.arguments.saves = read.shape[1]
+        self.arguments.saveat_stride = 0 if shared else read.shape[1]
+
+
+class Rows:
+    """The rows of each chunk (first, last, address), in C's memory, freed with this object."""
+
+    __slots__ = ("_free", "chunks")
+
+    def __init__(self, kernel: Kernel, chunks: Sequence[tuple[int, int, int]]) -> None:
+        self.chunks, self._free = chunks, kernel.free
+
+    def __del__(self) -> None:
+        for _, _, record in self.chunks:
+            self._free(record)
 
 
 @dataclass(eq=False)
 class FusedRecord:
-    """What a fused solve remembers: the rows of each chunk, in C's memory, freed with this object."""
+    """What a fused solve remembers; `rows` is None where they were not kept."""
 
     call: Call
-    t0: Float[Tensor, "B"]
     t_end: Float[Tensor, "B"]
     u_end: Float[Tensor, "B n"]
     accepted: Int[Tensor, "B"]
-    rows: list[tuple[int, int, int]]
+    rows: Rows | None
     _steps: StepRecord | None = field(default=None)
 
     def steps(self) -> StepRecord:
@@ -185,7 +225,7 @@ class FusedRecord:
         k1 = torch.zeros(batch, count, states, dtype=dtype)
         packed_t, packed_u = t[:, :count].contiguous(), u[:, :count].contiguous()
         filled = torch.zeros(batch, dtype=torch.int64)
-        for _, _, record in self.rows:
+        for _, _, record in self.rows.chunks if self.rows is not None else ():
             kernel.unpack(record, count, filled.data_ptr(), *(x.data_ptr() for x in (packed_t, dt, packed_u, k1)))
         t[:, :count], u[:, :count] = packed_t, packed_u
         return StepRecord(
@@ -198,44 +238,38 @@ class FusedRecord:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a forward run gives."""
+    """What a forward run gives. `counts` are return codes, accepted and rejected steps, calls of f and Jacobians."""
 
     values: Float[Tensor, "B T n"] | None
     t_end: Float[Tensor, "B"]
     end: Float[Tensor, "B n"]
-    code: Int[Tensor, "B"]
-    accepted: Int[Tensor, "B"]
-    rejected: Int[Tensor, "B"]
-    rows: list[tuple[int, int, int]]
-    calls: Int[Tensor, "B"]
-    jacobians: Int[Tensor, "B"]
+    counts: Int[Tensor, "5 B"]
+    rows: Rows | None
 
 
 def run_forward(call: Call, *, keep: bool) -> Outcome:
     """Integrate all chunks; with `keep`, rows for the way back are held."""
     kernel, batch, a = call.kernel, call.batch, call.arguments
     dtype, states = kernel.layout.dtype, kernel.layout.states
-    values = torch.empty(batch, a.saves, states, dtype=dtype) if a.saves else None
+    values = None
+    if a.saves:
+        values = torch.empty(batch, a.saves, states, dtype=dtype)
+        a.values = values.data_ptr()
     t_end, end = torch.empty(batch, dtype=dtype), torch.empty(batch, states, dtype=dtype)
     counts = torch.zeros(5, batch, dtype=torch.int64)
-    a.values = values.data_ptr() if values is not None else None
     a.t_end, a.u_end = t_end.data_ptr(), end.data_ptr()
     base, row = counts.data_ptr(), 8 * batch
     a.code, a.accepted, a.rejected, a.calls, a.jacobians = (base + i * row for i in range(5))
     a.keep = int(keep)
     call.held += [counts, t_end]
     chunks = kernel.chunks(batch)
-    records = (ctypes.c_void_p * len(chunks))()
-    size, start = ctypes.sizeof(ctypes.c_void_p), ctypes.addressof(records)
-    pointer = ctypes.byref(a)
-    failed = _on_threads(lambda i: kernel.forward(pointer, *chunks[i], start + i * size), len(chunks))
-    rows = [(*chunk, record) for chunk, record in zip(chunks, records, strict=True) if record]
-    for _, _, record in rows:
-        weakref.finalize(call, kernel.free, record)
+    records = array("Q", bytes(8 * len(chunks)))
+    start, pointer = records.buffer_info()[0], ctypes.byref(a)
+    failed = _on_threads(lambda i: kernel.forward(pointer, *chunks[i], start + 8 * i), len(chunks))
+    rows = Rows(kernel, [(*chunk, record) for chunk, record in zip(chunks, records, strict=True)]) if keep else None
     if any(failed):
         raise MemoryError("there is not enough memory for the steps of this solve; save fewer trajectories at once")
-    code, accepted, rejected, calls, jacobians = counts
-    return Outcome(values, t_end, end, code, accepted, rejected, rows, calls, jacobians)
+    return Outcome(values, t_end, end, counts, rows)
 
 
 def run_pullback(
@@ -244,39 +278,41 @@ def run_pullback(
     """Pull cotangents of the states at `times` (in the direction of integration) back to u0 and the flat leaves."""
     call = record.call
     kernel, batch, layout = call.kernel, call.batch, call.kernel.layout
-    if layout.wanted is None:
+    if layout.wanted is None or record.rows is None:
         raise EngineRefused("this kernel has no reverse sweep", fix="Solve again with gradients enabled.")
-    a = type(call.arguments).from_buffer_copy(call.arguments)
-    again = Call(kernel, batch, a, [call])
+    again = Call(kernel, batch, type(call.arguments).from_buffer_copy(call.arguments), [call], call.times)
     again.saves(times)
-    dtype = layout.dtype
+    a, dtype = again.arguments, layout.dtype
     grad = _plain(grad, dtype)
     grad_u0 = torch.empty(batch, layout.states, dtype=dtype)
-    leaves = list(zip(layout.sizes, layout.own, layout.wanted, strict=True))
-    shared = [size for size, mine, need in leaves if need and not mine]
-    own = [torch.zeros(batch, size, dtype=dtype) if mine else None for size, mine, _ in leaves]
-    own_pointers = (ctypes.c_void_p * max(1, len(leaves)))(*[x.data_ptr() for x in own if x is not None])
-    chunks = record.rows
+    own = [torch.zeros(batch, size, dtype=dtype) for size, mine in zip(layout.sizes, layout.own, strict=True) if mine]
+    own_pointers = _pointers(own)
+    chunks = record.rows.chunks
+    shared = layout.shared
     sums = torch.empty(len(chunks), max(1, sum(shared)), dtype=dtype)
-    a.grad, a.grad_u0 = grad.data_ptr(), grad_u0.data_ptr()
-    a.grad_own = ctypes.cast(own_pointers, ctypes.c_void_p)
+    a.grad, a.grad_u0, a.grad_own = grad.data_ptr(), grad_u0.data_ptr(), own_pointers.buffer_info()[0]
+    start, row = sums.data_ptr(), sums.element_size() * sums.shape[1]
 
     def pull(i: int) -> int:
         mine = type(a).from_buffer_copy(a)
-        mine.grad_shared = sums[i].data_ptr()
-        first, last, rows = chunks[i]
-        failed: int = kernel.pullback(ctypes.byref(mine), first, last, rows)
+        mine.grad_shared = start + i * row
+        failed: int = kernel.pullback(ctypes.byref(mine), *chunks[i])
         return failed
 
     if any(_on_threads(pull, len(chunks))):
         raise MemoryError("there is not enough memory for the gradient of this solve")
     total = sums[0] if len(chunks) == 1 else sums.sum(0)
-    parts = iter(total.split(shared) if shared else ())
-    found = tuple(
-        (own_part if mine else next(parts)) if need else None
-        for (_, mine, need), own_part in zip(leaves, own, strict=True)
-    )
-    return grad_u0, found
+    parts, rest = iter(total.split(shared) if shared else ()), iter(own)
+    found = []
+    for mine, need in zip(layout.own, layout.wanted, strict=True):
+        part = next(rest) if mine else next(parts) if need else None
+        found.append(part if need else None)
+    return grad_u0, tuple(found)
+
+
+def _pointers(tensors: Sequence[Tensor]) -> array[int]:
+    """Where tensors lie, as C reads it. Not an array type of ctypes, which would be made anew at every call."""
+    return array("Q", [tensor.data_ptr() for tensor in tensors] or [0])
 
 
 def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -131,6 +131,7 @@ def _by_text(walk: Walk, value: Any) -> None:
 
 
 def _array(walk: Walk, value: Any) -> None:
+    walk.holds(value)
     if value.dtype.hasobject:
         raise Refused("f captures a numpy array of Python objects, which cannot be compared safely.")
     if value.nbytes > MOST_BYTES:
@@ -152,6 +153,7 @@ def _symbolic(walk: Walk, value: Any) -> None:
 
 def _sequence(walk: Walk, value: Any) -> None:
     if not walk.again(value):
+        walk.holds(value)
         walk.tokens += (type(value), len(value))
         for item in value:
             walk.value(item)
@@ -164,6 +166,7 @@ def _dict(walk: Walk, value: dict[Any, Any]) -> None:
 
 
 def _view(walk: Walk, value: types.MappingProxyType[Any, Any]) -> None:
+    walk.holds(value)
     walk.tokens.append("view")
     walk.mapping(dict(value))
 
@@ -173,6 +176,7 @@ def _container(walk: Walk, value: Any) -> None:
     if id(value) in walk.seen:
         walk.again(value)
         return
+    walk.holds(value)
     walk.instance(value)
     if isinstance(value, collections.defaultdict):
         walk.value(value.default_factory)
@@ -225,12 +229,14 @@ def _descriptor(walk: Walk, value: Any) -> None:
 
 def _partial(walk: Walk, value: functools.partial[Any]) -> None:
     walk.tokens.append("partial")
+    walk.partial(value)
     walk.value(value.func)
     walk.value(value.args)
     walk.mapping(value.keywords)
 
 
 def _wrapper(walk: Walk, value: Any) -> None:
+    walk.holds(value)
     walk.tokens.append(type(value))
     walk.value(value.__wrapped__)
 
@@ -242,6 +248,7 @@ def _property(walk: Walk, value: property) -> None:
 
 
 def _cell(walk: Walk, value: types.CellType) -> None:
+    walk.holds(value)
     walk.tokens.append("cell")
     try:
         walk.value(value.cell_contents)
@@ -250,6 +257,7 @@ def _cell(walk: Walk, value: types.CellType) -> None:
 
 
 def _weak(walk: Walk, value: weakref.ref[Any]) -> None:
+    walk.holds(value)
     walk.tokens.append("weak")
     walk.value(value())
 

@@ -30,7 +30,8 @@ _NEVER = frozenset(
         *("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__copy__", "__deepcopy__"),
     )
 )
-_GLOBAL_HOOKS = (
+#: What torch calls around every module.
+GLOBAL_HOOKS = (
     torch_module._global_forward_hooks,
     torch_module._global_forward_pre_hooks,
     torch_module._global_backward_hooks,
@@ -40,7 +41,8 @@ _MODULE_INTERNALS = frozenset(nn.Module().__dict__) - {"training"} | {"_graph"}
 #: Of these packages names are enough; what others of the standard library hold (os.environ) is looked at.
 _BY_NAME = frozenset({"torch", "numpy", "scipy", "sympy", "ude", "math", "cmath", "operator", "jaxtyping"})
 _COMPILED = "f is compiled by torch.compile, whose place a kernel would take; give the function or module itself."
-_MISSING: Any = object()
+#: Found in the place of what is not there.
+MISSING: Any = object()
 
 
 class Walk:
@@ -70,9 +72,23 @@ class Walk:
         put(torch.is_autocast_enabled())
         if torch._C._len_torch_function_stack():
             put(str(torch.get_default_device()))
-        for hooks in _GLOBAL_HOOKS:
+        for hooks in GLOBAL_HOOKS:
             if hooks:
                 raise Refused("a hook on all modules is registered, which a kernel would not call.")
+
+    # -- what `Recorder` (guards.py) notes beside ----------------------------------------------------------------------
+
+    def look(self, mapping: Any, name: str, found: Any) -> None:
+        """`found` was read under a name, or `MISSING`."""
+
+    def look_inside(self, cell: types.CellType) -> None:
+        """The content of a cell is read."""
+
+    def holds(self, value: Any) -> None:
+        """The items of a container, or whatever else may change in place, are read."""
+
+    def partial(self, value: Any) -> None:
+        """The parts of a `functools.partial` are read."""
 
     # -- values -------------------------------------------------------------------------------------------------------
 
@@ -167,9 +183,10 @@ class Walk:
                 raise Refused(f"{function.__qualname__} imports {imported} while it runs; import it at the top.")
         scope = function.__globals__
         for name, paths in reads.globals:
-            value = scope.get(name, _MISSING)
+            value = scope.get(name, MISSING)
+            self.look(scope, name, value)
             self.tokens.append(name)
-            if value is not _MISSING:
+            if value is not MISSING:
                 self.read(value, paths)
             elif name in BLIND:
                 raise Refused(f"{function.__qualname__} calls {name}, so what it reads cannot be told.")
@@ -181,8 +198,10 @@ class Walk:
             try:
                 content = cell.cell_contents
             except ValueError:  # not assigned yet
+                self.holds(cell)
                 self.tokens.append("empty")
                 continue
+            self.look_inside(cell)
             if name == "__class__" and isinstance(content, type):
                 self.type_of(content)  # for super(): nothing is constructed
             else:
@@ -209,8 +228,9 @@ class Walk:
             if not path:
                 raise Refused(f"f hands on the module {value.__name__} as a whole; what it reads there cannot be told.")
             self.tokens.append(path[0])
-            found = getattr(value, path[0], _MISSING)
-            if found is not _MISSING:
+            found = getattr(value, path[0], MISSING)
+            self.look(value.__dict__, path[0], found)
+            if found is not MISSING:
                 self.read(found, (path[1:],))
 
     def _attribute(self, value: Any, path: Path) -> None:
@@ -222,6 +242,7 @@ class Walk:
             own = getattr(value, "__dict__", None)
             plain = isinstance(kind.__getattribute__, types.WrapperDescriptorType)  # not written in Python
             if own is not None and plain and path[0] in own and not hasattr(getattr(kind, path[0], None), "__set__"):
+                self.look(own, path[0], own[path[0]])
                 self.tokens += (kind.__qualname__, path[0])
                 self.read(own[path[0]], (path[1:],))
                 return

@@ -1,0 +1,66 @@
+"""The outcome of a fused solve, counted when somebody asks: a training asks for the values alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ude.engines.engine import ForwardResult
+
+
+class FusedResult(ForwardResult):
+    """A `ForwardResult` whose counts are worked out from those of the kernel at the first look.
+
+    Args:
+        counts: Return codes, accepted and rejected steps, calls of f and Jacobians, one row each.
+        calls: As of `Layout`.
+        first: Whether f was called once more to choose the first step.
+    """
+
+    def __init__(
+        self,
+        times: Float[Tensor, "B T"],
+        values: Float[Tensor, "B T n"],
+        record: Any,
+        counts: Int[Tensor, "5 B"],
+        t_end: Float[Tensor, "B"],
+        calls: tuple[int, int] | None,
+        first: bool,
+    ) -> None:
+        # of a frozen dataclass, whose own __init__ wants everything at once
+        self.__dict__.update(times=times, values=values, record=record, retcode=counts[0], t_end=t_end)
+        self.__dict__.update(_counts=counts, _calls=calls, _first=first)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("accepted_steps", "rejected_steps", "nf"):
+            raise AttributeError(name)
+        self._count()
+        return self.__dict__[name]
+
+    # these have defaults in the dataclass, so that they are never missing
+    @property
+    def njacs(self) -> int:  # type: ignore[override]
+        return self._work[0]
+
+    @property
+    def nw(self) -> int:  # type: ignore[override]
+        return self._work[1]
+
+    @property
+    def _work(self) -> tuple[int, int]:
+        """Jacobians and factorisations."""
+        if self._calls is not None:
+            return 0, 0
+        return int(self._counts[4].max()), int((self.accepted_steps + self.rejected_steps).max())
+
+    def _count(self) -> None:
+        _, accepted, rejected, calls, _ = self._counts.unbind()
+        if self._calls is None:
+            nf = int(calls.max())
+        else:
+            per_attempt, per_accepted = self._calls
+            # of the trajectory that needed most
+            nf = per_attempt * int((accepted + rejected).max()) + per_accepted * int(accepted.max())
+        self.__dict__.update(accepted_steps=accepted, rejected_steps=rejected, nf=nf + int(self._first))
