@@ -149,7 +149,7 @@ class Solution:
         times: Float[Tensor, "B T"],
         values: Float[Tensor, "*batch T n"],
         *,
-        names: tuple[str, ...],
+        names: tuple[str, ...] | Callable[[], tuple[str, ...]],
         span: tuple[Float[Tensor, "B"], Float[Tensor, "B"]],
         reached: Float[Tensor, "B"],
         retcode: Int[Tensor, "B"],
@@ -157,10 +157,17 @@ class Solution:
         dense: Callable[[Float[Tensor, "B T"]], Tensor],
         events: tuple[Event, ...] = (),
     ) -> None:
-        self.names, self.events, self._stats = names, events, stats
+        self.events, self._names, self._stats = events, names, stats
         self._times, self._values, self._span, self._codes, self._dense = times, values, span, retcode, dense
         self.reached = self._reached = reached
         self._bad = [i for i, code in enumerate(retcode.tolist()) if not ReturnCode(code).ok]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the states."""
+        if not isinstance(self._names, tuple):
+            self._names = self._names()
+        return self._names
 
     @property
     def stats(self) -> Statistics:

@@ -145,7 +145,7 @@ def solve(  # type: ignore[misc]
     # without callbacks and stops, the whole solve may be ready
     simple = callback is None and tstops is None and engine in ("auto", FUSED.name)
     asked = (alg, sensealg, *options)
-    chosen = DiscreteAdjoint() if sensealg is None else sensealg
+    chosen = _USUAL if sensealg is None else sensealg
     ready = FUSED.recall(prob, asked, saveat) if simple and alg is not None else None
     if ready is not None:
         return _run(prob, ready, chosen, EngineChoice(FUSED))
@@ -200,6 +200,7 @@ def solve(  # type: ignore[misc]
     return _run_with_events(prob, run, u0, choice.why_not, why_algorithm)
 
 
+_USUAL = DiscreteAdjoint()
 # Arguments that belong to an ensemble, and those that another solve of a steady state chooses itself.
 _OF_ENSEMBLE = frozenset({"prob", "trajectories", "batch_size", "batched"})
 _NOT_OF_INNER = _OF_ENSEMBLE | {"alg", "callback", "sensealg"}
@@ -306,9 +307,12 @@ def _run(
     def read(times: Tensor, values: Tensor | None = None) -> Tensor:
         if values is None:
             values = engine.interpolate(spec, result.record, p, times)
+        shape = (*batch, *values.shape[1:])
         if differentiable and torch.is_grad_enabled():
+            if isinstance(sensealg, DiscreteAdjoint):
+                return sensealg.attach(solved, times, values.view(shape), u0, p)
             values = sensealg.attach(solved, times, values, u0, p)
-        return values.view(*batch, *values.shape[1:])
+        return values.view(shape)
 
     def statistics() -> Statistics:
         return Statistics(
@@ -330,7 +334,7 @@ def _run(
     return Solution(
         result.times,
         read(result.times, result.values),
-        names=prob.state_names,
+        names=lambda: prob.state_names,
         span=(spec.t0, spec.t1),
         reached=result.t_end,
         retcode=result.retcode,

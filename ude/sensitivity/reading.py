@@ -34,8 +34,9 @@ class _Read(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         times, u0, *p = ctx.saved_tensors
+        of_values = grad if grad.ndim == 3 else grad.reshape(*times.shape, -1)
         with torch.no_grad():
-            of_u0, of_p = ctx.pull(ctx.solved, p, times, grad)
+            of_u0, of_p = ctx.pull(ctx.solved, p, times, of_values)
         found = [_once(ctx.name, part, (grad, u0, *p)) for part in (of_u0, *of_p)]
         return (None, None, None, None, None, *found)
 
@@ -91,7 +92,10 @@ def connect(
     read: tuple[Float[Tensor, "B T"], Float[Tensor, "B T n"]],
     inputs: tuple[Float[Tensor, "B n"], Sequence[Tensor]],
 ) -> Float[Tensor, "B T n"]:
-    """Connect what was read, (times, values), to the inputs (u0, p) by a function that pulls cotangents back."""
+    """Connect what was read, (times, values), to the inputs (u0, p) by a function that pulls cotangents back.
+
+    The axes of the batch may be spread out in the values already, which spares the graph a node.
+    """
     u0, p = inputs
     connected: Tensor = _Read.apply(name, pull, solved, *read, u0, *p)
     return connected

@@ -18,7 +18,7 @@ from ude.engines.engine import NO_CHECKS, ForwardResult, SolveSpec, StepRecord, 
 from ude.engines.fused.build import compile_kernel, why_no_compiler
 from ude.engines.fused.explicit import calls_of
 from ude.engines.fused.fingerprint import Fingerprint, fingerprint
-from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, run_forward, run_pullback
+from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, Prototype, run_forward, run_pullback
 from ude.engines.fused.prepared import Shelf
 from ude.engines.fused.program import Unfusable
 from ude.engines.fused.result import FusedResult
@@ -47,9 +47,15 @@ _MOST_REMEMBERED = 1000
 
 @dataclass(frozen=True, eq=False)
 class _Bound:
-    """A kernel, and the tensors that f refers to beside its leaves."""
+    """A kernel made fast to a solve.
+
+    Args:
+        captured: The tensors that f refers to beside its leaves.
+        frozen: Those whose numbers became part of the program, with these numbers.
+    """
 
     kernel: Kernel
+    prototype: Prototype
     captured: tuple[Tensor, ...]
     frozen: tuple[tuple[Tensor, Tensor], ...]
 
@@ -72,10 +78,11 @@ class _Built:
     frozen: tuple[tuple[int | Tensor, Tensor], ...]
     plain: bool
 
-    def bound(self, print_: Fingerprint) -> _Bound:
-        """The kernel with the tensors of a right-hand side of this fingerprint."""
+    def bound(self, spec: SolveSpec, print_: Fingerprint) -> _Bound:
+        """The kernel for a solve whose right-hand side has this fingerprint."""
         captured = tuple(_tensor_at(place, print_) for place in self.places)
-        return _Bound(self.kernel, captured, tuple((_tensor_at(place, print_), known) for place, known in self.frozen))
+        frozen = tuple((_tensor_at(place, print_), known) for place, known in self.frozen)
+        return _Bound(self.kernel, Prototype.of(self.kernel, spec), captured, frozen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +139,7 @@ class FusedEngine:
         built = self._built.get(asked.key)
         if not isinstance(built, _Built) or not built.plain:
             return False
-        bound = built.bound(asked.print)
+        bound = built.bound(spec, asked.print)
         if bound.fits():
             self._bound[spec] = bound
         return bound.fits()
@@ -186,13 +193,13 @@ class FusedEngine:
         if refusal is not None:
             return refusal
         built = self._built.get(asked.key)
-        if isinstance(built, _Built) and not built.bound(asked.print).fits():
+        if isinstance(built, _Built) and not built.bound(spec, asked.print).fits():
             built = None
         if built is None:
             if len(self._built) > _MOST_REMEMBERED:
                 self._built.clear()
             built = self._built[asked.key] = self._build(spec, asked)
-        return built if isinstance(built, str) else built.bound(asked.print)
+        return built if isinstance(built, str) else built.bound(spec, asked.print)
 
     def _build(self, spec: SolveSpec, asked: _Asked) -> _Built | str:
         """Find the kernel that an earlier process left, or trace f and compile one."""
@@ -229,7 +236,7 @@ class FusedEngine:
         kernel = Kernel(found.path, _layout(spec, asked, found.uniform_size, _shape(spec, asked)))
         built = _Built(kernel, found.places, found.frozen, found.plain)
         # it was made of the same code, but is believed only as far as it can be seen
-        bound = built.bound(asked.print)
+        bound = built.bound(spec, asked.print)
         return built if bound.fits() and _disagreement(kernel, spec, bound.captured) is None else None
 
     # -- solves ------------------------------------------------------------------------------------------------------
@@ -241,7 +248,7 @@ class FusedEngine:
         noted = _NOTED.get()
         if noted is not None:
             noted.append(Path(bound.kernel.path))
-        call = Call.of(bound.kernel, spec, u0, p, bound.captured)
+        call = Call.of(bound.kernel, bound.prototype, u0, p, bound.captured)
         call.saves(spec.saveat)
         keep = spec.saveat is None or spec.gradient
         out = run_forward(call, keep=keep)
@@ -264,8 +271,7 @@ class FusedEngine:
             times, order = (times * direction).sort(dim=1)
             times = times * direction
             grad = grad.gather(1, order.unsqueeze(-1).expand_as(grad))
-        of_u0, flat = run_pullback(record, times, grad)
-        return of_u0, tuple(None if part is None else part.view(leaf.shape) for part, leaf in zip(flat, p, strict=True))
+        return run_pullback(record, times, grad, p)
 
     # -- what reads the steps is the torch engine's --------------------------------------------------------------------
     def _steps(self, spec: SolveSpec, record: Any, p: Sequence[Tensor]) -> StepRecord:
@@ -432,7 +438,7 @@ def _on_disk(spec: SolveSpec, asked: _Asked) -> str | None:
 def _disagreement(kernel: Kernel, spec: SolveSpec, captured: Sequence[Tensor]) -> str | None:
     """Compare f of every trajectory with torch's, before a kernel is believed."""
     u0, leaves = _start(spec)
-    found = Call.of(kernel, spec, u0.detach(), leaves, captured).evaluate()
+    found = Call.of(kernel, Prototype.of(kernel, spec), u0.detach(), leaves, captured).evaluate()
     expected = spec.first_du
     scale = expected.abs().amax().clamp(min=1e-300)
     tolerance = _AGREEMENT if u0.dtype == torch.float64 else 1e-4

@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 import types
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ude.engines.fused.kinds import class_plan
 from ude.engines.fused.walk import GLOBAL_HOOKS, MISSING, Walk
 from ude.problems import Parameters
 
-_same = operator.is_
+_same, _values = operator.is_, operator.methodcaller("values")
 _OF_FUNCTION = operator.attrgetter("__code__", "__defaults__", "__kwdefaults__", "__module__")
 _OF_PARTIAL = operator.attrgetter("func", "args", "keywords")
 _OF_CLASS = operator.attrgetter("__mro__")
@@ -30,13 +31,18 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 class Guards:
     """What everything was that a fingerprint looked at."""
 
-    __slots__ = ("attributes", "cells", "dicts", "empty", "kinds", "lists", "names", "objects", "settings", "tensors")
+    __slots__ = (
+        *("attributes", "cells", "empty", "keys", "kinds", "lists", "mappings", "names", "objects", "settings"),
+        *("tensors", "values"),
+    )
 
     def __init__(self) -> None:
         #: What must stay empty.
         self.empty: list[Any] = list(GLOBAL_HOOKS)
-        #: Mappings with their keys and values, and single names of large ones such as the globals.
-        self.dicts: list[tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = []
+        #: Mappings, the keys of each, and the values of all; and single names of large ones such as the globals.
+        self.mappings: list[Any] = []
+        self.keys: list[tuple[Any, ...]] = []
+        self.values: list[Any] = []
         self.names: list[tuple[Any, str, Any]] = []
         self.cells: list[tuple[types.CellType, Any]] = []
         self.lists: list[tuple[list[Any], tuple[Any, ...]]] = []
@@ -51,9 +57,11 @@ class Guards:
         """Whether all of it is as it was."""
         if any(self.empty) or self.settings != _settings() or not all(map(_same, map(type, self.objects), self.kinds)):
             return False
-        for mapping, keys, values in self.dicts:
-            if tuple(mapping) != keys or not all(map(_same, mapping.values(), values)):
-                return False
+        # as many keys as before, so as many values: none of the two sequences ends before the other
+        if list(map(tuple, self.mappings)) != self.keys:
+            return False
+        if not all(map(_same, chain.from_iterable(map(_values, self.mappings)), self.values)):
+            return False
         for mapping, name, value in self.names:
             if mapping.get(name, MISSING) is not value:
                 return False
@@ -125,7 +133,9 @@ class Recorder(Walk):
         keys = tuple(mapping)
         if not all(type(key) in (str, int) for key in keys):
             raise _Unwatched
-        self.guards.dicts.append((mapping, keys, tuple(mapping.values())))
+        self.guards.mappings.append(mapping)
+        self.guards.keys.append(keys)
+        self.guards.values += mapping.values()
 
     # -- what a walk looks at -----------------------------------------------------------------------------------------
 

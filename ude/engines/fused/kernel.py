@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch._utils import _unflatten_dense_tensors
 
 from ude.engines.engine import SolveSpec, StepRecord
 from ude.engines.fused.build import load
@@ -63,6 +64,11 @@ class Layout:
     calls: tuple[int, int] | None
 
     @cached_property
+    def batched(self) -> bool:
+        """Whether some leaf has a row a trajectory."""
+        return any(self.own)
+
+    @cached_property
     def shared(self) -> tuple[int, ...]:
         """Sizes of the leaves that all trajectories have in common and a gradient is computed of."""
         wanted = self.wanted or (False,) * len(self.sizes)
@@ -92,40 +98,44 @@ class Kernel:
         if layout.wanted is not None:
             self.pullback = library.ude_pullback
             self.pullback.argtypes = [pointer, ctypes.c_int64, ctypes.c_int64, pointer]
-        self._prototypes: dict[tuple[Any, ...], tuple[Any, Any]] = {}
-
-    def arguments(self, spec: SolveSpec) -> tuple[Any, Any]:
-        """Arguments with the options of a solve filled in, a copy of its own, and what it points to.
-
-        Kept for solves that come again: a struct is copied much sooner than it is filled.
-        """
-        # tensors by identity: those made of numbers are the same ones every time (`_tolerance` of solve.py)
-        key = (id(spec.abstol), id(spec.reltol), spec.dt, spec.dtmin, spec.dtmax, spec.maxiters, spec.adaptive)
-        known = self._prototypes.get(key)
-        if known is None:
-            dtype, states = self.layout.dtype, self.layout.states
-            abstol, reltol = (_plain(_spread(one, states), dtype) for one in (spec.abstol, spec.reltol))
-            made = _ARGUMENTS[dtype](
-                abstol=abstol.data_ptr(),
-                reltol=reltol.data_ptr(),
-                dt=spec.dt or 0.0,
-                dtmin=spec.dtmin,
-                dtmax=spec.dtmax,
-                maxiters=spec.maxiters,
-                adaptive=int(spec.adaptive),
-            )
-            if len(self._prototypes) > 64:
-                self._prototypes.clear()
-            # the spec's own are held too, so that their ids stay theirs
-            known = made, (abstol, reltol, spec.abstol, spec.reltol)
-            if not spec.abstol.ndim and not spec.reltol.ndim:
-                self._prototypes[key] = known
-        return type(known[0]).from_buffer_copy(known[0]), known[1]
 
     def chunks(self, batch: int) -> list[tuple[int, int]]:
+        if batch == 1:
+            return [(0, 1)]
         lanes = self.layout.lanes
         size = max(_LEAST_FILLINGS * lanes, min(_MOST_TRAJECTORIES, -(-batch // (16 * lanes)) * lanes))
         return [(first, min(batch, first + size)) for first in range(0, batch, size)]
+
+
+@dataclass(frozen=True, eq=False)
+class Prototype:
+    """The arguments of a solve but for what is new every time, and the tensors that they point to."""
+
+    arguments: Any
+    held: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, kernel: Kernel, spec: SolveSpec) -> Prototype:
+        layout = kernel.layout
+        dtype = layout.dtype
+        t0, t1 = _plain(spec.t0, dtype), _plain(spec.t1, dtype)
+        abstol, reltol = (_plain(_spread(one, layout.states), dtype) for one in (spec.abstol, spec.reltol))
+        arguments = _ARGUMENTS[dtype](
+            t0=t0.data_ptr(),
+            t1=t1.data_ptr(),
+            abstol=abstol.data_ptr(),
+            reltol=reltol.data_ptr(),
+            dt=spec.dt or 0.0,
+            dtmin=spec.dtmin,
+            dtmax=spec.dtmax,
+            maxiters=spec.maxiters,
+            adaptive=int(spec.adaptive),
+        )
+        return cls(arguments, (t0, t1, abstol, reltol))
+
+    def copy(self) -> Any:
+        """Arguments of their own: a struct is copied much sooner than it is filled."""
+        return type(self.arguments).from_buffer_copy(self.arguments)
 
 
 @dataclass(eq=False)
@@ -140,25 +150,31 @@ class Call:
 
     @classmethod
     def of(
-        cls, kernel: Kernel, spec: SolveSpec, u0: Tensor, leaves: Sequence[Tensor], captured: Sequence[Tensor]
+        cls,
+        kernel: Kernel,
+        prototype: Prototype,
+        u0: Tensor,
+        leaves: Sequence[Tensor],
+        captured: Sequence[Tensor],
     ) -> Call:
         layout = kernel.layout
         dtype = layout.dtype
-        shared: list[Tensor] = []
+        plain = [_plain(leaf, dtype) for leaf in leaves]
         own: list[Tensor] = []
-        for leaf, mine in zip(leaves, layout.own, strict=True):
-            (own if mine else shared).append(_plain(leaf, dtype))
+        shared = plain
+        if layout.batched:
+            own = [leaf for leaf, mine in zip(plain, layout.own, strict=True) if mine]
+            shared = [leaf for leaf, mine in zip(plain, layout.own, strict=True) if not mine]
         shared += [_plain(tensor, dtype) for tensor in captured]
-        start = _plain(u0, dtype), _plain(spec.t0, dtype), _plain(spec.t1, dtype)
+        start = _plain(u0, dtype)
         uniform = torch.empty(layout.uniform_size, dtype=dtype)
         shared_pointers, own_pointers = _pointers(shared), _pointers(own)
-        arguments, tolerances = kernel.arguments(spec)
-        arguments.u0, arguments.t0, arguments.t1 = (tensor.data_ptr() for tensor in start)
+        arguments = prototype.copy()
+        arguments.u0 = start.data_ptr()
         arguments.shared = shared_pointers.buffer_info()[0]
         arguments.own = own_pointers.buffer_info()[0]
         arguments.uniform = uniform.data_ptr()
-        held = [start, tolerances, uniform, shared, own, shared_pointers, own_pointers]
-        call = cls(kernel, u0.shape[0], arguments, held)
+        call = cls(kernel, u0.shape[0], arguments, [prototype, start, uniform, shared, own, shared_pointers, own_pointers])
         kernel.once(ctypes.byref(arguments))
         return call
 
@@ -256,10 +272,11 @@ def run_forward(call: Call, *, keep: bool) -> Outcome:
         values = torch.empty(batch, a.saves, states, dtype=dtype)
         a.values = values.data_ptr()
     t_end, end = torch.empty(batch, dtype=dtype), torch.empty(batch, states, dtype=dtype)
-    counts = torch.zeros(5, batch, dtype=torch.int64)
+    # methods that do not iterate leave the last two rows as they are, and nobody reads them
+    counts = torch.empty(5, batch, dtype=torch.int64)
     a.t_end, a.u_end = t_end.data_ptr(), end.data_ptr()
     base, row = counts.data_ptr(), 8 * batch
-    a.code, a.accepted, a.rejected, a.calls, a.jacobians = (base + i * row for i in range(5))
+    a.code, a.accepted, a.rejected, a.calls, a.jacobians = range(base, base + 5 * row, row)
     a.keep = int(keep)
     call.held += [counts, t_end]
     chunks = kernel.chunks(batch)
@@ -273,9 +290,9 @@ def run_forward(call: Call, *, keep: bool) -> Outcome:
 
 
 def run_pullback(
-    record: FusedRecord, times: Float[Tensor, "B T"], grad: Float[Tensor, "B T n"]
+    record: FusedRecord, times: Float[Tensor, "B T"], grad: Float[Tensor, "B T n"], leaves: Sequence[Tensor]
 ) -> tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
-    """Pull cotangents of the states at `times` (in the direction of integration) back to u0 and the flat leaves."""
+    """Pull cotangents of the states at `times` (in the direction of integration) back to u0 and the leaves."""
     call = record.call
     kernel, batch, layout = call.kernel, call.batch, call.kernel.layout
     if layout.wanted is None or record.rows is None:
@@ -288,24 +305,28 @@ def run_pullback(
     own = [torch.zeros(batch, size, dtype=dtype) for size, mine in zip(layout.sizes, layout.own, strict=True) if mine]
     own_pointers = _pointers(own)
     chunks = record.rows.chunks
-    shared = layout.shared
-    sums = torch.empty(len(chunks), max(1, sum(shared)), dtype=dtype)
+    count = sum(layout.shared)
+    sums = torch.empty(len(chunks) * count, dtype=dtype)
     a.grad, a.grad_u0, a.grad_own = grad.data_ptr(), grad_u0.data_ptr(), own_pointers.buffer_info()[0]
-    start, row = sums.data_ptr(), sums.element_size() * sums.shape[1]
+    start, row = sums.data_ptr(), sums.element_size() * count
 
     def pull(i: int) -> int:
-        mine = type(a).from_buffer_copy(a)
+        mine = type(a).from_buffer_copy(a) if len(chunks) > 1 else a
         mine.grad_shared = start + i * row
         failed: int = kernel.pullback(ctypes.byref(mine), *chunks[i])
         return failed
 
     if any(_on_threads(pull, len(chunks))):
         raise MemoryError("there is not enough memory for the gradient of this solve")
-    total = sums[0] if len(chunks) == 1 else sums.sum(0)
-    parts, rest = iter(total.split(shared) if shared else ()), iter(own)
-    found = []
-    for mine, need in zip(layout.own, layout.wanted, strict=True):
-        part = next(rest) if mine else next(parts) if need else None
+    total = sums if len(chunks) == 1 else sums.view(len(chunks), count).sum(0)
+    chosen = [
+        leaf for leaf, mine, need in zip(leaves, layout.own, layout.wanted, strict=True) if need and not mine
+    ]
+    # views of one tensor, made in one call
+    parts, rest = iter(_unflatten_dense_tensors(total, chosen) if chosen else ()), iter(own)
+    found: list[Tensor | None] = []
+    for leaf, mine, need in zip(leaves, layout.own, layout.wanted, strict=True):
+        part = next(rest).view(leaf.shape) if mine else next(parts) if need else None
         found.append(part if need else None)
     return grad_u0, tuple(found)
 
@@ -340,7 +361,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 def _on_threads(work: Callable[[int], int], count: int) -> list[int]:
     """Run work(0..count - 1): calls into C let go of Python's lock, so its threads serve."""
-    threads = min(torch.get_num_threads(), count)
+    threads = 1 if count == 1 else min(torch.get_num_threads(), count)
     if threads == 1:
         return [work(i) for i in range(count)]
     return list(_pool(torch.get_num_threads()).map(work, range(count)))

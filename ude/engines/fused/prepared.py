@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -45,7 +46,9 @@ class Prepared:
 
     def serves(self, options: Sequence[Any]) -> bool:
         """Whether these options are those."""
-        return torch.is_grad_enabled() is self.graph and all(map(_equal, options, self.options))
+        if torch.is_grad_enabled() is not self.graph:
+            return False
+        return all(map(is_, options, self.options)) or all(map(_equal, options, self.options))
 
     def holds(self, saveat: Any) -> bool:
         """Whether the problem, all that f reads, and the times are as they were."""

@@ -56,7 +56,7 @@ class FusedResult(ForwardResult):
         return int(self._counts[4].max()), int((self.accepted_steps + self.rejected_steps).max())
 
     def _count(self) -> None:
-        _, accepted, rejected, calls, _ = self._counts.unbind()
+        accepted, rejected, calls = self._counts[1:4].unbind()
         if self._calls is None:
             nf = int(calls.max())
         else:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ude.engines.fused import esdirk, explicit
 from ude.engines.fused.lower import Lowering, sinks_of
-from ude.engines.fused.program import AddedProducts, Addresses, Program, Sink, Unfusable
+from ude.engines.fused.program import Added, AddedProducts, Addresses, Program, Sink, Unfusable
 from ude.engines.fused.render import Renderer, product_sinks
 from ude.engines.fused.trace import trace_forward, trace_jacobian, trace_pullback
 from ude.methods import Algorithm, ExplicitRungeKutta
@@ -256,7 +256,7 @@ def _slots(traced: Traced, shape: Shape) -> int:
 
 def _context(traced: Traced, renderer: Renderer) -> str:
     """What the functions of a chunk work on: leaves, and the sums of their gradients."""
-    added = [(leaf, traced.sizes[leaf]) for leaf in sorted({sink.leaf for sink in traced.sinks})]
+    added = _added(traced)
     products = product_sinks(traced.sinks)
     own = [size for size, mine in zip(traced.sizes, traced.own, strict=True) if mine]
     lines = [
@@ -282,13 +282,20 @@ def _context(traced: Traced, renderer: Renderer) -> str:
     return "\n".join(lines)
 
 
+def _added(traced: Traced) -> list[tuple[int, int]]:
+    """Leaves whose gradients are added up number by number, with their sizes."""
+    leaves = {sink.leaf for sink in traced.sinks if isinstance(sink, Added)}
+    return [(leaf, traced.sizes[leaf]) for leaf in sorted(leaves)]
+
+
 def _flush(traced: Traced, renderer: Renderer) -> str:
     """Opening and closing of a reverse sweep, and the products of the held factors."""
-    added = [(leaf, traced.sizes[leaf]) for leaf in sorted({sink.leaf for sink in traced.sinks})]
+    added = _added(traced)
     products = product_sinks(traced.sinks)
     totals = sorted({sink.leaf for _, sink in products})
     sizes: list[tuple[str, str]] = [(f"added{leaf}", f"{size} * sizeof(v_t)") for leaf, size in added]
     sizes += [(f"total{leaf}", f"{traced.sizes[leaf]} * sizeof(real)") for leaf in totals]
+    cleared = len(sizes)
     for i, sink in products:
         depth = sink.left.shape[1]
         for side, part in (("left", sink.left), ("right", sink.right)):
@@ -302,10 +309,14 @@ def _flush(traced: Traced, renderer: Renderer) -> str:
         )
     lines += ["    c->slot = 0;", "}", "static int open_pullback(Context *c, const Arguments *a) {"]
     lines += ["    size_t size = 64;", "    open_context(c, a);"]
-    lines += [f"    const size_t at_{name} = size; size += (({text}) + 63) / 64 * 64;" for name, text in sizes]
+    for place, (name, text) in enumerate(sizes):
+        lines.append(f"    const size_t at_{name} = size; size += (({text}) + 63) / 64 * 64;")
+        if place == cleared - 1:
+            lines.append("    const size_t cleared = size;")
+    # the factors behind are written before they are read, but for what fills up vectors
     lines += [
         "    if (posix_memalign(&c->memory, 64, size)) return 0;",
-        "    memset(c->memory, 0, size);",
+        f"    memset(c->memory, 0, {'cleared' if cleared else 'size'});",
     ]
     lines += [f"    c->{name} = (void *)((char *)c->memory + at_{name});" for name, _ in sizes]
     lines += ["    return 1;", "}", "static void close_pullback(Context *c, const Arguments *a) {", "    flush(c);"]

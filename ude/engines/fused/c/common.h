@@ -45,7 +45,8 @@ typedef struct {
     v_t k[KEPT_STAGES][STATES];
 } Row;
 
-enum { ROWS_A_BLOCK = (1 << 17) / sizeof(Row) > 4 ? (1 << 17) / sizeof(Row) : 4 };
+/* small blocks: a large one is fetched from the system, and given back, at every short solve */
+enum { ROWS_A_BLOCK = (1 << 13) / sizeof(Row) > 4 ? (1 << 13) / sizeof(Row) : 4 };
 
 typedef struct {
     Row **blocks;
