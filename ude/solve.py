@@ -302,7 +302,7 @@ def _run(
         if other.name in choice.why_not:
             other.learn(spec, result.nf)
     differentiable = spec.gradient
-    solved = Solved(engine, spec, result.record, result.record.u_end)
+    solved = Solved(engine, spec, result.record, result.record.u_end, result.fresh)
 
     def read(times: Tensor, values: Tensor | None = None) -> Tensor:
         if values is None:

@@ -177,6 +177,7 @@ class ForwardResult:
         stiff: Of such a method, which trajectories ended with the implicit one (B,).
         nproducts: Jacobian-vector and vector-Jacobian products of the whole batch.
         control: Where the step control stands, of engines that can go on from it.
+        fresh: Whether the values belong to nobody else, so that they can be handed out without a copy.
     """
 
     times: Float[Tensor, "B T"]
@@ -193,6 +194,7 @@ class ForwardResult:
     stiff: Bool[Tensor, "B"] | None = None
     nproducts: int = 0
     control: StepControl | None = None
+    fresh: bool = False
 
 
 class Engine(Protocol):

@@ -25,11 +25,11 @@ EVENT_TIME = "the time of an event"
 class _Read(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, name: str, pull: PullBack, solved: Solved, times: Tensor, values: Tensor, u0: Tensor, *p: Tensor
+        ctx: Any, how: tuple[str, PullBack, Solved, Callable[[], Tensor]], times: Tensor, u0: Tensor, *p: Tensor
     ) -> Tensor:
-        ctx.name, ctx.pull, ctx.solved = name, pull, solved
+        ctx.name, ctx.pull, ctx.solved, values = how
         ctx.save_for_backward(times, u0, *p)
-        return values.clone()
+        return values()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -38,7 +38,7 @@ class _Read(torch.autograd.Function):
         with torch.no_grad():
             of_u0, of_p = ctx.pull(ctx.solved, p, times, of_values)
         found = [_once(ctx.name, part, (grad, u0, *p)) for part in (of_u0, *of_p)]
-        return (None, None, None, None, None, *found)
+        return (None, None, *found)
 
 
 class _Refuse(torch.autograd.Function):
@@ -96,6 +96,9 @@ def connect(
 
     The axes of the batch may be spread out in the values already, which spares the graph a node.
     """
-    u0, p = inputs
-    connected: Tensor = _Read.apply(name, pull, solved, *read, u0, *p)
+    (times, values), (u0, p) = read, inputs
+    # copied where somebody else may hold them: what is given out may be written into. Not an argument of the function,
+    # which would have to copy it in any case.
+    own = (lambda: values) if solved.fresh else values.clone
+    connected: Tensor = _Read.apply((name, pull, solved, own), times, u0, *p)
     return connected

@@ -14,12 +14,17 @@ from ude.engines.engine import Engine, SolveSpec
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """A finished forward solve: what a sensitivity algorithm needs to differentiate reads of it."""
+    """A finished forward solve: what a sensitivity algorithm needs to differentiate reads of it.
+
+    Args:
+        fresh: As of `ForwardResult`.
+    """
 
     engine: Engine
     spec: SolveSpec
     record: Any
     end: Float[Tensor, "B n"]
+    fresh: bool = False
 
 
 class SensitivityAlgorithm(Protocol):

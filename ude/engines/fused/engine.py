@@ -253,12 +253,14 @@ class FusedEngine:
         keep = spec.saveat is None or spec.gradient
         out = run_forward(call, keep=keep)
         record = FusedRecord(call, out.t_end, out.end, out.counts[1], out.rows)
+        fresh = spec.saveat is not None and out.values is not None
         if spec.saveat is None or out.values is None:
             steps = record.steps()
             times, values = steps.t.T.contiguous(), steps.u.transpose(0, 1).contiguous()
         else:
             times, values = spec.saveat, out.values
-        return FusedResult(times, values, record, out.counts, out.t_end, bound.kernel.layout.calls, spec.dt is None)
+        calls, chosen = bound.kernel.layout.calls, spec.dt is None
+        return FusedResult(times, values, record, (out.counts, calls, chosen), out.t_end, fresh=fresh)
 
     def pullback(
         self, spec: SolveSpec, record: Any, p: Sequence[Tensor], times: Float[Tensor, "B T"], grad: Tensor

@@ -1,11 +1,10 @@
-"""A compiled kernel and how it is called: chunks of trajectories, on threads of Python, with pointers to tensors."""
+"""A compiled kernel and how it is called: chunks of trajectories, with pointers to tensors."""
 
 from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -17,6 +16,7 @@ from torch._utils import _unflatten_dense_tensors
 
 from ude.engines.engine import SolveSpec, StepRecord
 from ude.engines.fused.build import load
+from ude.engines.fused.threads import run_on_threads
 from ude.errors import EngineRefused
 
 # Trajectories are worked on in chunks, whose number depends on how many there are and on nothing else, so that sums
@@ -84,8 +84,8 @@ class Kernel:
         self.layout, self.path = layout, path
         library = load(path)
         pointer = ctypes.c_void_p
-        self.forward = library.ude_forward
-        self.forward.argtypes = [pointer, ctypes.c_int64, ctypes.c_int64, pointer]
+        self.forward = library.ude_forward_team
+        self.forward.argtypes, self.forward.restype = [pointer], None
         self.free = library.ude_free
         self.free.argtypes, self.free.restype = [pointer], None
         self.unpack = library.ude_unpack
@@ -96,15 +96,14 @@ class Kernel:
         self.evaluate.argtypes, self.evaluate.restype = [pointer, ctypes.c_int64, ctypes.c_int64, pointer], None
         self.pullback: Any = None
         if layout.wanted is not None:
-            self.pullback = library.ude_pullback
-            self.pullback.argtypes = [pointer, ctypes.c_int64, ctypes.c_int64, pointer]
+            self.pullback = library.ude_pullback_team
+            self.pullback.argtypes, self.pullback.restype = [pointer], None
 
-    def chunks(self, batch: int) -> list[tuple[int, int]]:
-        if batch == 1:
-            return [(0, 1)]
+    def chunks(self, batch: int) -> array[int]:
+        """First and last of each chunk of trajectories, one after the other."""
         lanes = self.layout.lanes
         size = max(_LEAST_FILLINGS * lanes, min(_MOST_TRAJECTORIES, -(-batch // (16 * lanes)) * lanes))
-        return [(first, min(batch, first + size)) for first in range(0, batch, size)]
+        return array("q", [end for first in range(0, batch, size) for end in (first, min(batch, first + size))])
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,16 +201,29 @@ class Call:
 
 
 class Rows:
-    """The rows of each chunk (first, last, address), in C's memory, freed with this object."""
+    """The rows of every chunk, in C's memory, freed with this object."""
 
-    __slots__ = ("_free", "chunks")
+    __slots__ = ("_free", "bounds", "records")
 
-    def __init__(self, kernel: Kernel, chunks: Sequence[tuple[int, int, int]]) -> None:
-        self.chunks, self._free = chunks, kernel.free
+    def __init__(self, kernel: Kernel, bounds: array[int]) -> None:
+        self.bounds, self._free = bounds, kernel.free
+        self.records = array("Q", bytes(4 * len(bounds)))
+
+    def __len__(self) -> int:
+        return len(self.records)
 
     def __del__(self) -> None:
-        for _, _, record in self.chunks:
+        for record in self.records:
             self._free(record)
+
+    def run(self, work: Any, arguments: Any, sums: int = 0, row: int = 0) -> bool:
+        """Run a function over all chunks, each with a row of so many `sums`; whether there was memory enough."""
+        count = len(self.records)
+        bounds, records = self.bounds.buffer_info()[0], self.records.buffer_info()[0]
+        # `Team` of c/team.h
+        team = array("q", [ctypes.addressof(arguments), bounds, records, count, 0, sums, row, 0])
+        run_on_threads(work, team.buffer_info()[0], count)
+        return not team[-1]
 
 
 @dataclass(eq=False)
@@ -241,7 +253,7 @@ class FusedRecord:
         k1 = torch.zeros(batch, count, states, dtype=dtype)
         packed_t, packed_u = t[:, :count].contiguous(), u[:, :count].contiguous()
         filled = torch.zeros(batch, dtype=torch.int64)
-        for _, _, record in self.rows.chunks if self.rows is not None else ():
+        for record in self.rows.records if self.rows is not None else ():
             kernel.unpack(record, count, filled.data_ptr(), *(x.data_ptr() for x in (packed_t, dt, packed_u, k1)))
         t[:, :count], u[:, :count] = packed_t, packed_u
         return StepRecord(
@@ -279,14 +291,10 @@ def run_forward(call: Call, *, keep: bool) -> Outcome:
     a.code, a.accepted, a.rejected, a.calls, a.jacobians = range(base, base + 5 * row, row)
     a.keep = int(keep)
     call.held += [counts, t_end]
-    chunks = kernel.chunks(batch)
-    records = array("Q", bytes(8 * len(chunks)))
-    start, pointer = records.buffer_info()[0], ctypes.byref(a)
-    failed = _on_threads(lambda i: kernel.forward(pointer, *chunks[i], start + 8 * i), len(chunks))
-    rows = Rows(kernel, [(*chunk, record) for chunk, record in zip(chunks, records, strict=True)]) if keep else None
-    if any(failed):
+    rows = Rows(kernel, kernel.chunks(batch))
+    if not rows.run(kernel.forward, a):
         raise MemoryError("there is not enough memory for the steps of this solve; save fewer trajectories at once")
-    return Outcome(values, t_end, end, counts, rows)
+    return Outcome(values, t_end, end, counts, rows if keep else None)
 
 
 def run_pullback(
@@ -304,21 +312,12 @@ def run_pullback(
     grad_u0 = torch.empty(batch, layout.states, dtype=dtype)
     own = [torch.zeros(batch, size, dtype=dtype) for size, mine in zip(layout.sizes, layout.own, strict=True) if mine]
     own_pointers = _pointers(own)
-    chunks = record.rows.chunks
-    count = sum(layout.shared)
-    sums = torch.empty(len(chunks) * count, dtype=dtype)
+    chunks, count = len(record.rows), sum(layout.shared)
+    sums = torch.empty(chunks * count, dtype=dtype)
     a.grad, a.grad_u0, a.grad_own = grad.data_ptr(), grad_u0.data_ptr(), own_pointers.buffer_info()[0]
-    start, row = sums.data_ptr(), sums.element_size() * count
-
-    def pull(i: int) -> int:
-        mine = type(a).from_buffer_copy(a) if len(chunks) > 1 else a
-        mine.grad_shared = start + i * row
-        failed: int = kernel.pullback(ctypes.byref(mine), *chunks[i])
-        return failed
-
-    if any(_on_threads(pull, len(chunks))):
+    if not record.rows.run(kernel.pullback, a, sums.data_ptr(), count):
         raise MemoryError("there is not enough memory for the gradient of this solve")
-    total = sums if len(chunks) == 1 else sums.view(len(chunks), count).sum(0)
+    total = sums if chunks == 1 else sums.view(chunks, count).sum(0)
     chosen = [
         leaf for leaf, mine, need in zip(leaves, layout.own, layout.wanted, strict=True) if need and not mine
     ]
@@ -352,16 +351,3 @@ def _spread(tolerance: Tensor, count: int) -> Tensor:
     if tolerance.ndim == 0:
         return _cached_spread(tolerance.item(), count, tolerance.dtype)
     return tolerance
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="ude")
-
-
-def _on_threads(work: Callable[[int], int], count: int) -> list[int]:
-    """Run work(0..count - 1): calls into C let go of Python's lock, so its threads serve."""
-    threads = 1 if count == 1 else min(torch.get_num_threads(), count)
-    if threads == 1:
-        return [work(i) for i in range(count)]
-    return list(_pool(torch.get_num_threads()).map(work, range(count)))

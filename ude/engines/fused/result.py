@@ -14,9 +14,9 @@ class FusedResult(ForwardResult):
     """A `ForwardResult` whose counts are worked out from those of the kernel at the first look.
 
     Args:
-        counts: Return codes, accepted and rejected steps, calls of f and Jacobians, one row each.
-        calls: As of `Layout`.
-        first: Whether f was called once more to choose the first step.
+        counted: Return codes, accepted and rejected steps, calls of f and Jacobians, one row each; `calls` of
+            `Layout`; and whether f was called once more to choose the first step.
+        fresh: As of `ForwardResult`.
     """
 
     def __init__(
@@ -24,14 +24,17 @@ class FusedResult(ForwardResult):
         times: Float[Tensor, "B T"],
         values: Float[Tensor, "B T n"],
         record: Any,
-        counts: Int[Tensor, "5 B"],
+        counted: tuple[Int[Tensor, "5 B"], tuple[int, int] | None, bool],
         t_end: Float[Tensor, "B"],
-        calls: tuple[int, int] | None,
-        first: bool,
+        *,
+        fresh: bool,
     ) -> None:
+        counts, calls, first = counted
         # of a frozen dataclass, whose own __init__ wants everything at once
         self.__dict__.update(times=times, values=values, record=record, retcode=counts[0], t_end=t_end)
         self.__dict__.update(_counts=counts, _calls=calls, _first=first)
+        # without times to save at, the values may be those of the record
+        self.__dict__["fresh"] = fresh
 
     def __getattr__(self, name: str) -> Any:
         if name not in ("accepted_steps", "rejected_steps", "nf"):
