@@ -29,7 +29,7 @@ from ude.errors import InputError
 from ude.events import EventRun, preset_times, solve_with_events
 from ude.interpolation import interpolations_in
 from ude.methods import Algorithm, AutoSwitch, Controller, InitializationAlgorithm
-from ude.problems import FlatRightHandSide, ODEProblem
+from ude.problems import ODEProblem
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solution import ReturnCode, Solution, Statistics
 from ude.specify import Options, specify, tracked
@@ -344,7 +344,7 @@ def _run(
 
 
 def _first_derivative(
-    f: FlatRightHandSide, u0: Tensor, p: Sequence[Tensor], t0: Tensor, batch: tuple[int, ...]
+    f: Callable[..., Any], u0: Tensor, p: Sequence[Tensor], t0: Tensor, batch: tuple[int, ...]
 ) -> Float[Tensor, "B n"]:
     """Evaluate f once at the start, as its author sees it, and check what comes back."""
     state = u0.detach().view(*batch, u0.shape[-1])

@@ -99,6 +99,7 @@ def connect(
     (times, values), (u0, p) = read, inputs
     # copied where somebody else may hold them: what is given out may be written into. Not an argument of the function,
     # which would have to copy it in any case.
-    own = (lambda: values) if solved.fresh else values.clone
+    # `data` is no view as far as autograd knows, which forbids to write into views that a function returns.
+    own = (lambda: values.data) if solved.fresh else values.clone
     connected: Tensor = _Read.apply((name, pull, solved, own), times, u0, *p)
     return connected

@@ -2,8 +2,8 @@
 
 A `Recorder` takes the walk of a fingerprint once more and notes what every place held that the walk looked at. As long
 as each of them holds the very same object (``is``), and objects that never change stand for themselves, another walk
-would give the same tokens. So the answer "unchanged" is as sure as a fingerprint; "changed" may be wrong (an equal number
-in place of another), and then the fingerprint is taken anew. What cannot be watched this way is said to have changed.
+would give the same tokens. So the answer "unchanged" is as sure as a fingerprint; "changed" may be wrong (an equal
+number in place of another), and then the fingerprint is taken anew. What cannot be watched has always changed.
 """
 
 from __future__ import annotations
@@ -145,6 +145,12 @@ class Recorder(Walk):
             raise _Unwatched
         self.guards.names.append((mapping, name, value))
 
+    def look_at_class(self, kind: type, name: str) -> None:
+        def get(kind: type) -> tuple[Any, ...]:
+            return getattr(kind, name, None), kind.__getattribute__
+
+        self.guards.attributes.append((get, kind, get(kind)))
+
     def look_inside(self, cell: types.CellType) -> None:
         self.guards.cells.append((cell, cell.cell_contents))
 
@@ -159,10 +165,10 @@ class Recorder(Walk):
         """Note the containers that p is built of."""
         if isinstance(p, Parameters):
             self.content(p._values)
-            items = p._values.values()
+            items = tuple(p._values.values())
         elif isinstance(p, (list, tuple)):
             self.holds(p)
-            items = p
+            items = tuple(p)
         elif p is None or isinstance(p, (Tensor, nn.Module)):
             return
         else:

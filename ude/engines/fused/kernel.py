@@ -72,9 +72,7 @@ class Layout:
     def shared(self) -> tuple[int, ...]:
         """Sizes of the leaves that all trajectories have in common and a gradient is computed of."""
         wanted = self.wanted or (False,) * len(self.sizes)
-        return tuple(
-            size for size, mine, need in zip(self.sizes, self.own, wanted, strict=True) if need and not mine
-        )
+        return tuple(size for size, mine, need in zip(self.sizes, self.own, wanted, strict=True) if need and not mine)
 
 
 class Kernel:
@@ -173,7 +171,9 @@ class Call:
         arguments.shared = shared_pointers.buffer_info()[0]
         arguments.own = own_pointers.buffer_info()[0]
         arguments.uniform = uniform.data_ptr()
-        call = cls(kernel, u0.shape[0], arguments, [prototype, start, uniform, shared, own, shared_pointers, own_pointers])
+        call = cls(
+            kernel, u0.shape[0], arguments, [prototype, start, uniform, shared, own, shared_pointers, own_pointers]
+        )
         kernel.once(ctypes.byref(arguments))
         return call
 
@@ -214,7 +214,8 @@ class Rows:
 
     def __del__(self) -> None:
         for record in self.records:
-            self._free(record)
+            if record:
+                self._free(record)
 
     def run(self, work: Any, arguments: Any, sums: int = 0, row: int = 0) -> bool:
         """Run a function over all chunks, each with a row of so many `sums`; whether there was memory enough."""
@@ -285,7 +286,8 @@ def run_forward(call: Call, *, keep: bool) -> Outcome:
         a.values = values.data_ptr()
     t_end, end = torch.empty(batch, dtype=dtype), torch.empty(batch, states, dtype=dtype)
     # methods that do not iterate leave the last two rows as they are, and nobody reads them
-    counts = torch.empty(5, batch, dtype=torch.int64)
+    make = torch.zeros if kernel.layout.calls is None else torch.empty
+    counts = make(5, batch, dtype=torch.int64)
     a.t_end, a.u_end = t_end.data_ptr(), end.data_ptr()
     base, row = counts.data_ptr(), 8 * batch
     a.code, a.accepted, a.rejected, a.calls, a.jacobians = range(base, base + 5 * row, row)
@@ -318,9 +320,7 @@ def run_pullback(
     if not record.rows.run(kernel.pullback, a, sums.data_ptr(), count):
         raise MemoryError("there is not enough memory for the gradient of this solve")
     total = sums if chunks == 1 else sums.view(chunks, count).sum(0)
-    chosen = [
-        leaf for leaf, mine, need in zip(leaves, layout.own, layout.wanted, strict=True) if need and not mine
-    ]
+    chosen = [leaf for leaf, mine, need in zip(leaves, layout.own, layout.wanted, strict=True) if need and not mine]
     # views of one tensor, made in one call
     parts, rest = iter(_unflatten_dense_tensors(total, chosen) if chosen else ()), iter(own)
     found: list[Tensor | None] = []

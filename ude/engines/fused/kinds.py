@@ -144,6 +144,8 @@ def _array(walk: Walk, value: Any) -> None:
 
 
 def _symbolic(walk: Walk, value: Any) -> None:
+    if not isinstance(value, sys.modules["sympy"].Basic):
+        walk.holds(value)  # a matrix, which can be written into
     walk.roots.add("sympy")
     walk.tokens += (type(value), sys.modules["sympy"].srepr(value))
 

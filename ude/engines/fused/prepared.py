@@ -32,14 +32,14 @@ class Prepared:
 
     Args:
         options: What `solve` was called with.
-        version: Of saveat.
+        version: What may change about saveat in place.
         kinds: u0 and every leaf, with what can change about them in place beside their numbers.
         graph: Whether gradients were enabled.
     """
 
     spec: SolveSpec
     options: tuple[Any, ...]
-    version: int
+    version: tuple[Any, ...]
     kinds: tuple[tuple[Tensor, torch.Size, torch.dtype, bool], ...]
     graph: bool
     guards: Guards
@@ -52,7 +52,10 @@ class Prepared:
 
     def holds(self, saveat: Any) -> bool:
         """Whether the problem, all that f reads, and the times are as they were."""
-        if isinstance(saveat, Tensor) and saveat._version != self.version:
+        if _version(saveat) != self.version or self.spec.start is None:
+            return False
+        # the start of the solve is a view of the problem's
+        if self.kinds[0][0].data_ptr() != self.spec.start[0].data_ptr():
             return False
         for tensor, shape, dtype, need in self.kinds:
             if tensor.shape != shape or tensor.dtype is not dtype or tensor.requires_grad is not need:
@@ -60,6 +63,10 @@ class Prepared:
             if not tensor.is_cpu:
                 return False
         return self.guards.hold()
+
+
+def _version(saveat: Any) -> tuple[Any, ...]:
+    return (saveat._version, saveat.data_ptr(), saveat.shape) if isinstance(saveat, Tensor) else ()
 
 
 def _equal(x: Any, y: Any) -> bool:
@@ -107,14 +114,14 @@ class Shelf:
             return
         leaves = spec.start[1]
         guards = guards_of(spec.f, leaves, prob.p)
-        if guards is None:
+        if guards is None or spec.start[0].data_ptr() != prob.u0.data_ptr():
             return
         del known.entries[: max(0, len(known.entries) - _MOST_FOR_ONE + 1)]
         known.entries.append(
             Prepared(
                 spec=spec,
                 options=tuple(options),
-                version=saveat._version if isinstance(saveat, Tensor) else 0,
+                version=_version(saveat),
                 kinds=tuple((one, one.shape, one.dtype, one.requires_grad) for one in (prob.u0, *leaves)),
                 graph=torch.is_grad_enabled(),
                 guards=guards,

@@ -44,11 +44,11 @@ class FusedResult(ForwardResult):
 
     # these have defaults in the dataclass, so that they are never missing
     @property
-    def njacs(self) -> int:  # type: ignore[override]
+    def njacs(self) -> int:
         return self._work[0]
 
     @property
-    def nw(self) -> int:  # type: ignore[override]
+    def nw(self) -> int:
         return self._work[1]
 
     @property

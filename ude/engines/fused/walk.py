@@ -81,6 +81,9 @@ class Walk:
     def look(self, mapping: Any, name: str, found: Any) -> None:
         """`found` was read under a name, or `MISSING`."""
 
+    def look_at_class(self, kind: type, name: str) -> None:
+        """An attribute of that name was read in an object of this class, since the class has none to hide it."""
+
     def look_inside(self, cell: types.CellType) -> None:
         """The content of a cell is read."""
 
@@ -243,6 +246,7 @@ class Walk:
             plain = isinstance(kind.__getattribute__, types.WrapperDescriptorType)  # not written in Python
             if own is not None and plain and path[0] in own and not hasattr(getattr(kind, path[0], None), "__set__"):
                 self.look(own, path[0], own[path[0]])
+                self.look_at_class(kind, path[0])
                 self.tokens += (kind.__qualname__, path[0])
                 self.read(own[path[0]], (path[1:],))
                 return
