@@ -46,6 +46,7 @@ class Net(nn.Module):
 
 
 SCALE = -1.0
+TABLE = np.ones(2)
 
 
 def linear(u: Tensor, p: Any, t: Tensor, power: float = 1.0) -> Tensor:
@@ -442,7 +443,7 @@ def test_default_dtype_and_device_modes_are_watched() -> None:
     "f",
     [
         functools.partial(linear, power=2.0),
-        lambda u, p, t, table=np.ones(2): u * float(table[0]),
+        lambda u, p, t, table=TABLE: u * float(table[0]),
         lambda u, p, t, table={1, 2}: u * len(table),
         lambda u, p, t, table={(1, 2): 3.0}: u * table[1, 2],
     ],
