@@ -104,9 +104,10 @@ class Shelf:
     def put(self, prob: ODEProblem, options: Sequence[Any], saveat: Any, spec: SolveSpec) -> None:
         """Keep a solve for the next time, where everything that it depends on can be watched."""
         known = self._known.setdefault(prob, _Known())
-        if known.tries >= _MOST_TRIES or spec.start is None:
-            return
         known.tries += 1
+        # not at the first sight: a problem that is built anew for every solve never comes again
+        if known.tries == 1 or known.tries > _MOST_TRIES or spec.start is None:
+            return
         timed = any(isinstance(time, Tensor) for time in prob.tspan)
         lasting = all(option is saveat or not isinstance(option, _CHANGING) for option in options)
         # a start with a graph gets another view every time
