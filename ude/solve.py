@@ -157,6 +157,7 @@ def solve(  # type: ignore[misc]
         ),
         compact=isinstance(sensealg, DiscreteAdjoint) or not _tracked(u0, p),
         checkpoints=getattr(sensealg, "checkpoints", "all") if _tracked(u0, p) else "all",
+        graphs=_tracked(u0, p) and isinstance(sensealg, DiscreteAdjoint) and sensealg.checkpoints == "all",
     )
     if spec.saveat is None and isinstance(alg, TorchDiffEq):
         raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")

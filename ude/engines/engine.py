@@ -72,6 +72,7 @@ class SolveSpec:
         watch: Called as ``watch(t, u, t_next, u_next, moved)`` after an iteration in which some trajectory accepted a
             step (those in `moved`); says which trajectories shall end there (B,). Events are found this way.
         checkpoints: Which states the record holds; steps in between are taken again where they are needed.
+        graphs: Whether a pullback will follow, so that an engine may keep more of a step than its state, within bounds.
     """
 
     f: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
@@ -95,6 +96,7 @@ class SolveSpec:
     checks: StepChecks = NO_CHECKS
     resume: StepControl | None = None
     compact: bool = False
+    graphs: bool = False
 
     @property
     def sign(self) -> Float[Tensor, "B"]:
@@ -120,6 +122,7 @@ class StepRecord:
         kept: The rows whose states are held; None when all are.
         fan: With checkpoints, how many states are held between two of them while steps are taken again; None halves
             the way between them again and again.
+        tape: Whatever else the engine keeps of some steps for the way back.
     """
 
     t: Float[Tensor, "rows_and_end B"]
@@ -128,6 +131,7 @@ class StepRecord:
     k1: Float[Tensor, "rows B n"] | None = None
     kept: tuple[int, ...] | None = None
     fan: int | None = None
+    tape: Any = None
 
     @property
     def u_end(self) -> Float[Tensor, "B n"]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import ForwardResult, SolveSpec, StepRecord, as_batch
+from ude.engines.engine import ForwardResult, SolveSpec, StepRecord, as_batch, differentiable, live_leaves
 from ude.engines.torch_engine.checkpoints import Starts
 from ude.engines.torch_engine.compaction import CompactRecord, pull_compact, read_compact
 from ude.engines.torch_engine.dense import DenseOutput, StagesOf, gauss_nodes
 from ude.engines.torch_engine.esdirk import EsdirkScheme
 from ude.engines.torch_engine.explicit import ExplicitScheme
 from ude.engines.torch_engine.implicit_pullback import pull_segment, pullback_implicit, recorded
+from ude.engines.torch_engine.parallel_pullback import graphs_pay
 from ude.engines.torch_engine.pullback import interpolate, pullback
 from ude.engines.torch_engine.replay import replay_explicit, replay_implicit
 from ude.engines.torch_engine.rosenbrock import RosenbrockScheme
@@ -48,7 +49,7 @@ class TorchEngine:
     def forward(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> ForwardResult:
         with torch.no_grad():
             if isinstance(spec.algorithm, ExplicitRungeKutta):
-                return integrate(spec, ExplicitScheme(spec, spec.algorithm.tableau, p), u0)
+                return _integrate_explicit(spec, spec.algorithm, u0, p)
             scheme = _reversible(spec, p)
             if isinstance(scheme, SymplecticScheme):
                 scheme.require_separable(u0)
@@ -123,6 +124,24 @@ def _pull_segment(
         of_u, parts = pullback(spec, spec.algorithm.tableau, record, p, times, grad)
         return of_u, of_carried, parts
     return pull_segment(spec, lambda leaves: _reversible(spec, leaves), record, p, times, grad, of_carried, first)
+
+
+def _integrate_explicit(
+    spec: SolveSpec, algorithm: ExplicitRungeKutta, u0: Tensor, p: Sequence[Tensor]
+) -> ForwardResult:
+    if not (spec.graphs and graphs_pay(algorithm.tableau.stages, u0)):
+        return integrate(spec, ExplicitScheme(spec, algorithm.tableau, p), u0)
+    wanted = differentiable(p)
+    leaves = live_leaves(p, wanted)
+    scheme = ExplicitScheme(spec, algorithm.tableau, leaves)
+    tape = scheme.record_graphs([leaf for leaf, need in zip(leaves, wanted, strict=True) if need])
+    result = integrate(spec, scheme, u0)
+    if not isinstance(result.record, CompactRecord):
+        return replace(result, record=replace(result.record, tape=tape))
+    # the graphs are those of the whole batch, before it was made smaller
+    whole, *others = result.record.segments
+    segments = (replace(whole, record=replace(whole.record, tape=tape)), *others)
+    return replace(result, record=replace(result.record, segments=segments))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ude.engines.engine import SolveSpec
 from ude.engines.torch_engine.scheme import Trial, Work
 from ude.engines.torch_engine.stages import combine, complete_stages, compute_stages, tableau_tensors
+from ude.engines.torch_engine.tape import Tape
 from ude.methods import ExplicitTableau
 
 
@@ -28,13 +29,23 @@ class ExplicitScheme:
         self.step_weights = self.numbers.b.unsqueeze(-1)
         self._count = tableau.stages
         self._reuse_last = tableau.first_same_as_last
+        self.tape: Tape | None = None
+
+    def record_graphs(self, inputs: Sequence[Tensor]) -> Tape:
+        """Keep the graphs of accepted steps from now on; `inputs` are those of the leaves that get gradients."""
+        self.tape = Tape(self.work, self.numbers, inputs, first_same_as_last=self._reuse_last)
+        return self.tape
 
     def attempt(self, u: Tensor, k1: Tensor, t: Tensor, dt: Tensor) -> Trial:
         numbers = self.numbers
-        k, argument = compute_stages(self.work, numbers, u, t, dt, k1)
-        own = k[: self._count]
         column = dt.unsqueeze(-1)
-        new = argument if self._reuse_last else torch.addcmul(u, column, combine(numbers.b, own))
+        if self.tape is not None and self.tape.open:
+            k, new = self.tape.stages(u, t, dt, k1)
+            own = k[: self._count]
+        else:
+            k, argument = compute_stages(self.work, numbers, u, t, dt, k1)
+            own = k[: self._count]
+            new = argument if self._reuse_last else torch.addcmul(u, column, combine(numbers.b, own))
         if not self.spec.adaptive or numbers.b_error is None:
             return Trial(new, k, None)
         error = combine(numbers.b_error, own) * column
@@ -44,7 +55,8 @@ class ExplicitScheme:
     def derivative_after(self, trial: Trial, t: Tensor) -> Tensor:
         if self._reuse_last:
             return trial.k[self._count - 1]
-        after = self.work(trial.u, t)
+        taped = None if self.tape is None else self.tape.derivative_after(t)
+        after = self.work(trial.u, t) if taped is None else taped
         if self.numbers.next_is_extra:
             trial.k[self._count] = after
         return after
@@ -70,4 +82,6 @@ class ExplicitScheme:
         return taken
 
     def settle(self, accepted: Bool[Tensor, "B"]) -> None:
-        """Nothing is kept from step to step."""
+        """Nothing is kept from step to step but graphs."""
+        if self.tape is not None:
+            self.tape.settle(accepted)

@@ -39,10 +39,16 @@ MOST_POINTS = 2**12
 MOST_IN_A_STEP = 2**10
 
 
+def graphs_pay(stages: int, u0: Float[Tensor, "B n"]) -> bool:
+    """Whether a solve is too large for this sweep, so that it had better keep the graphs of its steps."""
+    batch, states = u0.shape
+    return states > MOST_STATES or stages * batch > MOST_IN_A_STEP
+
+
 def pays(spec: SolveSpec, numbers: TableauTensors, record: StepRecord, p: Sequence[Tensor]) -> bool:
     """Whether the system is small, and f treats a further leading axis as one more axis of the batch."""
-    rows, batch, states = record.u.shape
-    if states > MOST_STATES or len(numbers.a) * batch > MOST_IN_A_STEP or rows < 3:
+    rows = record.u.shape[0]
+    if graphs_pay(len(numbers.a), record.u[0]) or rows < 3:
         return False
     picked = torch.tensor([0, rows // 2, rows - 1], device=record.u.device)
     u, t = record.u[picked], record.t[picked]

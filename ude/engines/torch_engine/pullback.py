@@ -19,6 +19,7 @@ from ude.engines.torch_engine.stages import (
     locate,
     tableau_tensors,
 )
+from ude.engines.torch_engine.tape import TapedStep, pull_taped
 from ude.methods import ExplicitTableau
 
 # Steps whose graph is held at once in the reverse sweep: more save calls, and cost memory.
@@ -88,7 +89,8 @@ def pullback(
 ) -> tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
     """Pull the cotangents of u(times) back through every recorded step.
 
-    From the last segment of steps to the first: the segment is computed again from its recorded first state, this
+    Steps whose graph was kept are pulled back through it (see `tape`). Of the others, from the last segment of steps to
+    the first: the segment is computed again from its recorded first state, this
     time with an autograd graph, and the cotangents of its end and of what was read inside it are pulled back to its
     first state and to the leaves. One graph for a few steps is faster than one for each stage by a factor of two, and
     never larger than `_ROWS_IN_ONE_GRAPH` steps.
@@ -107,21 +109,83 @@ def pullback(
         adjoint, totals = pullback_parallel(spec, numbers, record, leaves, inputs, reads)
         found = iter(totals)
         return adjoint, tuple(next(found) if need else None for need in wanted)
-    adjoint = torch.zeros_like(record.u[0])
-    totals = [None] * len(inputs)
-    for start in reversed(range(0, rows, _ROWS_IN_ONE_GRAPH)):
+    sweep = _Sweep(spec, numbers, record, leaves, inputs, reads, starts)
+    row = rows
+    while row > 0:
+        step = None if record.tape is None else record.tape.take(row - 1, reads)
+        if step is not None:
+            row -= 1
+            sweep.pull_graph(row, step)
+            continue
+        last, row = row, max(0, row - _ROWS_IN_ONE_GRAPH)
+        while record.tape is not None and any(i in record.tape.steps for i in range(row, last)):
+            row += 1
+        sweep.compute_again(range(row, last))
+    sweep.settle_derivative(0)
+    found = iter(sweep.totals)
+    return sweep.adjoint, tuple(next(found) if need else None for need in wanted)
+
+
+class _Sweep:
+    """The way back through the steps: cotangents of the state, of the derivative carried along, and of the leaves."""
+
+    def __init__(
+        self,
+        spec: SolveSpec,
+        numbers: TableauTensors,
+        record: StepRecord,
+        leaves: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        reads: Reads,
+        starts: Starts,
+    ) -> None:
+        self._spec, self._numbers, self._record = spec, numbers, record
+        self._leaves, self._inputs, self._reads, self._starts = leaves, inputs, reads, starts
+        self.adjoint = torch.zeros_like(record.u[0])
+        self.totals: list[Tensor | None] = [None] * len(inputs)
+        self._of_derivative: Tensor | None = None
+
+    def pull_graph(self, row: int, step: TapedStep) -> None:
+        """Pull back through a step whose graph was kept."""
+        self.adjoint, self._of_derivative, parts = pull_taped(
+            self._numbers,
+            step,
+            self._record.dt[row],
+            (self.adjoint, self._of_derivative),
+            self._record.tape.inputs,
+            (self._reads, row),
+        )
+        self._add(parts)
+
+    def compute_again(self, rows: range) -> None:
+        """Pull back through steps whose states alone were recorded."""
+        self.settle_derivative(rows.stop)
         with torch.no_grad():
-            u = starts(start)[0].detach().requires_grad_()
+            u = self._starts(rows.start)[0].detach().requires_grad_()
         with torch.enable_grad():
             outputs, cotangents = segment(
-                spec, numbers, record, range(start, min(rows, start + _ROWS_IN_ONE_GRAPH)), u, leaves, reads
+                self._spec, self._numbers, self._record, rows, u, self._leaves, self._reads
             )
-        adjoint, *parts = torch.autograd.grad(
-            outputs, (u, *inputs), [adjoint, *cotangents], allow_unused=True, materialize_grads=False
+        self.adjoint, *parts = torch.autograd.grad(
+            outputs, (u, *self._inputs), [self.adjoint, *cotangents], allow_unused=True, materialize_grads=False
         )
-        totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
-    found = iter(totals)
-    return adjoint, tuple(next(found) if need else None for need in wanted)
+        self._add(parts)
+
+    def settle_derivative(self, row: int) -> None:
+        """Pull the cotangent of the derivative that a kept step started with back to its state."""
+        bar, self._of_derivative = self._of_derivative, None
+        if bar is None:
+            return
+        u = self._record.u[row].detach().requires_grad_()
+        with torch.enable_grad():
+            du = as_batch(self._spec, u, self._record.t[row], self._leaves)
+        if du.requires_grad:
+            of_u, *parts = torch.autograd.grad(du, (u, *self._inputs), bar, allow_unused=True)
+            self.adjoint = self.adjoint if of_u is None else self.adjoint + of_u
+            self._add(parts)
+
+    def _add(self, parts: Sequence[Tensor | None]) -> None:
+        self.totals = [add(total, part) for total, part in zip(self.totals, parts, strict=True)]
 
 
 def segment(
