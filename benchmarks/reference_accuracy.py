@@ -92,7 +92,9 @@ def measure(stiff: bool) -> dict[str, dict[str, list[float]]]:
         found[name] |= {
             f"SciPy {peer}": [scipys_error(reference, peer, reltol) for reltol in BARS] for peer in PEERS[stiff]
         }
-        print(name, {method: [f"{error:.1e}" for error in errors] for method, errors in found[name].items()}, flush=True)
+        print(
+            name, {method: [f"{error:.1e}" for error in errors] for method, errors in found[name].items()}, flush=True
+        )
     return found
 
 
@@ -143,14 +145,20 @@ def reached(found: dict[str, dict[str, list[float]]]) -> str:
             if not method.startswith("SciPy")
         )
     ]
-    return f"No method of ours reaches both bars on: {', '.join(lost)}." if lost else "Every problem has a method of ours."
+    return (
+        f"No method of ours reaches both bars on: {', '.join(lost)}." if lost else "Every problem has a method of ours."
+    )
 
 
 def main(folder: Path = Path(__file__).parent) -> str:
     """Measure, write the tables and return them."""
     torch.set_num_threads(1)
     about = (__doc__ or "").split("\n\n")[2].replace("\n", " ").removeprefix("writes `reference_accuracy.md`. ").strip()
-    lines = ["# Errors at the ends of the reference problems", "", "Written by `python -m benchmarks.reference_accuracy`."]
+    lines = [
+        "# Errors at the ends of the reference problems",
+        "",
+        "Written by `python -m benchmarks.reference_accuracy`.",
+    ]
     lines += [about, "Each cell: the error at 1e-6 / at 1e-9; above a bar in bold.", ""]
     for stiff in (False, True):
         found = measure(stiff)

@@ -163,9 +163,7 @@ class _Sweep:
         with torch.no_grad():
             u = self._starts(rows.start)[0].detach().requires_grad_()
         with torch.enable_grad():
-            outputs, cotangents = segment(
-                self._spec, self._numbers, self._record, rows, u, self._leaves, self._reads
-            )
+            outputs, cotangents = segment(self._spec, self._numbers, self._record, rows, u, self._leaves, self._reads)
         self.adjoint, *parts = torch.autograd.grad(
             outputs, (u, *self._inputs), [self.adjoint, *cotangents], allow_unused=True, materialize_grads=False
         )

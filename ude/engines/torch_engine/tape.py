@@ -103,7 +103,9 @@ class Tape:
 
     def settle(self, accepted: Bool[Tensor, "B"]) -> None:
         """Keep the step just tried if nobody rejected it: with another size for some its graph is another one."""
-        if self._tried is not None and self._moving is not None and torch.equal(accepted, self._moving):
+        # that there is room for none at all is known after the first step
+        whole = self._moving is not None and torch.equal(accepted, self._moving)
+        if self._tried is not None and whole and self.open:
             self.steps[self._row] = self._tried
         self._tried = None
         self._row += 1
