@@ -78,6 +78,26 @@ def test_no_more_graphs_are_kept_than_there_is_room_for(pulled, monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-14)
 
 
+def test_graphs_take_no_more_memory_than_they_may(monkeypatch):
+    budget = 2**20
+    monkeypatch.setattr(tape, "MOST_BYTES", budget)
+    held: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()
+
+    p = torch.rand(1000, 1, dtype=torch.float64).requires_grad_()
+    u0 = torch.ones(1000, 3, dtype=torch.float64)
+    prob = ude.ODEProblem(lambda u, p, t: torch.tanh(-p * u), u0, (0.0, 5.0), p)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        sol = ude.solve(prob, ude.Tsit5(), dt=0.05, adaptive=False, saveat=[5.0])
+    # a hundred steps of six stages of one tanh would take 20 MB
+    assert budget / 4 < sum(held.values()) <= budget + 2 * u0.nbytes
+    assert bool(sol.success.all())
+
+
 def test_a_step_that_one_trajectory_rejected_keeps_no_graph(pulled):
     prob = ude.ODEProblem(
         lambda u, p, t: -p * u, torch.ones(2, 1), (0.0, 1.0), torch.tensor([[1.0], [500.0]]).requires_grad_()

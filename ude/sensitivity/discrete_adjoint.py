@@ -19,7 +19,8 @@ class DiscreteAdjoint:
     """Differentiate the discretisation itself: reverse through the accepted steps, step sizes held constant.
 
     The gradient is exact for the numbers that the solve returned, whatever the tolerance. Memory is one state a
-    step; the stages of a step are recomputed when its turn comes. First derivatives only.
+    step; the stages of a step are recomputed when its turn comes. With explicit methods and large batches or states the
+    graphs of steps are kept instead, as far as 128 MiB go. First derivatives only.
 
     With checkpoints fewer states are held, from the forward solve on, and the steps in between are taken again with
     the recorded step sizes, which gives the same gradient (with ESDIRK methods, to the tolerance of their Newton
