@@ -82,13 +82,14 @@ class DiagonallyImplicitRungeKutta(Algorithm):
 
     Args:
         newton_tolerance: Newton's iteration for a stage ends when its error is below this part of the tolerance.
-            With 0.1 errors at the end are those of 0.01, for a seventh fewer calls of f.
+            0.1 takes a seventh fewer calls of f than 0.01 and is as accurate at tight tolerances, but at 1e-3 it
+            lets the Oregonator miss its next pulse.
         newton_maxiters: Most iterations for a stage; a trajectory that needs more tries a smaller step.
 
     Source: E. Hairer & G. Wanner, Solving Ordinary Differential Equations II, IV.6 and IV.8.
     """
 
-    newton_tolerance: float = 0.1
+    newton_tolerance: float = 1e-2
     newton_maxiters: int = 10
 
     tableau: ClassVar[DiagonallyImplicitTableau]
