@@ -22,7 +22,7 @@ from ude.callbacks import (
     terminate,
 )
 from ude.default_algorithm import default_algorithm
-from ude.engines import ENGINES, FUSED, SolveSpec, TorchDiffEq, choose_engine
+from ude.engines import ENGINES, FUSED, SolveSpec, TorchDiffEq, TorchEngine, choose_engine
 from ude.engines.jacobian import require_right
 from ude.engines.step_checks import step_checks, with_domains
 from ude.engines.structure import started, structure_of
@@ -32,7 +32,6 @@ from ude.events import EventRun, preset_times, solve_with_events
 from ude.interpolation import interpolations_in
 from ude.methods import (
     Algorithm,
-    AutoSwitch,
     BrownFullBasicInit,
     CheckInit,
     Controller,
@@ -154,8 +153,6 @@ def solve(  # type: ignore[misc]
     why_algorithm = ""
     if alg is None:
         alg, why_algorithm = default_algorithm(prob, reltol=reltol, abstol=abstol, adaptive=adaptive)
-        if engine == FUSED.name and isinstance(alg, AutoSwitch):
-            alg, why_algorithm = alg.nonstiff, "Kernels do not switch, and explicit methods have one."
     if not isinstance(alg, Algorithm):
         raise InputError("alg must be an algorithm object", expected="e.g. Tsit5()", got=repr(alg))
     given, sensealg = sensealg, DiscreteAdjoint() if sensealg is None else sensealg
@@ -313,9 +310,13 @@ def _run(
     began = time.perf_counter()
     result = choice.engine.forward(spec, u0.detach(), p)
     seconds = time.perf_counter() - began
+    switched = result.switches is not None and bool(result.switches.any())
     for other in ENGINES:
-        if other is not choice.engine:
+        if other is not choice.engine and not switched:
             other.learn(spec, result.nf)
+    name, why_not = choice.engine.name, choice.why_not
+    if result.handed_on is not None:
+        name, why_not = TorchEngine.name, {**why_not, name: result.handed_on}
     tracked = _tracked(u0, p)
     solved = Solved(choice.engine, spec, result.record, result.record.u_end)
 
@@ -337,11 +338,11 @@ def _run(
             nf=result.nf,
             accepted_steps=result.accepted_steps.view(spec.batch),
             rejected_steps=result.rejected_steps.view(spec.batch),
-            engine=choice.engine.name,
+            engine=name,
             algorithm=spec.algorithm.name,
             sensealg=sensealg.name if tracked else "none",
             seconds=seconds,
-            why_not=choice.why_not,
+            why_not=why_not,
             njacs=result.njacs,
             nw=result.nw,
             why_algorithm=why_algorithm,

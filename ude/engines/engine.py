@@ -177,6 +177,7 @@ class ForwardResult:
         stiff: Of such a method, which trajectories ended with the implicit one (B,).
         nproducts: Jacobian-vector and vector-Jacobian products of the whole batch.
         control: Where the step control stands, of engines that can go on from it.
+        handed_on: Why the torch engine ran the solve after all, where that was found out on the way.
     """
 
     times: Float[Tensor, "B T"]
@@ -193,6 +194,7 @@ class ForwardResult:
     stiff: Bool[Tensor, "B"] | None = None
     nproducts: int = 0
     control: StepControl | None = None
+    handed_on: str | None = None
 
 
 class Engine(Protocol):
