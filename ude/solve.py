@@ -20,7 +20,7 @@ from ude.callbacks import (
     terminate,
 )
 from ude.default_algorithm import default_algorithm
-from ude.engines import ENGINES, FUSED, EngineChoice, SolveSpec, TorchDiffEq, choose_engine
+from ude.engines import ENGINES, FUSED, EngineChoice, SolveSpec, TorchDiffEq, TorchEngine, choose_engine
 from ude.engines.jacobian import require_right
 from ude.engines.step_checks import with_domains
 from ude.engines.structure import started
@@ -28,7 +28,7 @@ from ude.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
 from ude.errors import InputError
 from ude.events import EventRun, preset_times, solve_with_events
 from ude.interpolation import interpolations_in
-from ude.methods import Algorithm, AutoSwitch, Controller, InitializationAlgorithm
+from ude.methods import Algorithm, Controller, InitializationAlgorithm
 from ude.problems import ODEProblem
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solution import ReturnCode, Solution, Statistics
@@ -152,8 +152,6 @@ def solve(  # type: ignore[misc]
     why_algorithm = ""
     if alg is None:
         alg, why_algorithm = default_algorithm(prob, reltol=reltol, abstol=abstol, adaptive=adaptive)
-        if engine == FUSED.name and isinstance(alg, AutoSwitch):
-            alg, why_algorithm = alg.nonstiff, "Kernels do not switch, and explicit methods have one."
     spec = specify(prob, alg, options, chosen)
     if simple and FUSED.is_ready(spec):
         # a kernel that was compared with f before: nothing is left to be checked
@@ -297,10 +295,14 @@ def _run(
     began = time.perf_counter()
     result = engine.forward(spec, u0.detach(), p)
     seconds = time.perf_counter() - began
+    switched = result.switches is not None and bool(result.switches.any())
     for other in ENGINES:
-        # only those that were asked and waited learn from it
-        if other.name in choice.why_not:
+        # only those that were asked and waited learn from it, and none from the work of an implicit method
+        if other.name in choice.why_not and not switched:
             other.learn(spec, result.nf)
+    name, why_not = engine.name, choice.why_not
+    if result.handed_on is not None:
+        name, why_not = TorchEngine.name, {**why_not, name: result.handed_on}
     differentiable = spec.gradient
     solved = Solved(engine, spec, result.record, result.record.u_end, result.fresh)
 
@@ -319,11 +321,11 @@ def _run(
             nf=result.nf,
             accepted_steps=result.accepted_steps.view(batch),
             rejected_steps=result.rejected_steps.view(batch),
-            engine=engine.name,
+            engine=name,
             algorithm=spec.algorithm.name,
             sensealg=sensealg.name if differentiable else "none",
             seconds=seconds,
-            why_not=choice.why_not,
+            why_not=why_not,
             njacs=result.njacs,
             nw=result.nw,
             why_algorithm=why_algorithm,

@@ -178,6 +178,7 @@ class ForwardResult:
         nproducts: Jacobian-vector and vector-Jacobian products of the whole batch.
         control: Where the step control stands, of engines that can go on from it.
         fresh: Whether the values belong to nobody else, so that they can be handed out without a copy.
+        handed_on: Why the torch engine ran the solve after all, where that was found out on the way.
     """
 
     times: Float[Tensor, "B T"]
@@ -195,6 +196,7 @@ class ForwardResult:
     nproducts: int = 0
     control: StepControl | None = None
     fresh: bool = False
+    handed_on: str | None = None
 
 
 class Engine(Protocol):

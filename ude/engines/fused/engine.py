@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -14,20 +14,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import NO_CHECKS, ForwardResult, SolveSpec, StepRecord, differentiable
+from ude.engines.engine import NO_CHECKS, ForwardResult, SolveSpec, StepRecord, as_batch, differentiable
 from ude.engines.fused.build import compile_kernel, why_no_compiler
 from ude.engines.fused.explicit import calls_of
 from ude.engines.fused.fingerprint import Fingerprint, fingerprint
-from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, Prototype, run_forward, run_pullback
+from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, Outcome, Prototype, run_forward, run_pullback
 from ude.engines.fused.prepared import Shelf
 from ude.engines.fused.program import Unfusable
 from ude.engines.fused.result import FusedResult
 from ude.engines.fused.shelf import leave, take
 from ude.engines.fused.source import Shape, trace_program, write_source
+from ude.engines.fused.switching import why_not as why_not_switching
 from ude.engines.fused.trace import line_of
 from ude.engines.torch_engine import TorchEngine
 from ude.interpolation import interpolations_in
-from ude.methods import LU, ExplicitRungeKutta
+from ude.methods import LU, Algorithm, AutoSwitch, ExplicitRungeKutta
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta
 from ude.problems import FlatRightHandSide, ODEProblem
 from ude.split import SplitFunction
@@ -43,6 +44,8 @@ _AGREEMENT = 1e-9
 # Calls of f in the torch engine after which compiling a kernel (a second or two) pays.
 _PATIENCE = 20_000
 _MOST_REMEMBERED = 1000
+# Of c/common.h, beside the return codes.
+_TURNED_STIFF = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +86,19 @@ class _Built:
         captured = tuple(_tensor_at(place, print_) for place in self.places)
         frozen = tuple((_tensor_at(place, print_), known) for place, known in self.frozen)
         return _Bound(self.kernel, Prototype.of(self.kernel, spec), captured, frozen)
+
+
+@dataclass(frozen=True, eq=False)
+class _HandedOn:
+    """What the torch engine remembers of a solve that a kernel gave up, and that solve with its first derivative."""
+
+    spec: SolveSpec
+    record: Any
+
+    @property
+    def u_end(self) -> Tensor:
+        end: Tensor = self.record.u_end
+        return end
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,6 +268,10 @@ class FusedEngine:
         call.saves(spec.saveat)
         keep = spec.saveat is None or spec.gradient
         out = run_forward(call, keep=keep)
+        stiff_at = _stiff_at(spec, out)
+        if stiff_at is not None:
+            reason = f"a trajectory turned stiff at t = {stiff_at:.4g}, and kernels do not switch"
+            return self._hand_on(spec, u0, p, reason)
         record = FusedRecord(call, out.t_end, out.end, out.counts[1], out.rows)
         fresh = spec.saveat is not None and out.values is not None
         if spec.saveat is None or out.values is None:
@@ -260,13 +280,29 @@ class FusedEngine:
         else:
             times, values = spec.saveat, out.values
         calls, chosen = bound.kernel.layout.calls, spec.dt is None
-        return FusedResult(times, values, record, (out.counts, calls, chosen), out.t_end, fresh=fresh)
+        return FusedResult(
+            times,
+            values,
+            record,
+            (out.counts, calls, chosen),
+            out.t_end,
+            fresh=fresh,
+            switches=torch.zeros_like(out.counts[0]) if isinstance(spec.algorithm, AutoSwitch) else None,
+        )
+
+    def _hand_on(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor], reason: str) -> ForwardResult:
+        """Solve again in the torch engine."""
+        with torch.no_grad():
+            # a solve that was ready came without it
+            spec = replace(spec, first_du=as_batch(spec, u0, spec.t0, p))
+        result = self._fallback.forward(spec, u0, p)
+        return replace(result, record=_HandedOn(spec, result.record), handed_on=reason)
 
     def pullback(
         self, spec: SolveSpec, record: Any, p: Sequence[Tensor], times: Float[Tensor, "B T"], grad: Tensor
     ) -> tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
         if not isinstance(record, FusedRecord):
-            return self._fallback.pullback(spec, record, p, times, grad)
+            return self._fallback.pullback(*self._steps(spec, record), p, times, grad)
         if times is not spec.saveat:
             # reads of the dense output come in any order
             direction = spec.sign.unsqueeze(-1)
@@ -276,33 +312,35 @@ class FusedEngine:
         return run_pullback(record, times, grad, p)
 
     # -- what reads the steps is the torch engine's --------------------------------------------------------------------
-    def _steps(self, spec: SolveSpec, record: Any, p: Sequence[Tensor]) -> StepRecord:
+    def _steps(self, spec: SolveSpec, record: Any) -> tuple[SolveSpec, StepRecord]:
+        if isinstance(record, _HandedOn):
+            return record.spec, record.record
         if not isinstance(record, FusedRecord):
-            return record
+            return spec, record
         if record.rows is None and record._steps is None and int(record.accepted.max()) > 0:
             # the rows were not kept: take the same steps again
             record.rows = run_forward(record.call, keep=True).rows
-        return record.steps()
+        return spec, record.steps()
 
     def interpolate(
         self, spec: SolveSpec, record: Any, p: Sequence[Tensor], times: Float[Tensor, "B T"]
     ) -> Float[Tensor, "B T n"]:
-        return self._fallback.interpolate(spec, self._steps(spec, record, p), p, times)
+        return self._fallback.interpolate(*self._steps(spec, record), p, times)
 
     def dense(
         self, spec: SolveSpec, record: Any, p: Sequence[Tensor]
     ) -> Callable[[Float[Tensor, "B"]], Float[Tensor, "B n"]]:
-        return self._fallback.dense(spec, self._steps(spec, record, p), p)
+        return self._fallback.dense(*self._steps(spec, record), p)
 
     def replay(
         self, spec: SolveSpec, record: Any, u0: Float[Tensor, "B n"], p: Sequence[Tensor], times: Float[Tensor, "B T"]
     ) -> Float[Tensor, "B T n"]:
-        return self._fallback.replay(spec, self._steps(spec, record, p), u0, p, times)
+        return self._fallback.replay(*self._steps(spec, record), u0, p, times)
 
     def quadrature_nodes(
         self, spec: SolveSpec, record: Any, p: Sequence[Tensor], rule: Literal["own", "gauss"] = "own"
     ) -> Iterator[tuple[Float[Tensor, "B n"], Float[Tensor, "B"], Float[Tensor, "B"]]]:
-        return self._fallback.quadrature_nodes(spec, self._steps(spec, record, p), p, rule)
+        return self._fallback.quadrature_nodes(*self._steps(spec, record), p, rule)
 
     @contextmanager
     def noting(self) -> Iterator[list[Path]]:
@@ -319,6 +357,14 @@ class FusedEngine:
 _NOTED: ContextVar[list[Path] | None] = ContextVar("kernels", default=None)
 
 
+def _stiff_at(spec: SolveSpec, out: Outcome) -> float | None:
+    """When a trajectory turned stiff; None where none did."""
+    if not isinstance(spec.algorithm, AutoSwitch):
+        return None
+    turned = (out.counts[0] == _TURNED_STIFF).nonzero()
+    return float(out.t_end[turned[0]]) if len(turned) else None
+
+
 def _start(spec: SolveSpec) -> tuple[Tensor, tuple[Tensor, ...]]:
     if spec.start is None:
         raise AssertionError("_why_not_spec was not asked")
@@ -330,9 +376,13 @@ def _why_not_spec(spec: SolveSpec) -> str | None:
     if spec.start is None:
         return "events and stops cut the solve into legs, which the torch engine runs"
     u0, leaves = spec.start
-    if not isinstance(spec.algorithm, ExplicitRungeKutta | DiagonallyImplicitRungeKutta):
+    if not isinstance(spec.algorithm, ExplicitRungeKutta | DiagonallyImplicitRungeKutta | AutoSwitch):
         return f"{spec.algorithm.name} has no fused form"
-    if spec.adaptive and not spec.algorithm.tableau.b_error:
+    if isinstance(spec.algorithm, AutoSwitch):
+        reason = why_not_switching(spec)
+        if reason is not None:
+            return reason
+    elif spec.adaptive and not spec.algorithm.tableau.b_error:
         return f"{spec.algorithm.name} estimates no error, so it needs adaptive=False and dt"
     if spec.mass is not None or spec.jac is not None or spec.colouring is not None:
         return "mass matrices and Jacobians given by the user are the torch engine's"
@@ -418,8 +468,13 @@ def _layout(spec: SolveSpec, asked: _Asked, uniform_size: int, shape: Shape) -> 
         uniform_size=uniform_size,
         lanes=shape.lanes,
         dtype=u0.dtype,
-        calls=calls_of(spec.algorithm.tableau) if isinstance(spec.algorithm, ExplicitRungeKutta) else None,
+        calls=_calls(spec.algorithm),
     )
+
+
+def _calls(algorithm: Algorithm) -> tuple[int, int] | None:
+    explicit = algorithm.nonstiff if isinstance(algorithm, AutoSwitch) else algorithm
+    return calls_of(explicit.tableau) if isinstance(explicit, ExplicitRungeKutta) else None
 
 
 def _on_disk(spec: SolveSpec, asked: _Asked) -> str | None:

@@ -47,6 +47,7 @@ def macros(algorithm: DiagonallyImplicitRungeKutta, *, gradient: bool) -> dict[s
         "TWO_ERRORS": 0,
         "ERROR_ORDER": error_order(tableau),
         "IMPLICIT": 1,
+        "SWITCHES": 0,
         "GAMMA": repr(float(tableau.gamma)),
         "NEWTON_TOLERANCE": repr(float(algorithm.newton_tolerance)),
         "NEWTON_MAXITERS": algorithm.newton_maxiters,

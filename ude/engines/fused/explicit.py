@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from ude.methods import ExplicitTableau
 
+_REMEMBERS_NOTHING = """typedef struct { int none; } Method;
+static inline void method_start(Method *method, int lane) { (void)method; (void)lane; }"""
 
-def explicit_method(tableau: ExplicitTableau, *, gradient: bool) -> str:
-    """The parts of c/lanes.h that belong to the method."""
+
+def explicit_method(tableau: ExplicitTableau, *, gradient: bool, remembers: str = _REMEMBERS_NOTHING) -> str:
+    """The parts of c/lanes.h that belong to the method; `remembers` is what it keeps of its lanes."""
     parts = [
-        "typedef struct { int none; } Method;",
-        "static inline void method_start(Method *method, int lane) { (void)method; (void)lane; }",
+        remembers,
         _attempt(tableau),
         _settle(tableau),
         _read_step(tableau),
@@ -31,10 +33,11 @@ def macros(tableau: ExplicitTableau) -> dict[str, int]:
         "TWO_ERRORS": int(bool(tableau.b_error_low)),
         "ERROR_ORDER": tableau.order,
         "IMPLICIT": 0,
+        "SWITCHES": 0,
     }
 
 
-def _weighted(weights: Sequence[object], of: str) -> str:
+def weighted(weights: Sequence[object], of: str) -> str:
     """``w0 * k[0][n] + ...`` without the zeros."""
     terms = [f"(real){float(w)!r} * {of.format(i=i)}" for i, w in enumerate(weights) if w]  # type: ignore[arg-type]
     return " + ".join(terms) or "v_splat(0)"
@@ -43,7 +46,7 @@ def _weighted(weights: Sequence[object], of: str) -> str:
 def _stage(tableau: ExplicitTableau, i: int) -> list[str]:
     c, row = tableau.all_c[i], tableau.all_a[i]
     return [
-        f"    for (int n = 0; n < STATES; n++) y[n] = u[n] + h * ({_weighted(row, 'k[{i}][n]')});",
+        f"    for (int n = 0; n < STATES; n++) y[n] = u[n] + h * ({weighted(row, 'k[{i}][n]')});",
         f"    time = t + (real){float(c)!r} * h;",
         f"    f(c, y, &time, k[{i}]);",
     ]
@@ -61,11 +64,11 @@ def _attempt(tableau: ExplicitTableau) -> str:
     if tableau.first_same_as_last:
         lines.append("    for (int n = 0; n < STATES; n++) trial->u[n] = y[n];")
     else:
-        new = _weighted(tableau.b, "k[{i}][n]")
+        new = weighted(tableau.b, "k[{i}][n]")
         lines.append(f"    for (int n = 0; n < STATES; n++) trial->u[n] = u[n] + h * ({new});")
     for name, weights in (("error", tableau.b_error), ("error_low", tableau.b_error_low)):
         if weights:
-            text = _weighted(weights, "k[{i}][n]")
+            text = weighted(weights, "k[{i}][n]")
             lines.append(f"    for (int n = 0; n < STATES; n++) trial->{name}[n] = h * ({text});")
     return "\n".join([*lines, "    (void)method; (void)a;", "}"])
 
@@ -158,7 +161,7 @@ def _pulled(tableau: ExplicitTableau, i: int) -> bool:
 
 def _pull_stage(tableau: ExplicitTableau, i: int) -> list[str]:
     row = tableau.all_a[i]
-    argument = f"u[n] + h * ({_weighted(row, 'k[{i}][n]')})" if any(row) else "u[n]"
+    argument = f"u[n] + h * ({weighted(row, 'k[{i}][n]')})" if any(row) else "u[n]"
     lines = [
         f"    for (int n = 0; n < STATES; n++) y[n] = {argument};",
         f"    time = t + (real){float(tableau.all_c[i])!r} * h;",

@@ -16,7 +16,7 @@ class FusedResult(ForwardResult):
     Args:
         counted: Return codes, accepted and rejected steps, calls of f and Jacobians, one row each; `calls` of
             `Layout`; and whether f was called once more to choose the first step.
-        fresh: As of `ForwardResult`.
+        fresh, switches: As of `ForwardResult`.
     """
 
     def __init__(
@@ -28,13 +28,14 @@ class FusedResult(ForwardResult):
         t_end: Float[Tensor, "B"],
         *,
         fresh: bool,
+        switches: Int[Tensor, "B"] | None = None,
     ) -> None:
         counts, calls, first = counted
         # of a frozen dataclass, whose own __init__ wants everything at once
         self.__dict__.update(times=times, values=values, record=record, retcode=counts[0], t_end=t_end)
         self.__dict__.update(_counts=counts, _calls=calls, _first=first)
         # without times to save at, the values may be those of the record
-        self.__dict__["fresh"] = fresh
+        self.__dict__.update(fresh=fresh, switches=switches)
 
     def __getattr__(self, name: str) -> Any:
         if name not in ("accepted_steps", "rejected_steps", "nf"):

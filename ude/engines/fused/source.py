@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ude.engines.fused import esdirk, explicit
+from ude.engines.fused import esdirk, explicit, switching
 from ude.engines.fused.lower import Lowering, sinks_of
 from ude.engines.fused.program import Added, AddedProducts, Addresses, Program, Sink, Unfusable
 from ude.engines.fused.render import Renderer, product_sinks
 from ude.engines.fused.trace import trace_forward, trace_jacobian, trace_pullback
-from ude.methods import Algorithm, ExplicitRungeKutta
+from ude.methods import Algorithm, AutoSwitch, ExplicitRungeKutta
 from ude.methods.controller import SMALLEST_ERROR
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta
 
@@ -181,6 +181,8 @@ def _method(algorithm: Algorithm, *, gradient: bool) -> tuple[str, dict[str, Any
     """The text of a method and its macros."""
     if isinstance(algorithm, ExplicitRungeKutta):
         return explicit.explicit_method(algorithm.tableau, gradient=gradient), explicit.macros(algorithm.tableau)
+    if isinstance(algorithm, AutoSwitch):
+        return switching.switching_method(algorithm, gradient=gradient), switching.macros(algorithm)
     if isinstance(algorithm, DiagonallyImplicitRungeKutta):
         return esdirk.esdirk_method(algorithm, gradient=gradient), esdirk.macros(algorithm, gradient=gradient)
     raise Unfusable(f"{algorithm.name} has no fused form")

@@ -25,12 +25,12 @@ from ude.methods.switching import stability_size
 
 # Two stages that differ by less than this part of the tolerance, or by rounding, tell nothing of an eigenvalue: steps
 # that the stability of the method limits have errors, and so differences, as large as the tolerance.
-_TELLING = 1e-3
-_ROUNDINGS = 1e3
+TELLING = 1e-3
+ROUNDINGS = 1e3
 # While a trajectory has shown no stiff step, one in so many is looked at: the estimate costs a tenth of a step of a
 # cheap f. Attempts are counted, of which all trajectories of a batch make the same number, so that each is looked at
 # in the same steps alone and in any batch.
-_LOOK_EVERY = 5
+LOOK_EVERY = 5
 
 
 def implicit_scheme(spec: SolveSpec, algorithm: AutoSwitch, p: Sequence[Tensor]) -> EsdirkScheme | RosenbrockScheme:
@@ -58,7 +58,7 @@ class SwitchingScheme:
         self.interpolant = self.explicit.interpolant
         size = stability_size(algorithm.nonstiff.tableau)
         self._bound, self._bound_of_norm = algorithm.nonstifftol * size, algorithm.stifftol * size
-        self._twins = _twin_weights(algorithm.nonstiff.tableau, spec.t0.dtype, spec.t0.device)
+        self._twins = twin_weights(algorithm.nonstiff.tableau, spec.t0.dtype, spec.t0.device)
         self._lanes = lanes = lanes_for(spec.t0, spec.t0.shape[0])
         first = (
             torch.full_like(spec.t0, algorithm.stiffalgfirst, dtype=torch.bool) if spec.stiff is None else spec.stiff
@@ -132,7 +132,7 @@ class SwitchingScheme:
         """Count stiff steps of the trajectories that accepted, and change the method of those that had enough."""
         lanes = self._lanes
         self._changed = False
-        looks = self._attempts % _LOOK_EVERY == 0
+        looks = self._attempts % LOOK_EVERY == 0
         if not (looks or self._any or self._suspected):
             return
         accept = lanes.read(accepted)
@@ -224,8 +224,8 @@ class SwitchingScheme:
         of_f, of_u = torch.linalg.vector_norm(pair / scale, dim=-1).unbind(0)
         found = lanes.read(of_f > self._bound * of_u)
         if lanes.any(found):
-            rounding = _ROUNDINGS * torch.finfo(scale.dtype).eps * torch.linalg.vector_norm(trial.u / scale, dim=-1)
-            tells = of_u * self._dt.abs() > (rounding + _TELLING * states**0.5)
+            rounding = ROUNDINGS * torch.finfo(scale.dtype).eps * torch.linalg.vector_norm(trial.u / scale, dim=-1)
+            tells = of_u * self._dt.abs() > (rounding + TELLING * states**0.5)
             found = found & lanes.read(tells)
         return found
 
@@ -237,7 +237,7 @@ def _error(trial: Trial) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _twin_weights(tableau: ExplicitTableau, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "2 stages"]:
+def twin_weights(tableau: ExplicitTableau, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "2 stages"]:
     """Weights of the stages in ``f(g) - f(h)`` and in ``(g - h) / dt``, g and h the arguments of the last two."""
     count = tableau.stages
     weights = torch.zeros(2, count, dtype=dtype, device=device)

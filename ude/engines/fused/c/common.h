@@ -31,6 +31,8 @@ typedef struct {
 } Arguments;
 
 enum { SUCCESS = 0, MAX_ITERS = 1, DT_LESS_THAN_MIN = 2, UNSTABLE = 3, CONVERGENCE_FAILURE = 6 };
+/* no return code: the trajectory has turned stiff, and another engine takes over */
+enum { TURNED_STIFF = -1 };
 
 #define LANE(vector, lane) (((real *)&(vector))[lane])
 #define MASK(vector, lane) (((mask *)&(vector))[lane])

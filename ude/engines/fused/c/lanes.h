@@ -6,6 +6,7 @@
    settle(c, method, s, h, trial, accept)      after it: the derivative at the new state, into trial->after
    read_step(c, u, t, h, k)                    make the stages that only the dense output needs
    interpolant(theta, weights)                 b_i(theta) of every stage
+   turns_stiff(method, a, trial, h, accept)    where SWITCHES: which lanes should change to an implicit method now
    pull_row(c, row, way, kbar, through, inside)   pull cotangents back through one step of every lane
    controller_accepts, controller_factor, controller_learn   the step-size controller */
 
@@ -254,6 +255,15 @@ EXPORT int ude_forward(const Arguments *a, int64_t first, int64_t last, Record *
             }
             s.t = t_next;
         }
+#if SWITCHES
+        const v_i stiff = turns_stiff(&method, a, &trial, h, accept);
+        if (v_any(stiff)) {
+            /* nothing of this solve is used, so that the others need not go on */
+            for (int lane = 0; lane < LANES; lane++)
+                if (CONST_MASK(stiff, lane)) finish_lane(a, &s, &book, lane, TURNED_STIFF);
+            break;
+        }
+#endif
         if (a->adaptive) {
             v_t factor = controller_factor(error, s.memory, accept);
 #if IMPLICIT
