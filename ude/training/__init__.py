@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ude.training.checkpoints import load_fit
 from ude.training.collocation import Smoothing, smooth
-from ude.training.data import Dataset, Trajectory, read_csv
+from ude.training.data import Dataset, Trajectory
 from ude.training.fit import Fit, FitOptions, fit
+from ude.training.readers import read_csv
 from ude.training.shooting import SolverOptions
 
 __all__ = [

@@ -27,7 +27,7 @@ from ude.solve import solve
 from ude.training import initialise
 from ude.training.collocation import Smoothing, smooth
 from ude.training.coordinates import Coordinates, InnerField, Positive, positive_states
-from ude.training.data import Array, Dataset
+from ude.training.data import Array, Dataset, root_mean_square
 from ude.training.losses import Prior
 from ude.training.optimisers import Objective, adam, lbfgs
 from ude.training.shooting import Shooting, SolverOptions, cut
@@ -127,7 +127,7 @@ class Fit:
         """Root mean square of prediction minus data for each state, units of the state; None: the training data.
 
         Simulated from the fitted initial states through the times of `data`, so `rmse(fit.held_out)` is the error of a
-        forecast. Infinite where the simulation breaks down.
+        forecast. Infinite where the simulation breaks down; NaN for a state of which `data` have no value.
 
         Raises DataError for other states, another number of trajectories, times before the start, no points.
         """
@@ -136,15 +136,11 @@ class Fit:
             raise DataError(
                 "the data have other trajectories than the fit", expected=str(len(self.train)), got=str(len(data))
             )
-        residuals = [
-            self._simulated(i, trajectory.t, 1e-6, partial=True) - trajectory.u
-            for i, trajectory in enumerate(data.trajectories)
-            if len(trajectory)
-        ]
-        if not residuals:
+        runs = [(i, trajectory) for i, trajectory in enumerate(data.trajectories) if len(trajectory)]
+        if not runs:
             raise DataError("there are no points to compare with", got="empty trajectories")
-        mean = np.mean(np.concatenate(residuals) ** 2, axis=0)
-        values = np.where(np.isfinite(mean), np.sqrt(mean), np.inf)
+        predicted = np.concatenate([self._simulated(i, tr.t, 1e-6, partial=True) for i, tr in runs])
+        values = root_mean_square(predicted, np.concatenate([tr.u for _, tr in runs]))
         return dict(zip(self.model.states, values.tolist(), strict=True))
 
     def _simulated(self, trajectory: int, times: Array, reltol: float, *, partial: bool) -> Array:
@@ -299,18 +295,18 @@ class _Training:
     ) -> None:
         self.model, self.train, self.positive, self.options = model, train, positive, options
         self.history = _History()
-        values = np.concatenate([trajectory.u for trajectory in train.trajectories])
-        deviation = values.std(axis=0)
+        values = train.values()
+        deviation = np.nanstd(values, axis=0)
         # A constant state has no spread of its own: measure it by its size.
-        deviation = np.where(deviation > 1e-12, deviation, np.maximum(np.abs(values).max(axis=0), 1.0))
+        deviation = np.where(deviation > 1e-12, deviation, np.maximum(np.nanmax(np.abs(values), axis=0), 1.0))
         scale = [options.scale.get(state, float(deviation[i])) for i, state in enumerate(train.states)]
         self.scale = torch.tensor(scale, dtype=torch.float64)
         self.noise = np.zeros(len(train.states))
         self.field = InnerField(model, Coordinates(positive, self.scale.numpy()))
-        inner = self.field.coordinates.inner(torch.as_tensor(values))
-        self.spread = inner.std(dim=0, correction=0).clamp(min=1e-6)
+        inner = self.field.coordinates.inner(torch.as_tensor(values)).numpy()
+        self.spread = torch.as_tensor(np.nanstd(inner, axis=0)).clamp(min=1e-6)
         self.u0_is_known = u0 is not None
-        first = np.stack([trajectory.u[0] for trajectory in train.trajectories])
+        first = train.first_values()
         self.starts = self.field.coordinates.inner(torch.as_tensor(_known_u0(u0, first, train, positive)))
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         if not self.trainable and self.u0_is_known:
@@ -338,7 +334,7 @@ class _Training:
         if self.options.rescale:
             initialise.set_network_scales(self.model, points.u, points.du, points.t)
         relative = float(np.sqrt(np.mean((self.noise / self.scale.numpy()) ** 2)))
-        observations = sum(tr.u.size for tr in self.train.trajectories)
+        observations = sum(self.train.counts().values())
         self.prior = Prior.of(self.model, max(relative, 1e-3), observations, self.options.weight_prior)
         if DERIVATIVES in stages and self.trainable:
             self.match_derivatives(points, bar)
@@ -460,14 +456,21 @@ class _Points:
 
     @classmethod
     def along(cls, data: Dataset, smoothing: Smoothing, total: int = 200) -> _Points:
-        """About `total` points over all trajectories, at least two an interval of data, at most 4000."""
+        """About `total` points over all trajectories, at least two an interval of data, at most 4000.
+
+        Points outside of the times at which every state was measured are left out where there are others.
+        """
         number = max(total // len(data), 4)
         most = max(4000 // len(data), 4)
         parts: list[tuple[Array, Array, Array]] = []
+        inside = []
         for i, trajectory in enumerate(data.trajectories):
             t = np.linspace(trajectory.t[0], trajectory.t[-1], min(max(number, 2 * len(trajectory)), most))
+            inside.append(smoothing.inside(i, t).all(axis=1))
             parts.append((*smoothing(i, t), t))
-        u, du, times = (torch.as_tensor(np.concatenate(part)) for part in zip(*parts, strict=True))
+        known = np.concatenate(inside)
+        known |= known.sum() < 2
+        u, du, times = (torch.as_tensor(np.concatenate(part)[known]) for part in zip(*parts, strict=True))
         return cls(u, du, times)
 
 

@@ -30,8 +30,8 @@ class Windows:
     """
 
     t: Float[Tensor, "window time"]
-    u: Float[Tensor, "window time state"]
-    counts: Bool[Tensor, "window time"]  # points compared with data
+    u: Float[Tensor, "window time state"]  # zero where nothing was measured
+    mask: Bool[Tensor, "window time state"]  # numbers compared with data
     last: Int[Tensor, " window"]  # index of the window's last point
     trajectory: Int[Tensor, " window"]
     linked: Int[Tensor, " link"]  # windows that have a successor, which is the next window
@@ -41,7 +41,11 @@ class Windows:
 
 
 def cut(data: Dataset, steps: int | None = None) -> Windows:
-    """Windows of about `steps` intervals, equal within a trajectory but for one; None: each trajectory whole."""
+    """Windows of about `steps` intervals, equal within a trajectory but for one; None: each trajectory whole.
+
+    Windows are cut by points, whether or not all states were measured there: where few were, the continuity ties a
+    window's start to what its predecessor says.
+    """
     pieces: list[tuple[int, int, int, bool]] = []  # trajectory, first point, last point, has a successor
     for index, trajectory in enumerate(data.trajectories):
         intervals = len(trajectory) - 1
@@ -51,16 +55,18 @@ def cut(data: Dataset, steps: int | None = None) -> Windows:
     length = max(b - a for _, a, b, _ in pieces) + 1
     t = torch.zeros(len(pieces), length, dtype=torch.float64)
     u = torch.zeros(len(pieces), length, len(data.states), dtype=torch.float64)
-    counts = torch.zeros(len(pieces), length, dtype=torch.bool)
+    mask = torch.zeros(len(pieces), length, len(data.states), dtype=torch.bool)
     for row, (index, a, b, followed) in enumerate(pieces):
         place = torch.arange(length).clamp(max=b - a) + a
         t[row] = torch.as_tensor(data.trajectories[index].t)[place]
-        u[row] = torch.as_tensor(data.trajectories[index].u)[place]
-        counts[row, : b - a + (0 if followed else 1)] = True
+        # A NaN outside the mask would still make NaN of the gradient.
+        u[row] = torch.as_tensor(data.trajectories[index].u)[place].nan_to_num()
+        own = slice(b - a + (0 if followed else 1))
+        mask[row, own] = torch.as_tensor(data.trajectories[index].measured)[place[own]]
     return Windows(
         t,
         u,
-        counts,
+        mask,
         last=torch.tensor([b - a for _, a, b, _ in pieces]),
         trajectory=torch.tensor([index for index, *_ in pieces]),
         linked=torch.tensor([row for row, piece in enumerate(pieces) if piece[3]], dtype=torch.long),
@@ -131,7 +137,7 @@ class Shooting:
         # Before exp: the gradient of a point that was not reached must be zero, not 0 * NaN.
         reached = torch.isfinite(z).all(-1, keepdim=True)
         u = torch.where(reached, self.coordinates.natural(torch.where(reached, z, 0.0)), torch.nan)
-        loss = misfit(u, self.windows.u, self.scale, self.windows.counts)
+        loss = misfit(u, self.windows.u, self.scale, self.windows.mask)
         linked = self.windows.linked
         if continuity and len(linked):
             ends = z[linked, self.windows.last[linked]]
