@@ -6,6 +6,7 @@ from ude.training.checkpoints import load_fit
 from ude.training.collocation import Smoothing, smooth
 from ude.training.data import Dataset, Trajectory
 from ude.training.fit import Fit, FitOptions, fit
+from ude.training.initial_states import InitialValue
 from ude.training.readers import read_csv
 from ude.training.shooting import SolverOptions
 
@@ -13,6 +14,7 @@ __all__ = [
     "Dataset",
     "Fit",
     "FitOptions",
+    "InitialValue",
     "Smoothing",
     "SolverOptions",
     "Trajectory",

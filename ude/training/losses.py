@@ -16,10 +16,10 @@ COST_OF_A_MISSING_POINT = 100.0
 
 
 def misfit(
-    predicted: Float[Tensor, "*batch time state"],
-    observed: Float[Tensor, "*batch time state"],
-    scale: Float[Tensor, " state"],
-    mask: Bool[Tensor, "*batch time state"],
+    predicted: Float[Tensor, "*batch time observable"],
+    observed: Float[Tensor, "*batch time observable"],
+    scale: Float[Tensor, " observable"],
+    mask: Bool[Tensor, "*batch time observable"],
 ) -> Float[Tensor, ""]:
     """Mean of ``((predicted - observed) / scale)²`` over the numbers that were measured, those where `mask` holds.
 

@@ -20,6 +20,7 @@ from ude.solve import solve
 from ude.training.coordinates import Coordinates, InnerField
 from ude.training.data import Dataset
 from ude.training.losses import misfit
+from ude.training.observables import Measurement
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +31,8 @@ class Windows:
     """
 
     t: Float[Tensor, "window time"]
-    u: Float[Tensor, "window time state"]  # zero where nothing was measured
-    mask: Bool[Tensor, "window time state"]  # numbers compared with data
+    u: Float[Tensor, "window time observable"]  # zero where nothing was measured
+    mask: Bool[Tensor, "window time observable"]  # numbers compared with data
     last: Int[Tensor, " window"]  # index of the window's last point
     trajectory: Int[Tensor, " window"]
     linked: Int[Tensor, " link"]  # windows that have a successor, which is the next window
@@ -111,13 +112,17 @@ def simulate(
 
 @dataclass(frozen=True, eq=False)
 class Shooting:
-    """The loss of windows: ``mean ((u - data)/scale)² + continuity mean ((z_end - z_start_of_next)/spread)²``."""
+    """The loss of windows: ``mean ((y(u) - data)/scale)² + continuity mean ((z_end - z_start_of_next)/spread)²``.
+
+    y are the observables; the states themselves where these were measured.
+    """
 
     field: InnerField
     windows: Windows
-    scale: Float[Tensor, " state"]
+    scale: Float[Tensor, " observable"]
     spread: Float[Tensor, " state"]
     options: SolverOptions
+    measurement: Measurement | None = None  # None: the columns of the data are the states
 
     @property
     def coordinates(self) -> Coordinates:
@@ -132,12 +137,22 @@ class Shooting:
         maxiters = min(most, int(self.options.patience * tried) + 20)
         return replace(self, options=replace(self.options, maxiters=maxiters))
 
+    def observed(self, u: Float[Tensor, "window time state"]) -> Float[Tensor, "window time observable"]:
+        """What the states would be measured as. NaN where a simulation did not come, without a gradient there."""
+        if self.measurement is None or not self.measurement.formulas:
+            return u if self.measurement is None else self.measurement(u, self.windows.t, {})
+        # A formula of NaN has a gradient of NaN, by the parameters too.
+        reached = torch.isfinite(u).all(-1, keepdim=True)
+        safe = torch.where(reached, u, u[:, :1].detach().nan_to_num(1.0))
+        values = self.field.model.parameter_tensors(None, u)
+        return torch.where(reached, self.measurement(safe, self.windows.t, values), torch.nan)
+
     def __call__(self, starts: Float[Tensor, "window state"], continuity: float = 0.0) -> Float[Tensor, ""]:
         z = simulate(self.field, starts, self.windows.t, self.options).partial
         # Before exp: the gradient of a point that was not reached must be zero, not 0 * NaN.
         reached = torch.isfinite(z).all(-1, keepdim=True)
         u = torch.where(reached, self.coordinates.natural(torch.where(reached, z, 0.0)), torch.nan)
-        loss = misfit(u, self.windows.u, self.scale, self.windows.mask)
+        loss = misfit(self.observed(u), self.windows.u, self.scale, self.windows.mask)
         linked = self.windows.linked
         if continuity and len(linked):
             ends = z[linked, self.windows.last[linked]]
