@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from ude.training.collocation import Smoothing, smooth
 from ude.training.coordinates import Coordinates, InnerField, Positive, positive_states
 from ude.training.data import Array, Dataset, root_mean_square
 from ude.training.initial_states import InitialStates, InitialValue, U0Like, read_u0, starting_values
+from ude.training.inputs import Inputs, Lanes, restored
 from ude.training.latent import DrivenMatch
 from ude.training.losses import Prior
 from ude.training.observables import Measurement, ObserveLike
@@ -100,6 +101,8 @@ class Fit:
     interrupted: True when Ctrl-C ended the training; the fit is the best up to there
     positive, state_scale: (state,) integrated in log u; the unit in which the others are
     scale, noise: (column,) what misfits were divided by; estimated measurement noise
+    per_trajectory: name -> (trajectory,), parameters that were fitted for each trajectory
+    holdout: what of each trajectory was held out, as it was asked for
     notes: what was done otherwise than usual, such as stages that were left out
     """
 
@@ -118,6 +121,8 @@ class Fit:
     measurement: Measurement
     state_scale: Array
     notes: tuple[str, ...] = ()
+    per_trajectory: Mapping[str, Array] = field(default_factory=dict)
+    holdout: float | int | str = 0
 
     def predict(self, t: npt.ArrayLike | None = None, *, reltol: float = 1e-6) -> list[Array]:
         """Simulated states (T, state) of each trajectory from its fitted initial state.
@@ -168,10 +173,15 @@ class Fit:
             )
         coordinates = Coordinates(self.positive, self.state_scale)
         z0 = coordinates.inner(torch.as_tensor(self.u0[trajectory]))
+        lanes = self._lanes(trajectory)
         if times[-1] == start:
             return np.repeat(self.u0[trajectory][None], len(times), axis=0)
+        # parameters of the trajectory's own need a batch to be lanes of
         problem = ODEProblem(
-            InnerField(self.model, coordinates), z0, (start, float(times[-1])), names=self.model.states
+            InnerField(self.model, coordinates, lanes),
+            z0 if lanes is None else z0.unsqueeze(0),
+            (start, float(times[-1])),
+            names=self.model.states,
         )
         with torch.no_grad():
             solution = solve(
@@ -183,12 +193,16 @@ class Fit:
                 maxiters=10_000 + 100 * len(times),
             )
             z = solution.partial if partial else solution.u
-            return coordinates.natural(z).numpy()
+            return coordinates.natural(z if lanes is None else z[0]).numpy()
 
     def _observed(self, trajectory: int, u: Array, times: Array) -> Array:
         with torch.no_grad():
-            values = self.model.parameter_tensors()
-            return self.measurement(torch.as_tensor(u), torch.as_tensor(times), values).numpy()
+            t, lanes = torch.as_tensor(times), self._lanes(trajectory)
+            own = None if lanes is None else {name: value[0] for name, value in lanes.along(t.unsqueeze(0)).items()}
+            return self.measurement(torch.as_tensor(u), t, self.model.parameter_tensors(own)).numpy()
+
+    def _lanes(self, trajectory: int) -> Lanes | None:
+        return restored(self.model, self.data, self.per_trajectory).lanes(torch.tensor([trajectory]))
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Data as points and what the simulations say as lines, one panel a column; also written to `path`."""
@@ -226,6 +240,7 @@ def fit(
     u0: U0Like | None = None,
     positive: Positive = "auto",
     observe: ObserveLike | None = None,
+    per_trajectory: str | Sequence[str] | None = None,
     options: FitOptions = FitOptions(),
 ) -> Fit:
     """Train networks and fitted parameters of a model on trajectories.
@@ -245,6 +260,9 @@ def fit(
     positive: "auto" (states whose data are all positive), True, False or names: integrated in log u, never below zero
     observe:  what columns of the data are, where these are not states: "y = scale*(x1 + x2)" (see `Observation`);
               None: the model's own `observables`. Columns are matched with observables, then with states
+    per_trajectory: names of fitted parameters of which each trajectory has its own number; the model gets their mean
+
+    A condition or covariate of the data stands in the place of the model's fixed parameter of that name.
 
     Ctrl-C ends the training and returns the best fit so far, with ``interrupted=True``.
 
@@ -267,13 +285,16 @@ def fit(
             raise InputError(f"scale names {state!r}", expected=f"some of {', '.join(scalable)}")
     columns = {state: measurement.column_of.get(state) for state in model.states}
     flags = positive_states(train, positive, columns)
-    training = _Training(copy.deepcopy(model), train, measurement, flags, options, initial)
+    inputs = Inputs(model, train, per_trajectory)
+    training = _Training(copy.deepcopy(model), train, measurement, inputs, flags, options, initial)
     interrupted = False
     try:
         with ProgressBar(progress) as bar:
             training.run(chosen, seed, bar)
     except KeyboardInterrupt:
         interrupted = True
+    own = training.inputs.fitted()
+    training.model.set_values({name: float(np.mean(numbers)) for name, numbers in own.items()})
     return Fit(
         model=training.model,
         data=data,
@@ -290,6 +311,8 @@ def fit(
         measurement=measurement,
         state_scale=training.field.coordinates.scale.numpy(),
         notes=tuple(training.notes),
+        per_trajectory=own,
+        holdout=holdout,
     )
 
 
@@ -326,12 +349,13 @@ class _Training:
         model: Model,
         train: Dataset,
         measurement: Measurement,
+        inputs: Inputs,
         positive: npt.NDArray[np.bool_],
         options: FitOptions,
         initial: Sequence[InitialValue],
     ) -> None:
         self.model, self.train, self.positive, self.options = model, train, positive, options
-        self.measurement = measurement
+        self.measurement, self.inputs = measurement, inputs
         self.history = _History()
         self.notes: list[str] = []
         values = train.values()
@@ -351,13 +375,13 @@ class _Training:
         for i in self.hidden:
             own = options.scale.get(model.states[i], float(np.abs(starts[:, i]).max()))
             state_scale[i] = own if own > 0 else 1.0
-        self.field = InnerField(model, Coordinates(positive, state_scale))
+        self.field = InnerField(model, Coordinates(positive, state_scale), inputs.lanes(torch.arange(len(train))))
         self.initial = InitialStates.of(initial, self.field.coordinates, len(train))
         self.starts = self.field.coordinates.inner(self.initial.inside(torch.as_tensor(starts)))
         inner = self.field.coordinates.inner(torch.as_tensor(self.spread_out(values, fill=1.0))).numpy()
         self.spread = torch.as_tensor(np.nanstd(inner, axis=0)).clamp(min=1e-6)
         self.spread[self.hidden] = 1.0
-        self.trainable = [p for p in model.parameters() if p.requires_grad]
+        self.trainable = [p for p in (*model.parameters(), *inputs.parameters()) if p.requires_grad]
         if not self.trainable and not bool(self.initial.free.any()):
             raise InputError(
                 "there is nothing to fit",
@@ -386,13 +410,15 @@ class _Training:
         unset = initialise.unset_parameters(self.model)
         rate = initialise.rate_of(*self.inner_columns(points))
         self.model.set_values(initialise.start_values(unset, rate))
+        self.inputs.begin(self.model.values())
         if self.hidden:
             self.driven = DrivenMatch.along(self.field, self.hidden, self.train, smoothing, self.spread_out)
-            points = _Points(*self.driven.points(self.starts, self.options.solver))
+            rows = torch.arange(len(self.train)).repeat_interleave(self.driven.states.t.shape[1])
+            points = _Points(*self.driven.points(self.starts, self.options.solver), rows)
         else:
             points = replace(points, u=points.u[:, self.columns], du=points.du[:, self.columns])
         if self.options.rescale:
-            initialise.set_network_scales(self.model, points.u, points.du, points.t)
+            initialise.set_network_scales(self.model, points.u, points.du, points.t, self.overrides(points)())
         relative = float(np.sqrt(np.mean((self.noise / self.scale.numpy()) ** 2)))
         observations = sum(self.train.counts().values())
         self.prior = Prior.of(self.model, max(relative, 1e-3), observations, self.options.weight_prior)
@@ -420,6 +446,13 @@ class _Training:
         coordinates = Coordinates(self.positive_columns(), self.scale.numpy())
         return coordinates.inner(points.u), coordinates.inner_rate(points.u, points.du)
 
+    def overrides(self, points: _Points) -> Callable[[], dict[str, Tensor] | None]:
+        """What stands in the place of the model's parameters at single points, as the parameters are now."""
+        if not self.inputs.names:
+            return lambda: None
+        forcing = self.inputs.forcing_at(points.trajectory, points.t)
+        return lambda: {**self.inputs.numbers(points.trajectory), **forcing}
+
     def match_driven(self, driven: DrivenMatch, bar: ProgressBar) -> None:
         """Match the rates of the measured states, the others being simulated along. Every evaluation is a solve, so
         Adam's many cheap steps are left out."""
@@ -441,9 +474,11 @@ class _Training:
 
     def match_derivatives(self, points: _Points, bar: ProgressBar) -> None:
         size = points.du.square().mean(0).sqrt().clamp(min=1e-12)
+        overrides = self.overrides(points)
 
         def loss() -> Tensor:
-            return (((self.model(points.u, None, points.t) - points.du) / size) ** 2).mean() + self.prior()
+            rates = self.model(points.u, overrides(), points.t)
+            return (((rates - points.du) / size) ** 2).mean() + self.prior()
 
         first, second = self.options.derivative_iterations
         with self.stage(bar, DERIVATIVES, first + second) as on_iteration:
@@ -475,7 +510,8 @@ class _Training:
         )
 
     def shooting(self, windows: Windows) -> Shooting:
-        return Shooting(self.field, windows, self.scale, self.spread, self.options.solver, self.measurement)
+        field = InnerField(self.model, self.field.coordinates, self.inputs.lanes(windows.trajectory))
+        return Shooting(field, windows, self.scale, self.spread, self.options.solver, self.measurement)
 
     def shoot_whole(self, bar: ProgressBar) -> None:
         shooting = self.shooting(cut(self.train))
@@ -544,11 +580,12 @@ class _StageLog(AbstractContextManager["_StageLog"]):
 
 @dataclass(frozen=True, eq=False)
 class _Points:
-    """Dense points along the smoothed trajectories: u and du (point, state), t (point,)."""
+    """Dense points along the smoothed trajectories: u and du (point, state), t (point,), and whose they are."""
 
     u: Tensor
     du: Tensor
     t: Tensor
+    trajectory: Tensor
 
     @classmethod
     def along(cls, data: Dataset, smoothing: Smoothing, total: int = 200) -> _Points:
@@ -558,16 +595,16 @@ class _Points:
         """
         number = max(total // len(data), 4)
         most = max(4000 // len(data), 4)
-        parts: list[tuple[Array, Array, Array]] = []
+        parts: list[tuple[npt.NDArray[Any], ...]] = []
         inside = []
         for i, trajectory in enumerate(data.trajectories):
             t = np.linspace(trajectory.t[0], trajectory.t[-1], min(max(number, 2 * len(trajectory)), most))
             inside.append(smoothing.inside(i, t).all(axis=1))
-            parts.append((*smoothing(i, t), t))
+            parts.append((*smoothing(i, t), t, np.full(len(t), i)))
         known = np.concatenate(inside)
         known |= known.sum() < 2
-        u, du, times = (torch.as_tensor(np.concatenate(part)[known]) for part in zip(*parts, strict=True))
-        return cls(u, du, times)
+        u, du, times, rows = (torch.as_tensor(np.concatenate(part)[known]) for part in zip(*parts, strict=True))
+        return cls(u, du, times, rows)
 
 
 def _check_starts(starts: Array, positive: npt.NDArray[np.bool_], initial: Sequence[InitialValue]) -> None:

@@ -144,7 +144,7 @@ class Shooting:
         # A formula of NaN has a gradient of NaN, by the parameters too.
         reached = torch.isfinite(u).all(-1, keepdim=True)
         safe = torch.where(reached, u, u[:, :1].detach().nan_to_num(1.0))
-        values = self.field.model.parameter_tensors(None, u)
+        values = self.field.model.parameter_tensors(self.field.overrides(self.windows.t), u)
         return torch.where(reached, self.measurement(safe, self.windows.t, values), torch.nan)
 
     def __call__(self, starts: Float[Tensor, "window state"], continuity: float = 0.0) -> Float[Tensor, ""]:
