@@ -9,6 +9,7 @@ from ude.training.fit import Fit, FitOptions, fit
 from ude.training.initial_states import InitialValue
 from ude.training.readers import read_csv
 from ude.training.shooting import SolverOptions
+from ude.training.sources import from_dict, from_xarray, read_parquet
 
 __all__ = [
     "Dataset",
@@ -19,7 +20,10 @@ __all__ = [
     "SolverOptions",
     "Trajectory",
     "fit",
+    "from_dict",
+    "from_xarray",
     "load_fit",
     "read_csv",
+    "read_parquet",
     "smooth",
 ]

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +107,9 @@ class Dataset:
         states: Mapping[str, str] | Sequence[str] | str | None = None,
         trajectory: str | None = None,
         *,
+        conditions: str | Sequence[str] | None = None,
+        covariates: str | Sequence[str] | None = None,
+        units: Mapping[str, str] | None = None,
         lines: Sequence[int] | None = None,
     ) -> Dataset:
         """A table with one row a measurement time, one column a state.
@@ -113,6 +117,8 @@ class Dataset:
         `time`: the time column; guessed from its name when None, else the first column (said in `notes`).
         `states`: the state columns, all others when None; a mapping {state: column} reads them under the names that
         the model uses ({"x": "hare", "y": "lynx"}). `trajectory`: a column that tells runs apart.
+        `conditions`: columns that hold one number a trajectory; `covariates`: columns of measured inputs, with gaps
+        where there are some; `units`: column -> unit, kept.
         `lines`: the line of the file each row came from, so that errors can name it.
 
         An empty cell, NaN or NA is a gap; a row of gaps only is left out (said in `notes`).
@@ -122,7 +128,35 @@ class Dataset:
         """
         from ude.training.readers import read_frame
 
-        return read_frame(frame, time, states, trajectory, lines=lines)
+        return read_frame(
+            frame,
+            time,
+            states,
+            trajectory,
+            conditions=conditions,
+            covariates=covariates,
+            units=units,
+            lines=lines,
+        )
+
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        time: str | None = None,
+        states: Mapping[str, str] | Sequence[str] | str | None = None,
+        trajectory: str | None = None,
+        *,
+        conditions: str | Sequence[str] | None = None,
+        covariates: str | Sequence[str] | None = None,
+    ) -> Dataset:
+        """From a CSV or Parquet file, a DataFrame, a dict of columns (or of runs) or an `xarray.Dataset`.
+
+        Arguments as in `from_frame`. Raises `InputError` for another source, and what the reader of the source raises.
+        """
+        from ude.training.sources import read
+
+        return read(source, time, states, trajectory, conditions=conditions, covariates=covariates)
 
     def select(self, states: Sequence[str]) -> Dataset:
         """The same trajectories with only these states, in this order. Raises `DataError` for a state without data."""
