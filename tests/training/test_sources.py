@@ -80,7 +80,7 @@ def test_a_condition_that_changes_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text("t,x,dose\n0,1,2\n1,2,3\n")
     with pytest.raises(
         DataError,
-        match=r"the condition 'dose' must be one number: expected the same in every row, got 2, 3\. Read it as a covariate",
+        match=r"the condition 'dose' must be one number: expected the same in every row, got 2, 3\. Read it",
     ) as e:
         read_csv(tmp_path / "a.csv", conditions="dose")
     assert "trajectory" not in str(e.value)
