@@ -97,8 +97,8 @@ from ude.steady_state import DynamicSS, SSRootfind, SteadyStateProblem, Terminat
 if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
     from ude import datasets, fused, reference_problems
     from ude.discovery import Candidate, Discovery, LibraryRegressor, PySR, Samples, discover
-    from ude.models import MLP, UDE, FunctionModel, Model, Neural, NeuralODE, Parameter, Symbolic
-    from ude.training import Dataset, Fit, fit, load_fit, read_csv
+    from ude.models import MLP, UDE, FunctionModel, Model, Neural, NeuralODE, Observation, Parameter, Symbolic
+    from ude.training import Dataset, Fit, InitialValue, fit, load_fit, read_csv
 
 __version__ = "0.1.0"
 
@@ -145,6 +145,7 @@ __all__ = [
     "Heun",
     "IController",
     "ImplicitEuler",
+    "InitialValue",
     "InputError",
     "InterpolatingAdjoint",
     "Interpolation",
@@ -167,6 +168,7 @@ __all__ = [
     "NoInit",
     "ODEFunction",
     "ODEProblem",
+    "Observation",
     "PIController",
     "PIDController",
     "Parameter",
@@ -220,8 +222,18 @@ __all__ = [
 ]
 
 _LAZY: dict[str, tuple[str, ...]] = {
-    "ude.models": ("Model", "UDE", "NeuralODE", "FunctionModel", "Neural", "Symbolic", "MLP", "Parameter"),
-    "ude.training": ("Dataset", "read_csv", "fit", "Fit", "load_fit"),
+    "ude.models": (
+        "Model",
+        "UDE",
+        "NeuralODE",
+        "FunctionModel",
+        "Neural",
+        "Symbolic",
+        "MLP",
+        "Parameter",
+        "Observation",
+    ),
+    "ude.training": ("Dataset", "read_csv", "fit", "Fit", "load_fit", "InitialValue"),
     "ude.discovery": ("discover", "Discovery", "Samples", "Candidate", "LibraryRegressor", "PySR"),
 }
 _MODULE_OF: dict[str, str] = {name: module for module, names in _LAZY.items() for name in names}

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from ude.errors import InputError
 from ude.models import UDE, FunctionModel, Model
-from ude.training.data import Dataset, Trajectory
+from ude.training.data import Array, Dataset, Trajectory
 from ude.training.fit import Fit, FitOptions
+from ude.training.observables import Measurement
 from ude.training.shooting import SolverOptions
 
 FORMAT = 1
@@ -39,8 +40,13 @@ def save_fit(fit: Fit, directory: str | Path) -> Path:
     tensors = {f"model.{name}": value.detach().clone().contiguous() for name, value in fit.model.state_dict().items()}
     tensors["u0"] = torch.as_tensor(fit.u0)
     tensors["scale"], tensors["noise"] = torch.as_tensor(fit.scale), torch.as_tensor(fit.noise)
+    tensors["state_scale"] = torch.as_tensor(fit.state_scale)
     for i, trajectory in enumerate(fit.data.trajectories):
         tensors[f"data.{i}.t"], tensors[f"data.{i}.u"] = torch.tensor(trajectory.t), torch.tensor(trajectory.u)
+        for name, (times, values) in trajectory.covariates.items():
+            tensors[f"covariate.{i}.{name}"] = torch.tensor(np.stack([times, values]))
+    for name, numbers in fit.per_trajectory.items():
+        tensors[f"per_trajectory.{name}"] = torch.as_tensor(numbers)
     description = {
         "format": FORMAT,
         "model": fit.model.to_dict(),
@@ -51,10 +57,16 @@ def save_fit(fit: Fit, directory: str | Path) -> Path:
             "names": [trajectory.name for trajectory in fit.data.trajectories],
             "trained_on": [len(trajectory) for trajectory in fit.train.trajectories],
             "digest": fit.data.digest,
+            "holdout": fit.holdout,
+            "conditions": [dict(trajectory.conditions) for trajectory in fit.data.trajectories],
+            "units": dict(fit.data.units),
+            "covariate_kind": fit.data.covariate_kind,
         },
         "seed": fit.seed,
         "interrupted": fit.interrupted,
         "positive": [bool(flag) for flag in fit.positive],
+        "observe": fit.measurement.formulas,
+        "notes": list(fit.notes),
         "options": asdict(fit.options),
         "versions": {
             "python": platform.python_version(),
@@ -117,11 +129,21 @@ def _rebuild(
     model = _model(description["model"], modules, f)
     model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
     info = description["data"]
+    conditions = info.get("conditions", [{}] * len(info["names"]))
     trajectories = tuple(
-        Trajectory(tensors[f"data.{i}.t"].numpy(), tensors[f"data.{i}.u"].numpy(), name)
+        Trajectory(
+            tensors[f"data.{i}.t"].numpy(), tensors[f"data.{i}.u"].numpy(), name, conditions[i], _covariates(tensors, i)
+        )
         for i, name in enumerate(info["names"])
     )
-    data = Dataset(tuple(info["states"]), trajectories, info["time_name"], tuple(info["notes"]))
+    data = Dataset(
+        tuple(info["states"]),
+        trajectories,
+        info["time_name"],
+        tuple(info["notes"]),
+        info.get("units", {}),
+        info.get("covariate_kind", "linear"),
+    )
     if data.digest != info["digest"]:
         raise ValueError("the data are not those that the fit was made from")
     kept = info["trained_on"]
@@ -144,7 +166,19 @@ def _rebuild(
         positive=np.array(description["positive"], dtype=bool),
         scale=tensors["scale"].numpy(),
         noise=tensors["noise"].numpy(),
+        # folders of format 1 from before there were observables: every column was a state
+        measurement=Measurement(model, data.states, description.get("observe", {})),
+        state_scale=tensors.get("state_scale", tensors["scale"]).numpy(),
+        notes=tuple(description.get("notes", ())),
+        per_trajectory={name[15:]: v.numpy() for name, v in tensors.items() if name.startswith("per_trajectory.")},
+        holdout=info.get("holdout", 0),
     )
+
+
+def _covariates(tensors: Mapping[str, Tensor], trajectory: int) -> dict[str, tuple[Array, Array]]:
+    prefix = f"covariate.{trajectory}."
+    runs = {name[len(prefix) :]: value.numpy() for name, value in tensors.items() if name.startswith(prefix)}
+    return {name: (run[0], run[1]) for name, run in runs.items()}
 
 
 def _model(

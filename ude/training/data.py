@@ -1,78 +1,69 @@
-"""Measurements: trajectories of states over time, read from a file, a table or arrays, and checked once, here.
+"""Measurements: trajectories over time, checked once, here, and what belongs to them.
 
-Whatever stands in a `Dataset` has finite numbers and strictly increasing times; nothing after it checks again.
+Times in a `Dataset` are finite and strictly increase; measurements are finite, or NaN where nothing was measured.
+Every row has at least one measurement, and every column. Nothing after it checks again.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ude.errors import DataError, InputError
+from ude.errors import DataError
+from ude.interpolation import Kind
 
 Array = npt.NDArray[np.float64]
-
-# Words that name a time column, matched without regard to case. Single letters other than t are left out:
-# s, h and d are as likely states (susceptible, hare, dose) as units.
-TIME_NAMES = frozenset(
-    {
-        "t",
-        "time",
-        "times",
-        "year",
-        "years",
-        "yr",
-        "date",
-        "day",
-        "days",
-        "hour",
-        "hours",
-        "hr",
-        "minute",
-        "minutes",
-        "min",
-        "second",
-        "seconds",
-        "sec",
-        "month",
-        "months",
-        "week",
-        "weeks",
-    }
-)
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """One run of the system: `t` of shape (T,), strictly increasing, and `u` of shape (T, state), finite."""
+    """One run of the system: `t` of shape (T,), strictly increasing, and `u` of shape (T, state), NaN for a gap.
+
+    conditions: numbers that hold throughout, such as a dose or a temperature
+    covariates: name -> (times, values), measured inputs with times of their own; a part of the run keeps them whole
+    """
 
     t: Array
     u: Array
     name: str = ""
+    conditions: Mapping[str, float] = field(default_factory=dict)
+    covariates: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.t)
+
+    @property
+    def measured(self) -> npt.NDArray[np.bool_]:
+        """(T, state): which numbers were measured."""
+        return np.isfinite(self.u)
+
+    def part(self, points: slice) -> Trajectory:
+        """Some of the points, with all covariates: what drove a run is known beyond its training data."""
+        return replace(self, t=self.t[points], u=self.u[points])
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Trajectories of the same states. Build it with `read_csv`, `Dataset.from_frame` or `Dataset.from_arrays`.
 
-    `notes` says what was guessed while reading (which column is the time), for whoever reports on the data.
+    NaN in `u` is a gap: a number that was not measured. `notes` says what was guessed or left out while reading (which
+    column is the time, rows without any measurement), for whoever reports on the data. `units`: name -> unit, as the
+    source had them. `covariate_kind`: how covariates go on between their times, as of `Interpolation`.
     """
 
     states: tuple[str, ...]
     trajectories: tuple[Trajectory, ...]
     time_name: str = "t"
     notes: tuple[str, ...] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
+    covariate_kind: Kind = "linear"
 
     @classmethod
     def from_arrays(
@@ -85,9 +76,12 @@ class Dataset:
     ) -> Dataset:
         """One trajectory from `t` (T,) and `u` (T, state), or several from lists of such arrays.
 
-        Raises `DataError` for shapes that do not match, numbers that are not finite, and times that do not increase.
+        NaN in u is a gap; a time at which nothing was measured is left out.
+
+        Raises `DataError` for shapes that do not match, infinite numbers, times that do not increase, and a state
+        without any value.
         """
-        names = _state_names(states)
+        names = state_names(states)
         several = _is_list_of_arrays(t)
         times: list[npt.ArrayLike] = list(t) if several else [t]  # type: ignore[arg-type, list-item]
         values: list[npt.ArrayLike] = list(u) if several else [u]  # type: ignore[arg-type, list-item]
@@ -102,7 +96,8 @@ class Dataset:
             _checked_trajectory(ti, ui, names, where=label(i), name=str(i) if several else "")
             for i, (ti, ui) in enumerate(zip(times, values, strict=True))
         ]
-        return cls(names, tuple(trajectories), time_name)
+        kept, notes = without_empty(trajectories, names)
+        return cls(names, kept, time_name, notes)
 
     @classmethod
     def from_frame(
@@ -112,6 +107,9 @@ class Dataset:
         states: Mapping[str, str] | Sequence[str] | str | None = None,
         trajectory: str | None = None,
         *,
+        conditions: str | Sequence[str] | None = None,
+        covariates: str | Sequence[str] | None = None,
+        units: Mapping[str, str] | None = None,
         lines: Sequence[int] | None = None,
     ) -> Dataset:
         """A table with one row a measurement time, one column a state.
@@ -119,38 +117,46 @@ class Dataset:
         `time`: the time column; guessed from its name when None, else the first column (said in `notes`).
         `states`: the state columns, all others when None; a mapping {state: column} reads them under the names that
         the model uses ({"x": "hare", "y": "lynx"}). `trajectory`: a column that tells runs apart.
+        `conditions`: columns that hold one number a trajectory; `covariates`: columns of measured inputs, with gaps
+        where there are some; `units`: column -> unit, kept.
         `lines`: the line of the file each row came from, so that errors can name it.
 
-        Raises `DataError`: a column that is missing, a cell that is empty or no finite number, times that repeat or
-        go backwards, fewer than two rows in a trajectory.
+        An empty cell, NaN or NA is a gap; a row of gaps only is left out (said in `notes`).
+
+        Raises `DataError`: a column that is missing or has no value at all, a cell that is text or infinite, times
+        that are missing, repeat or go backwards, fewer than two rows in a trajectory.
         """
-        columns = [str(column) for column in frame.columns]
-        frame = frame.set_axis(columns, axis=1)
-        _refuse_repeated(columns)
-        renamed = dict(states) if isinstance(states, Mapping) else {}
-        named = _state_names(list(renamed.values()) if renamed else states) if states is not None else ()
-        for wanted, role in [(time, "time"), (trajectory, "trajectory"), *((name, "state") for name in named)]:
-            if wanted is not None and wanted not in columns:
-                raise missing_column(wanted, columns, role)
-        taken = {trajectory, *named}
-        time, notes = (time, ()) if time is not None else _guess_time([c for c in columns if c not in taken], columns)
-        names = named or tuple(c for c in columns if c not in {time, trajectory})
-        if not names:
-            raise DataError(
-                "the table has no column of measurements",
-                expected=f"at least one column beside the time {time!r}",
-                got="none",
-            )
-        if not len(frame):
-            raise DataError("the table has a header and no rows", expected="at least two rows of numbers")
-        where = _RowNames(lines)
-        numbers = np.column_stack([_number_column(frame[c], c, where) for c in (time, *names)])
-        groups = _groups(frame[trajectory]) if trajectory is not None else [("", np.arange(len(frame)))]
-        trajectories = []
-        for label, rows in groups:
-            _check_times(numbers[rows, 0], [where(i) for i in rows], time, label, trajectory)
-            trajectories.append(Trajectory(numbers[rows, 0].copy(), numbers[rows, 1:].copy(), label))
-        return cls(_state_names(list(renamed)) if renamed else names, tuple(trajectories), time, notes)
+        from ude.training.readers import read_frame
+
+        return read_frame(
+            frame,
+            time,
+            states,
+            trajectory,
+            conditions=conditions,
+            covariates=covariates,
+            units=units,
+            lines=lines,
+        )
+
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        time: str | None = None,
+        states: Mapping[str, str] | Sequence[str] | str | None = None,
+        trajectory: str | None = None,
+        *,
+        conditions: str | Sequence[str] | None = None,
+        covariates: str | Sequence[str] | None = None,
+    ) -> Dataset:
+        """From a CSV or Parquet file, a DataFrame, a dict of columns (or of runs) or an `xarray.Dataset`.
+
+        Arguments as in `from_frame`. Raises `InputError` for another source, and what the reader of the source raises.
+        """
+        from ude.training.sources import read
+
+        return read(source, time, states, trajectory, conditions=conditions, covariates=covariates)
 
     def select(self, states: Sequence[str]) -> Dataset:
         """The same trajectories with only these states, in this order. Raises `DataError` for a state without data."""
@@ -170,11 +176,107 @@ class Dataset:
         `holdout`: a fraction of the points of each trajectory (0.25), a number of points (5), or a time after which
         everything is held out ("after 1915"). 0 holds out nothing. At least two points stay for training.
         """
-        keep = [_points_kept(trajectory, holdout) for trajectory in self.trajectories]
-        train = tuple(replace(tr, t=tr.t[:k], u=tr.u[:k]) for tr, k in zip(self.trajectories, keep, strict=True))
-        tail = tuple(replace(tr, t=tr.t[k:], u=tr.u[k:]) for tr, k in zip(self.trajectories, keep, strict=True))
-        held_out = replace(self, trajectories=tail) if any(len(trajectory) for trajectory in tail) else None
-        return replace(self, trajectories=train), held_out
+        from ude.training.splits import split_tail
+
+        return split_tail(self, holdout)
+
+    def split_trajectories(self, held_out: Sequence[str] | str | int | float, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """(train, held out), whole trajectories each: by names, or a number or fraction of them drawn with `seed`.
+
+        Raises `DataError` for a name that no trajectory has; `InputError` where one side would be empty.
+        """
+        from ude.training.splits import split_trajectories
+
+        return split_trajectories(self, held_out, seed)
+
+    def rolling_origin(self, folds: int = 3, horizon: float | int = 0.1) -> list[tuple[Dataset, Dataset]]:
+        """Pairs (train, what follows), the origin moving to the end of the data.
+
+        Fold k of K holds out `horizon` points (or that fraction of each trajectory) that end ``(K - 1 - k) horizon``
+        points before the last; what comes after them is left out of both.
+
+        Raises `InputError` for counts that are not usable, `DataError` where too little is left for training.
+        """
+        from ude.training.splits import rolling_origin
+
+        return rolling_origin(self, folds, horizon)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the conditions that every trajectory has."""
+        first, *others = [trajectory.conditions for trajectory in self.trajectories]
+        return tuple(name for name in first if all(name in other for other in others))
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Names of the covariates that every trajectory has."""
+        first, *others = [trajectory.covariates for trajectory in self.trajectories]
+        return tuple(name for name in first if all(name in other for other in others))
+
+    def with_conditions(self, conditions: Mapping[str, float | Sequence[float]]) -> Dataset:
+        """The same with named numbers for each trajectory: ``{"dose": [1.0, 2.0], "T": 293.0}``.
+
+        Raises `DataError` for a count that does not fit and for numbers that are not finite.
+        """
+        columns = {}
+        for name, values in conditions.items():
+            numbers = np.broadcast_to(np.asarray(values, dtype=np.float64), len(self)) if np.ndim(values) == 0 else None
+            numbers = np.asarray(values, dtype=np.float64) if numbers is None else numbers
+            if numbers.shape != (len(self),) or not np.isfinite(numbers).all():
+                raise DataError(
+                    f"the condition {name!r} does not fit the data",
+                    expected=f"one finite number, or {len(self)} for {len(self)} trajectories",
+                    got=repr(values),
+                )
+            columns[name] = numbers
+        own = [{name: float(numbers[i]) for name, numbers in columns.items()} for i in range(len(self))]
+        return replace(
+            self,
+            trajectories=tuple(
+                replace(tr, conditions={**tr.conditions, **more})
+                for tr, more in zip(self.trajectories, own, strict=True)
+            ),
+        )
+
+    def with_covariates(
+        self, name: str, t: npt.ArrayLike | Sequence[npt.ArrayLike], values: npt.ArrayLike | Sequence[npt.ArrayLike]
+    ) -> Dataset:
+        """The same with a measured input, from times (T,) and values (T,): of all trajectories, or a list of one each.
+
+        Raises `DataError` for shapes that do not fit, times that do not increase, numbers that are not finite.
+        """
+        several = _is_list_of_arrays(t)
+        times = list(t) if several else [t] * len(self)  # type: ignore[arg-type]
+        numbers = list(values) if several else [values] * len(self)  # type: ignore[arg-type]
+        if len(times) != len(self) or len(numbers) != len(self):
+            raise DataError(
+                f"the covariate {name!r} does not fit the data",
+                expected=f"arrays for {len(self)} trajectories",
+                got=f"{len(times)} of times and {len(numbers)} of values",
+            )
+        runs = []
+        for i, (trajectory, ti, vi) in enumerate(zip(self.trajectories, times, numbers, strict=True)):
+            own = checked_covariate(name, np.array(ti, dtype=np.float64), np.array(vi, dtype=np.float64), str(i))
+            runs.append(replace(trajectory, covariates={**trajectory.covariates, name: own}))
+        return replace(self, trajectories=tuple(runs))
+
+    def counts(self) -> dict[str, int]:
+        """How many numbers were measured of each state."""
+        total = sum((trajectory.measured.sum(axis=0) for trajectory in self.trajectories), np.zeros(len(self.states)))
+        return dict(zip(self.states, total.astype(int).tolist(), strict=True))
+
+    def values(self) -> Array:
+        """All measurements (point, state), one trajectory after another; NaN for a gap."""
+        return np.concatenate([trajectory.u for trajectory in self.trajectories])
+
+    def first_values(self) -> Array:
+        """(trajectory, state): the first number measured; where a trajectory has none, the mean of the others'."""
+        first = np.full((len(self), len(self.states)), np.nan)
+        for row, trajectory in enumerate(self.trajectories):
+            for column, measured in enumerate(trajectory.measured.T):
+                if measured.any():
+                    first[row, column] = trajectory.u[int(np.argmax(measured)), column]
+        return np.where(np.isfinite(first), first, np.nanmean(first, axis=0))
 
     def to_frame(self) -> pd.DataFrame:
         """One table of all trajectories; a first column `trajectory` when there are several."""
@@ -194,7 +296,14 @@ class Dataset:
         for trajectory in self.trajectories:
             code.update(f"{trajectory.name}\0{len(trajectory)}\0".encode())
             code.update(np.ascontiguousarray(trajectory.t, dtype="<f8").tobytes())
-            code.update(np.ascontiguousarray(trajectory.u, dtype="<f8").tobytes())
+            # one NaN for all: they differ in bits that mean nothing
+            u = np.where(np.isnan(trajectory.u), np.nan, trajectory.u)
+            code.update(np.ascontiguousarray(u, dtype="<f8").tobytes())
+            for name, number in sorted(trajectory.conditions.items()):
+                code.update(f"\0{name}\0{number!r}".encode())
+            for name, (times, values) in sorted(trajectory.covariates.items()):
+                code.update(f"\0{name}\0{len(times)}\0".encode())
+                code.update(np.ascontiguousarray(np.stack([times, values]), dtype="<f8").tobytes())
         return code.hexdigest()
 
     def __len__(self) -> int:
@@ -203,40 +312,6 @@ class Dataset:
     def __repr__(self) -> str:
         sizes = ", ".join(str(len(trajectory)) for trajectory in self.trajectories)
         return f"Dataset(states={self.states}, time={self.time_name!r}, points=[{sizes}])"
-
-
-def read_csv(
-    path: str | Path,
-    time: str | None = None,
-    states: Mapping[str, str] | Sequence[str] | str | None = None,
-    trajectory: str | None = None,
-) -> Dataset:
-    """Read a CSV file with a header line into a `Dataset`; arguments as in `Dataset.from_frame`.
-
-    Lines that start with `#` are comments; blank lines and spaces around cells are ignored. The separator is a comma,
-    or a semicolon or tab where the header has these and no comma.
-
-    Raises `DataError`: no such file, an empty file, a line with too many or too few cells, and all of `from_frame`.
-    """
-    rows, lines = _read_rows(Path(path))
-    header, body = rows[0], rows[1:]
-    if all(_is_number(cell) for cell in header):
-        raise DataError(
-            f"line {lines[0]} of {path} should name the columns",
-            expected="a header such as t,x,y",
-            got=",".join(header),
-            fix="Put the names of the columns in the first line.",
-        )
-    for cells, line in zip(body, lines[1:], strict=True):
-        if len(cells) != len(header):
-            raise DataError(
-                f"line {line} of {path} does not fit the header",
-                expected=f"{len(header)} cells",
-                got=f"{len(cells)}",
-                fix="Give every column a name in the first line, and every line one cell a column.",
-            )
-    frame = pd.DataFrame(body, columns=header, dtype=object)
-    return Dataset.from_frame(frame, time, states, trajectory, lines=lines[1:])
 
 
 def missing_column(wanted: str, columns: Iterable[str], role: str) -> DataError:
@@ -251,80 +326,40 @@ def missing_column(wanted: str, columns: Iterable[str], role: str) -> DataError:
     )
 
 
-def _read_rows(path: Path) -> tuple[list[list[str]], list[int]]:
-    """Cells of every line that is neither blank nor comment, and the line numbers. `csv` rather than pandas' reader:
-    it knows the line of each row, also after comments, and does not turn a line that is too long into an index."""
-    if not path.exists():
-        raise DataError(f"there is no file {path}", fix="Check the path; it is taken from the current folder.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte-order mark first
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read as text", got=f"{error}", fix="Save the table as CSV in UTF-8."
-        ) from error
-    source = text.splitlines(keepends=True)
-    content = [i for i, line in enumerate(source) if line.strip() and not line.lstrip().startswith("#")]
-    if not content:
-        raise DataError(f"{path} is empty", expected="a header line and rows of numbers")
-    first = source[content[0]]
-    separator = next((s for s in ",;\t" if s in first), ",")
-    reader = csv.reader((source[i] for i in content), delimiter=separator, skipinitialspace=True)
-    rows, lines = [], []
-    for cells in reader:
-        rows.append([cell.strip() for cell in cells])
-        lines.append(content[reader.line_num - 1] + 1)
-    return rows, lines
+def without_empty(
+    trajectories: Sequence[Trajectory], names: Sequence[str]
+) -> tuple[tuple[Trajectory, ...], tuple[str, ...]]:
+    """The trajectories without rows at which nothing was measured, and notes of what was left out.
+
+    Raises `DataError` for a state without any value and for a trajectory that keeps fewer than two rows.
+    """
+    kept, dropped = [], 0
+    for trajectory in trajectories:
+        some = trajectory.measured.any(axis=1)
+        dropped += int((~some).sum())
+        kept.append(replace(trajectory, t=trajectory.t[some], u=trajectory.u[some]))
+        if len(kept[-1]) < 2:
+            run = f" in trajectory {trajectory.name!r}" if trajectory.name else ""
+            raise DataError(
+                f"too few rows have a measurement{run}",
+                expected="at least two",
+                got=f"{len(kept[-1])} of {len(trajectory)}",
+                fix="A trajectory needs two times.",
+            )
+    measured = np.concatenate([trajectory.measured for trajectory in kept])
+    for column, name in enumerate(names):
+        if not measured[:, column].any():
+            raise DataError(
+                f"column {name!r} has no value at all",
+                expected="at least one number",
+                fix="Leave the column out; a state that is not measured needs none.",
+            )
+    if not dropped:
+        return tuple(kept), ()
+    return tuple(kept), (f"{dropped} {'row' if dropped == 1 else 'rows'} without any measurement left out",)
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-class _RowNames:
-    """Names a row as a person finds it: the line of the file when there is one, else the row counted from 1."""
-
-    def __init__(self, lines: Sequence[int] | None) -> None:
-        self.lines = lines
-
-    def __call__(self, row: int) -> str:
-        return f"row {row + 1}" if self.lines is None else f"row {row + 1} (line {self.lines[row]} of the file)"
-
-
-def _number_column(column: pd.Series, name: str, where: _RowNames) -> Array:
-    if pd.api.types.is_datetime64_any_dtype(column):
-        raise DataError(
-            f"column {name!r} has dates", expected="numbers", fix="Give times as numbers, such as days since the start."
-        )
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(numbers))
-    if not len(bad):
-        return numbers
-    row = int(bad[0])
-    cell = column.iloc[row]
-    if pd.isna(cell) or str(cell).strip() == "":
-        raise DataError(f"column {name!r} is empty in {where(row)}", expected="a number", fix=_FIX_CELL)
-    if str(cell).strip().lower() in {"nan", "na", "n/a", "null", "none"}:
-        raise DataError(
-            f"column {name!r} has no value in {where(row)}", expected="a number", got=f"{cell}", fix=_FIX_CELL
-        )
-    if np.isinf(numbers[row]):
-        raise DataError(f"column {name!r} is infinite in {where(row)}", expected="a finite number", got=f"{cell}")
-    raise DataError(
-        f"column {name!r} has text in {where(row)}",
-        expected="a number",
-        got=f"{str(cell)!r}",
-        fix="Mend the cell, or leave the column out by naming the states.",
-    )
-
-
-_FIX_CELL = "Remove the row, or fill the cell."
-
-
-def _check_times(t: Array, where: Sequence[str], time: str, label: str, trajectory: str | None) -> None:
+def check_times(t: Array, where: Sequence[str], time: str, label: str, trajectory: str | None) -> None:
     run = f" in trajectory {label!r}" if trajectory is not None else ""
     if len(t) < 2:
         raise DataError(f"there is one row{run}", expected="at least two", got="1", fix="A trajectory needs two times.")
@@ -362,12 +397,14 @@ def _checked_trajectory(
             fix="States run along the last axis.",
         )
     for label, array in [("t", times), *((s, values[:, i]) for i, s in enumerate(states))]:
-        bad = np.flatnonzero(~np.isfinite(array))
+        bad = np.flatnonzero(~np.isfinite(array) if label == "t" else np.isinf(array))
         if len(bad):
             raise DataError(
-                f"{where}{label} is not finite at index {bad[0]}", expected="a finite number", got=f"{array[bad[0]]}"
+                f"{where}{label} is not finite at index {bad[0]}",
+                expected="a finite number" if label == "t" else "a finite number, or NaN for a gap",
+                got=f"{array[bad[0]]}",
             )
-    _check_times(times, [f"index {i}" for i in range(len(times))], "t", name, "t" if name else None)
+    check_times(times, [f"index {i}" for i in range(len(times))], "t", name, "t" if name else None)
     return Trajectory(times, values, name)
 
 
@@ -375,15 +412,15 @@ def _is_list_of_arrays(t: npt.ArrayLike | Sequence[npt.ArrayLike]) -> bool:
     return isinstance(t, (list, tuple)) and len(t) > 0 and not np.isscalar(t[0]) and np.ndim(t[0]) > 0
 
 
-def _state_names(states: Mapping[str, str] | Sequence[str] | str) -> tuple[str, ...]:
+def state_names(states: Mapping[str, str] | Sequence[str] | str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in states.split(",")) if isinstance(states, str) else tuple(states)
-    _refuse_repeated(names)
+    refuse_repeated(names)
     if not names:
         raise DataError("no state is named", expected="at least one name in states")
     return names
 
 
-def _refuse_repeated(names: Sequence[str]) -> None:
+def refuse_repeated(names: Sequence[str]) -> None:
     for i, name in enumerate(names):
         if not name.strip():
             raise DataError(f"column {i + 1} has no name", fix="Name every column in the header line.")
@@ -391,62 +428,31 @@ def _refuse_repeated(names: Sequence[str]) -> None:
             raise DataError(f"the column name {name!r} stands twice", fix="Give every column its own name.")
 
 
-def _guess_time(candidates: Sequence[str], columns: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    for column in candidates:
-        if column.strip().lower() in TIME_NAMES:
-            return column, (f"time is the column {column!r} (by its name)",)
-    if not candidates:
-        raise DataError("no column is left for the time", expected="one beside the states", got=", ".join(columns))
-    return candidates[0], (f"time is the column {candidates[0]!r} (the first; name another with time=...)",)
+def root_mean_square(predicted: Array, measured: Array) -> Array:
+    """(state,): root mean square of ``predicted - measured``, both (point, state), over what was measured.
+
+    Infinite where a prediction is not finite; NaN for a state of which nothing was measured.
+    """
+    seen = np.isfinite(measured)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.where(seen, (predicted - np.where(seen, measured, 0.0)) ** 2, 0.0)
+        total = np.where(np.isnan(squares), np.inf, squares).sum(axis=0)
+        return np.sqrt(np.where(seen.any(axis=0), total / np.maximum(seen.sum(axis=0), 1), np.nan))
 
 
-def _groups(column: pd.Series) -> list[tuple[str, npt.NDArray[np.intp]]]:
-    """Rows of each trajectory, in the order in which they first appear."""
-    codes, labels = pd.factorize(column)
-    if (codes < 0).any():
+def checked_covariate(name: str, t: Array, values: Array, run: str) -> tuple[Array, Array]:
+    """Times and values of a covariate without its gaps. Raises `DataError` where they are not usable."""
+    if t.ndim != 1 or values.shape != t.shape:
         raise DataError(
-            f"column {column.name!r} is empty in row {int(np.argmin(codes)) + 1}", expected="a trajectory name"
+            f"the covariate {name!r} of trajectory {run!r} does not fit its times",
+            expected=f"shape {t.shape}",
+            got=f"{values.shape}",
         )
-    return [(str(label), np.flatnonzero(codes == i)) for i, label in enumerate(labels)]
-
-
-def _points_kept(trajectory: Trajectory, holdout: float | int | str) -> int:
-    total = len(trajectory)
-    if isinstance(holdout, str):
-        kept = int(np.searchsorted(trajectory.t, _after(holdout), side="right"))
-    elif isinstance(holdout, bool) or not np.isfinite(holdout) or holdout < 0:
-        raise _bad_holdout(holdout)
-    elif isinstance(holdout, (int, np.integer)):
-        kept = total - int(holdout)
-    elif holdout < 1:
-        kept = total - round(float(holdout) * total)
-    else:
-        raise _bad_holdout(holdout)
-    if kept < 2:
-        run = f" of trajectory {trajectory.name!r}" if trajectory.name else ""
+    t, values = t[~np.isnan(values)], values[~np.isnan(values)]
+    if len(t) < 2 or not (np.isfinite(t).all() and np.isfinite(values).all() and (np.diff(t) > 0).all()):
         raise DataError(
-            f"holdout={holdout!r} leaves too little for training{run}",
-            expected="at least 2 points",
-            got=f"{max(kept, 0)} of {total}",
-            fix="Hold out less.",
+            f"the covariate {name!r} of trajectory {run!r} is not usable",
+            expected="at least two finite numbers at increasing times",
+            got=f"{len(t)} of them",
         )
-    return kept
-
-
-def _after(holdout: str) -> float:
-    words = holdout.split()
-    try:
-        if len(words) != 2 or words[0] != "after":
-            raise ValueError
-        return float(words[1])
-    except ValueError:
-        raise _bad_holdout(holdout) from None
-
-
-def _bad_holdout(holdout: object) -> InputError:
-    return InputError(
-        "holdout is not usable",
-        expected='a fraction from 0 to below 1, a whole number of points, or "after TIME"',
-        got=repr(holdout),
-        fix='Examples: 0.25, 5, "after 1915".',
-    )
+    return t, values

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,16 +27,21 @@ from ude.solve import solve
 from ude.training import initialise
 from ude.training.collocation import Smoothing, smooth
 from ude.training.coordinates import Coordinates, InnerField, Positive, positive_states
-from ude.training.data import Array, Dataset
+from ude.training.data import Array, Dataset, root_mean_square
+from ude.training.initial_states import InitialStates, InitialValue, U0Like, read_u0, starting_values
+from ude.training.inputs import Inputs, Lanes, restored
+from ude.training.latent import DrivenMatch
 from ude.training.losses import Prior
+from ude.training.observables import Measurement, ObserveLike
 from ude.training.optimisers import Objective, adam, lbfgs
-from ude.training.shooting import Shooting, SolverOptions, cut
+from ude.training.shooting import Shooting, SolverOptions, Windows, cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DERIVATIVES, MULTIPLE, SINGLE = "derivatives", "multiple shooting", "single shooting"
 STAGES = (DERIVATIVES, MULTIPLE, SINGLE)
+_MOST_DRIVEN_ITERATIONS = 200
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,15 @@ class Fit:
 
     model:   the trained copy; the model given to `fit` is left as it was
     data, train, held_out: all data, the part trained on, its tail (None when nothing was held out)
+    measurement: what the columns of the data are of the states
     u0:      (trajectory, state), initial states at each trajectory's first time, fitted or given
     history: columns stage, iteration, loss, seconds since the start
     interrupted: True when Ctrl-C ended the training; the fit is the best up to there
-    positive, scale, noise: (state,) integrated in log u; what misfits were divided by; estimated measurement noise
+    positive, state_scale: (state,) integrated in log u; the unit in which the others are
+    scale, noise: (column,) what misfits were divided by; estimated measurement noise
+    per_trajectory: name -> (trajectory,), parameters that were fitted for each trajectory
+    holdout: what of each trajectory was held out, as it was asked for
+    notes: what was done otherwise than usual, such as stages that were left out
     """
 
     model: Model
@@ -108,6 +118,11 @@ class Fit:
     positive: npt.NDArray[np.bool_]
     scale: Array
     noise: Array
+    measurement: Measurement
+    state_scale: Array
+    notes: tuple[str, ...] = ()
+    per_trajectory: Mapping[str, Array] = field(default_factory=dict)
+    holdout: float | int | str = 0
 
     def predict(self, t: npt.ArrayLike | None = None, *, reltol: float = 1e-6) -> list[Array]:
         """Simulated states (T, state) of each trajectory from its fitted initial state.
@@ -123,29 +138,32 @@ class Fit:
             raise InputError("t of predict is not usable", expected="increasing times of shape (T,)", got=repr(t))
         return [self._simulated(i, times, reltol, partial=False) for i in range(len(self.data))]
 
+    def observe(self, t: npt.ArrayLike | None = None, *, reltol: float = 1e-6) -> list[Array]:
+        """What the columns of the data would be, (T, column), along `predict(t)`; raises as `predict`."""
+        times = [tr.t if t is None else np.asarray(t, dtype=np.float64) for tr in self.data.trajectories]
+        return [self._observed(i, u, times[i]) for i, u in enumerate(self.predict(t, reltol=reltol))]
+
     def rmse(self, data: Dataset | None = None) -> dict[str, float]:
-        """Root mean square of prediction minus data for each state, units of the state; None: the training data.
+        """Root mean square of prediction minus data for each column, in its units; None: the training data.
 
         Simulated from the fitted initial states through the times of `data`, so `rmse(fit.held_out)` is the error of a
-        forecast. Infinite where the simulation breaks down.
+        forecast. Infinite where the simulation breaks down; NaN for a column of which `data` have no value.
 
-        Raises DataError for other states, another number of trajectories, times before the start, no points.
+        Raises DataError for other columns, another number of trajectories, times before the start, no points.
         """
-        data = self.train if data is None else data.select(self.model.states)
+        data = self.train if data is None else data.select(self.measurement.names)
         if len(data) != len(self.train):
             raise DataError(
                 "the data have other trajectories than the fit", expected=str(len(self.train)), got=str(len(data))
             )
-        residuals = [
-            self._simulated(i, trajectory.t, 1e-6, partial=True) - trajectory.u
-            for i, trajectory in enumerate(data.trajectories)
-            if len(trajectory)
-        ]
-        if not residuals:
+        runs = [(i, trajectory) for i, trajectory in enumerate(data.trajectories) if len(trajectory)]
+        if not runs:
             raise DataError("there are no points to compare with", got="empty trajectories")
-        mean = np.mean(np.concatenate(residuals) ** 2, axis=0)
-        values = np.where(np.isfinite(mean), np.sqrt(mean), np.inf)
-        return dict(zip(self.model.states, values.tolist(), strict=True))
+        predicted = np.concatenate(
+            [self._observed(i, self._simulated(i, tr.t, 1e-6, partial=True), tr.t) for i, tr in runs]
+        )
+        values = root_mean_square(predicted, np.concatenate([tr.u for _, tr in runs]))
+        return dict(zip(self.measurement.names, values.tolist(), strict=True))
 
     def _simulated(self, trajectory: int, times: Array, reltol: float, *, partial: bool) -> Array:
         start = float(self.train.trajectories[trajectory].t[0])
@@ -153,12 +171,17 @@ class Fit:
             raise InputError(
                 "t lies before the start of a trajectory", expected=f"times from {start:g} on", got=f"{times[0]:g}"
             )
-        coordinates = Coordinates(self.positive, self.scale)
+        coordinates = Coordinates(self.positive, self.state_scale)
         z0 = coordinates.inner(torch.as_tensor(self.u0[trajectory]))
+        lanes = self._lanes(trajectory)
         if times[-1] == start:
             return np.repeat(self.u0[trajectory][None], len(times), axis=0)
+        # parameters of the trajectory's own need a batch to be lanes of
         problem = ODEProblem(
-            InnerField(self.model, coordinates), z0, (start, float(times[-1])), names=self.model.states
+            InnerField(self.model, coordinates, lanes),
+            z0 if lanes is None else z0.unsqueeze(0),
+            (start, float(times[-1])),
+            names=self.model.states,
         )
         with torch.no_grad():
             solution = solve(
@@ -170,21 +193,30 @@ class Fit:
                 maxiters=10_000 + 100 * len(times),
             )
             z = solution.partial if partial else solution.u
-            return coordinates.natural(z).numpy()
+            return coordinates.natural(z if lanes is None else z[0]).numpy()
+
+    def _observed(self, trajectory: int, u: Array, times: Array) -> Array:
+        with torch.no_grad():
+            t, lanes = torch.as_tensor(times), self._lanes(trajectory)
+            own = None if lanes is None else {name: value[0] for name, value in lanes.along(t.unsqueeze(0)).items()}
+            return self.measurement(torch.as_tensor(u), t, self.model.parameter_tensors(own)).numpy()
+
+    def _lanes(self, trajectory: int) -> Lanes | None:
+        return restored(self.model, self.data, self.per_trajectory).lanes(torch.tensor([trajectory]))
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Data as points and the simulated trajectories as lines, one panel a state; also written to `path`."""
+        """Data as points and what the simulations say as lines, one panel a column; also written to `path`."""
         from ude.reporting import plots
 
         model, data = [], []
         for i, trajectory in enumerate(self.data.trajectories):
             dense = np.union1d(np.linspace(trajectory.t[0], trajectory.t[-1], 400), trajectory.t)
-            model.append(plots.Series(dense, self._simulated(i, dense, 1e-6, partial=True)))
+            model.append(plots.Series(dense, self._observed(i, self._simulated(i, dense, 1e-6, partial=True), dense)))
             data.append(plots.Series(trajectory.t, trajectory.u))
         tails = None
         if self.held_out is not None:
             tails = [float(tr.t[0]) if len(tr) else float("inf") for tr in self.held_out.trajectories]
-        labels = plots.Labels(self.model.states, self.data.time_name)
+        labels = plots.Labels(self.measurement.names, self.data.time_name)
         figure = plots.data_and_model(data, model, labels, held_out_from=tails)
         if path is not None:
             figure.savefig(path)
@@ -205,8 +237,10 @@ def fit(
     stages: Sequence[str] | None = None,
     seed: int = 0,
     progress: bool = True,
-    u0: npt.ArrayLike | None = None,
+    u0: U0Like | None = None,
     positive: Positive = "auto",
+    observe: ObserveLike | None = None,
+    per_trajectory: str | Sequence[str] | None = None,
     options: FitOptions = FitOptions(),
 ) -> Fit:
     """Train networks and fitted parameters of a model on trajectories.
@@ -220,8 +254,15 @@ def fit(
     holdout:  the tail kept out of training, as in `Dataset.split`: 0.25, 5, "after 1915" or 0
     stages:   some of "derivatives", "multiple shooting", "single shooting", in this order; None: all
     seed:     draws the weights of networks that nothing has trained yet; the same seed gives the same fit
-    u0:       known initial states (trajectory, state), kept as they are; None: fitted
+    u0:       known initial states (trajectory, state), kept as they are; None: fitted; or a mapping from some states
+              to a number, numbers, "fit", "shared" (one for all trajectories), a `Parameter` or an `InitialValue`. A
+              state of which there are no data must be named here (or occur in an observable)
     positive: "auto" (states whose data are all positive), True, False or names: integrated in log u, never below zero
+    observe:  what columns of the data are, where these are not states: "y = scale*(x1 + x2)" (see `Observation`);
+              None: the model's own `observables`. Columns are matched with observables, then with states
+    per_trajectory: names of fitted parameters of which each trajectory has its own number; the model gets their mean
+
+    A condition or covariate of the data stands in the place of the model's fixed parameter of that name.
 
     Ctrl-C ends the training and returns the best fit so far, with ``interrupted=True``.
 
@@ -233,18 +274,27 @@ def fit(
         raise InputError("fit needs a model", expected="a ude.Model such as ude.UDE(...)", got=type(model).__name__)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError("seed is not usable", expected="an integer, zero or more", got=repr(seed))
-    data = data.select(model.states)
+    initial = read_u0(u0, model.states, len(data))
+    named = u0 if isinstance(u0, Mapping) else () if u0 is None else model.states
+    measurement = Measurement.of(model, data, observe, named)
+    data = data.select(measurement.names)
     train, held_out = data.split(holdout)
+    scalable = dict.fromkeys((*data.states, *measurement.unmeasured))
     for state in options.scale:
-        if state not in data.states:
-            raise InputError(f"scale names {state!r}", expected=f"some of {', '.join(data.states)}")
-    training = _Training(copy.deepcopy(model), train, positive_states(train, positive), options, u0)
+        if state not in scalable:
+            raise InputError(f"scale names {state!r}", expected=f"some of {', '.join(scalable)}")
+    columns = {state: measurement.column_of.get(state) for state in model.states}
+    flags = positive_states(train, positive, columns)
+    inputs = Inputs(model, train, per_trajectory)
+    training = _Training(copy.deepcopy(model), train, measurement, inputs, flags, options, initial)
     interrupted = False
     try:
         with ProgressBar(progress) as bar:
             training.run(chosen, seed, bar)
     except KeyboardInterrupt:
         interrupted = True
+    own = training.inputs.fitted()
+    training.model.set_values({name: float(np.mean(numbers)) for name, numbers in own.items()})
     return Fit(
         model=training.model,
         data=data,
@@ -258,6 +308,11 @@ def fit(
         positive=training.positive,
         scale=training.scale.numpy(),
         noise=training.noise,
+        measurement=measurement,
+        state_scale=training.field.coordinates.scale.numpy(),
+        notes=tuple(training.notes),
+        per_trajectory=own,
+        holdout=holdout,
     )
 
 
@@ -293,69 +348,137 @@ class _Training:
         self,
         model: Model,
         train: Dataset,
+        measurement: Measurement,
+        inputs: Inputs,
         positive: npt.NDArray[np.bool_],
         options: FitOptions,
-        u0: npt.ArrayLike | None,
+        initial: Sequence[InitialValue],
     ) -> None:
         self.model, self.train, self.positive, self.options = model, train, positive, options
+        self.measurement, self.inputs = measurement, inputs
         self.history = _History()
-        values = np.concatenate([trajectory.u for trajectory in train.trajectories])
-        deviation = values.std(axis=0)
-        # A constant state has no spread of its own: measure it by its size.
-        deviation = np.where(deviation > 1e-12, deviation, np.maximum(np.abs(values).max(axis=0), 1.0))
-        scale = [options.scale.get(state, float(deviation[i])) for i, state in enumerate(train.states)]
+        self.notes: list[str] = []
+        values = train.values()
+        deviation = np.nanstd(values, axis=0)
+        # A constant column has no spread of its own: measure it by its size.
+        deviation = np.where(deviation > 1e-12, deviation, np.maximum(np.nanmax(np.abs(values), axis=0), 1.0))
+        scale = [options.scale.get(column, float(deviation[i])) for i, column in enumerate(train.states)]
         self.scale = torch.tensor(scale, dtype=torch.float64)
         self.noise = np.zeros(len(train.states))
-        self.field = InnerField(model, Coordinates(positive, self.scale.numpy()))
-        inner = self.field.coordinates.inner(torch.as_tensor(values))
-        self.spread = inner.std(dim=0, correction=0).clamp(min=1e-6)
-        self.u0_is_known = u0 is not None
-        first = np.stack([trajectory.u[0] for trajectory in train.trajectories])
-        self.starts = self.field.coordinates.inner(torch.as_tensor(_known_u0(u0, first, train, positive)))
-        self.trainable = [p for p in model.parameters() if p.requires_grad]
-        if not self.trainable and self.u0_is_known:
+        self.driven: DrivenMatch | None = None
+        self.hidden = [model.states.index(state) for state in measurement.unmeasured]
+        self.columns = [measurement.column_of[s] for s in model.states if s in measurement.column_of]
+        self.u0_values = initial
+        starts = starting_values(initial, self.spread_out(train.first_values()))
+        _check_starts(starts, positive, initial)
+        state_scale = self.spread_out(self.scale.numpy())
+        for i in self.hidden:
+            own = options.scale.get(model.states[i], float(np.abs(starts[:, i]).max()))
+            state_scale[i] = own if own > 0 else 1.0
+        self.field = InnerField(model, Coordinates(positive, state_scale), inputs.lanes(torch.arange(len(train))))
+        self.initial = InitialStates.of(initial, self.field.coordinates, len(train))
+        self.starts = self.field.coordinates.inner(self.initial.inside(torch.as_tensor(starts)))
+        inner = self.field.coordinates.inner(torch.as_tensor(self.spread_out(values, fill=1.0))).numpy()
+        self.spread = torch.as_tensor(np.nanstd(inner, axis=0)).clamp(min=1e-6)
+        self.spread[self.hidden] = 1.0
+        self.trainable = [p for p in (*model.parameters(), *inputs.parameters()) if p.requires_grad]
+        if not self.trainable and not bool(self.initial.free.any()):
             raise InputError(
                 "there is nothing to fit",
                 expected="a network, a fitted parameter or a free u0",
                 fix="Name parameters to fit (fit=...), or leave u0 out.",
             )
 
+    def spread_out(self, columns: Array, fill: float = np.nan) -> Array:
+        """What is known of columns (..., column) as states (..., state), `fill` for those that no column measures."""
+        seen = [i for i in range(len(self.model.states)) if i not in self.hidden]
+        states = np.full((*columns.shape[:-1], len(self.model.states)), fill)
+        states[..., seen] = columns[..., self.columns]
+        return states
+
     def initial_states(self) -> Array:
         return self.field.coordinates.natural(self.starts.detach()).numpy()
 
     def run(self, stages: Sequence[str], seed: int, bar: ProgressBar) -> None:
-        smoothing = smooth(self.train, self.positive)
+        smoothing = smooth(self.train, self.positive_columns())
         self.noise = smoothing.noise
-        points = _Points.along(self.train, smoothing)
-        z, dz = self.inner(points)
-        if not self.u0_is_known:
-            first = np.stack([smoothing(i, tr.t[:1])[0][0] for i, tr in enumerate(self.train.trajectories)])
-            self.starts = self.field.coordinates.inner(torch.as_tensor(first))
+        first = np.stack([smoothing(i, tr.t[:1])[0][0] for i, tr in enumerate(self.train.trajectories)])
+        starts = starting_values(self.u0_values, self.spread_out(first))
+        self.starts = self.field.coordinates.inner(self.initial.inside(torch.as_tensor(starts)))
         initialise.redraw_networks(self.model, seed)
+        points = _Points.along(self.train, smoothing)
         unset = initialise.unset_parameters(self.model)
-        rate = initialise.rate_of(z, dz)
+        rate = initialise.rate_of(*self.inner_columns(points))
         self.model.set_values(initialise.start_values(unset, rate))
+        self.inputs.begin(self.model.values())
+        if self.hidden:
+            self.driven = DrivenMatch.along(self.field, self.hidden, self.train, smoothing, self.spread_out)
+            rows = torch.arange(len(self.train)).repeat_interleave(self.driven.states.t.shape[1])
+            points = _Points(*self.driven.points(self.starts, self.options.solver), rows)
+        else:
+            points = replace(points, u=points.u[:, self.columns], du=points.du[:, self.columns])
         if self.options.rescale:
-            initialise.set_network_scales(self.model, points.u, points.du, points.t)
+            initialise.set_network_scales(self.model, points.u, points.du, points.t, self.overrides(points)())
         relative = float(np.sqrt(np.mean((self.noise / self.scale.numpy()) ** 2)))
-        observations = sum(tr.u.size for tr in self.train.trajectories)
+        observations = sum(self.train.counts().values())
         self.prior = Prior.of(self.model, max(relative, 1e-3), observations, self.options.weight_prior)
         if DERIVATIVES in stages and self.trainable:
-            self.match_derivatives(points, bar)
+            if self.driven is None:
+                self.match_derivatives(points, bar)
+            elif bool(self.driven.use.any()):
+                self.match_driven(self.driven, bar)
+            else:
+                self.notes.append(f"{DERIVATIVES} left out: no column measures just one state")
         if MULTIPLE in stages:
             self.shoot_windows(smoothing, bar)
         if SINGLE in stages:
             self.shoot_whole(bar)
 
-    def inner(self, points: _Points) -> tuple[Tensor, Tensor]:
-        coordinates = self.field.coordinates
+    def positive_columns(self) -> npt.NDArray[np.bool_]:
+        """(column,): those of positive states; of formulas, those whose data all are."""
+        state_of = {column: state for state, column in self.measurement.column_of.items()}
+        least = np.nanmin(self.train.values(), axis=0)
+        flags = dict(zip(self.model.states, self.positive, strict=True))
+        return np.array([flags[state_of[i]] if i in state_of else least[i] > 0 for i in range(len(least))])
+
+    def inner_columns(self, points: _Points) -> tuple[Tensor, Tensor]:
+        """Columns and their rates, in logarithms where they are positive."""
+        coordinates = Coordinates(self.positive_columns(), self.scale.numpy())
         return coordinates.inner(points.u), coordinates.inner_rate(points.u, points.du)
+
+    def overrides(self, points: _Points) -> Callable[[], dict[str, Tensor] | None]:
+        """What stands in the place of the model's parameters at single points, as the parameters are now."""
+        if not self.inputs.names:
+            return lambda: None
+        forcing = self.inputs.forcing_at(points.trajectory, points.t)
+        return lambda: {**self.inputs.numbers(points.trajectory), **forcing}
+
+    def match_driven(self, driven: DrivenMatch, bar: ProgressBar) -> None:
+        """Match the rates of the measured states, the others being simulated along. Every evaluation is a solve, so
+        Adam's many cheap steps are left out."""
+        offset = torch.zeros_like(self.starts, requires_grad=True)
+
+        def now() -> Tensor:
+            return self.initial.place(self.starts, offset, self.spread)
+
+        def loss() -> Tensor:
+            return driven(now(), self.options.solver) + self.prior()
+
+        iterations = min(self.options.derivative_iterations[1], _MOST_DRIVEN_ITERATIONS)
+        try:
+            with self.stage(bar, DERIVATIVES, iterations) as on_iteration:
+                objective = Objective(loss, [*self.trainable, offset])
+                lbfgs(objective, iterations, stall=self.options.stall, on_iteration=on_iteration)
+        finally:
+            self.starts = now().detach().clone()
 
     def match_derivatives(self, points: _Points, bar: ProgressBar) -> None:
         size = points.du.square().mean(0).sqrt().clamp(min=1e-12)
+        overrides = self.overrides(points)
 
         def loss() -> Tensor:
-            return (((self.model(points.u, None, points.t) - points.du) / size) ** 2).mean() + self.prior()
+            rates = self.model(points.u, overrides(), points.t)
+            return (((rates - points.du) / size) ** 2).mean() + self.prior()
 
         first, second = self.options.derivative_iterations
         with self.stage(bar, DERIVATIVES, first + second) as on_iteration:
@@ -369,14 +492,13 @@ class _Training:
         windows = cut(self.train, steps)
         if not len(windows.linked):
             return
-        smooth_starts = torch.stack(
-            [
-                torch.as_tensor(smoothing(int(i), windows.t[row, :1].numpy())[0][0])
-                for row, i in enumerate(windows.trajectory)
-            ]
-        )
-        free = self.field.coordinates.inner(smooth_starts)
-        shooting = Shooting(self.field, windows, self.scale, self.spread, self.options.solver)
+        smooth_starts = [
+            smoothing(int(i), windows.t[row, :1].numpy())[0][0] for row, i in enumerate(windows.trajectory)
+        ]
+        free = self.field.coordinates.inner(torch.as_tensor(self.spread_out(np.stack(smooth_starts))))
+        if self.driven is not None:
+            free = self.driven.at(self.starts, windows.trajectory, windows.t[:, 0], self.options.solver)
+        shooting = self.shooting(windows)
         heads = torch.tensor([row for row in range(len(windows)) if row - 1 not in set(windows.linked.tolist())])
         self.shoot(
             shooting,
@@ -387,8 +509,12 @@ class _Training:
             bar,
         )
 
+    def shooting(self, windows: Windows) -> Shooting:
+        field = InnerField(self.model, self.field.coordinates, self.inputs.lanes(windows.trajectory))
+        return Shooting(field, windows, self.scale, self.spread, self.options.solver, self.measurement)
+
     def shoot_whole(self, bar: ProgressBar) -> None:
-        shooting = Shooting(self.field, cut(self.train), self.scale, self.spread, self.options.solver)
+        shooting = self.shooting(cut(self.train))
         heads = torch.arange(len(self.train))
         self.shoot(shooting, self.starts, heads, [(0.0, self.options.single_iterations)], SINGLE, bar)
 
@@ -405,13 +531,15 @@ class _Training:
         window, whose start is the trajectory's."""
         # Offsets in units of the spread: numbers near one, as the weights are.
         offset = torch.zeros_like(starts, requires_grad=True)
-        movable = torch.ones_like(starts)
-        if self.u0_is_known:
-            starts = starts.index_copy(0, heads, self.starts)
-            movable[heads] = 0.0
+        # What is known of the first states stays, and so does what an earlier stage found of the hidden ones.
+        kept = ~self.initial.free
+        kept[:, self.hidden] = True
+        begin = self.initial.inside(self.field.coordinates.natural(torch.where(kept, self.starts, starts[heads])))
+        starts = starts.index_copy(0, heads, self.field.coordinates.inner(begin))
 
         def now() -> Tensor:
-            return starts + movable * offset * self.spread
+            moved = starts + offset * self.spread
+            return moved.index_copy(0, heads, self.initial.place(starts[heads], offset[heads], self.spread))
 
         try:
             with self.stage(bar, name, sum(a + b for _, (a, b) in rounds)) as on_iteration:
@@ -452,40 +580,40 @@ class _StageLog(AbstractContextManager["_StageLog"]):
 
 @dataclass(frozen=True, eq=False)
 class _Points:
-    """Dense points along the smoothed trajectories: u and du (point, state), t (point,)."""
+    """Dense points along the smoothed trajectories: u and du (point, state), t (point,), and whose they are."""
 
     u: Tensor
     du: Tensor
     t: Tensor
+    trajectory: Tensor
 
     @classmethod
     def along(cls, data: Dataset, smoothing: Smoothing, total: int = 200) -> _Points:
-        """About `total` points over all trajectories, at least two an interval of data, at most 4000."""
+        """About `total` points over all trajectories, at least two an interval of data, at most 4000.
+
+        Points outside of the times at which every state was measured are left out where there are others.
+        """
         number = max(total // len(data), 4)
         most = max(4000 // len(data), 4)
-        parts: list[tuple[Array, Array, Array]] = []
+        parts: list[tuple[npt.NDArray[Any], ...]] = []
+        inside = []
         for i, trajectory in enumerate(data.trajectories):
             t = np.linspace(trajectory.t[0], trajectory.t[-1], min(max(number, 2 * len(trajectory)), most))
-            parts.append((*smoothing(i, t), t))
-        u, du, times = (torch.as_tensor(np.concatenate(part)) for part in zip(*parts, strict=True))
-        return cls(u, du, times)
+            inside.append(smoothing.inside(i, t).all(axis=1))
+            parts.append((*smoothing(i, t), t, np.full(len(t), i)))
+        known = np.concatenate(inside)
+        known |= known.sum() < 2
+        u, du, times, rows = (torch.as_tensor(np.concatenate(part)[known]) for part in zip(*parts, strict=True))
+        return cls(u, du, times, rows)
 
 
-def _known_u0(u0: npt.ArrayLike | None, first: Array, data: Dataset, positive: npt.NDArray[np.bool_]) -> Array:
-    if u0 is None:
-        return first
-    known = np.array(u0, dtype=np.float64)
-    if known.ndim == 1 and len(data) == 1:
-        known = known[None]
-    if known.shape != first.shape or not np.isfinite(known).all():
-        raise InputError(
-            "u0 does not fit the data", expected=f"finite numbers of shape {first.shape}", got=f"{known.tolist()}"
-        )
-    if (known[:, positive] <= 0).any():
+def _check_starts(starts: Array, positive: npt.NDArray[np.bool_], initial: Sequence[InitialValue]) -> None:
+    """Raise InputError for a start that was given and is not positive where the state is."""
+    given = np.array([value.value is not None for value in initial])
+    if (starts[:, positive & given] <= 0).any():
         raise InputError(
             "u0 is not positive for a state that is",
             expected="numbers above zero",
-            got=f"{known.tolist()}",
+            got=f"{starts.tolist()}",
             fix="Give positive=False, or the states that are.",
         )
-    return known

@@ -16,20 +16,20 @@ COST_OF_A_MISSING_POINT = 100.0
 
 
 def misfit(
-    predicted: Float[Tensor, "*batch time state"],
-    observed: Float[Tensor, "*batch time state"],
-    scale: Float[Tensor, " state"],
-    counts: Bool[Tensor, "*batch time"],
+    predicted: Float[Tensor, "*batch time observable"],
+    observed: Float[Tensor, "*batch time observable"],
+    scale: Float[Tensor, " observable"],
+    mask: Bool[Tensor, "*batch time observable"],
 ) -> Float[Tensor, ""]:
-    """Mean of ``((predicted - observed) / scale)²`` over the points that count.
+    """Mean of ``((predicted - observed) / scale)²`` over the numbers that were measured, those where `mask` holds.
 
-    A point that is not finite (the solve failed before it) costs `COST_OF_A_MISSING_POINT` and has no gradient.
+    `observed` is finite everywhere; what it says outside the mask does not matter. A number that is not finite (the
+    solve failed before it) costs `COST_OF_A_MISSING_POINT` and has no gradient.
     """
-    reached = torch.isfinite(predicted).all(-1)
-    use = (reached & counts).unsqueeze(-1)
-    residual = (torch.where(use, predicted, observed) - observed) / scale
-    total = (residual**2).sum() / scale.numel() + COST_OF_A_MISSING_POINT * (counts & ~reached).sum()
-    return total / counts.sum().clamp(min=1)
+    reached = torch.isfinite(predicted)
+    residual = (torch.where(reached & mask, predicted, observed) - observed) / scale
+    total = (residual**2).sum() + COST_OF_A_MISSING_POINT * (mask & ~reached).sum()
+    return total / mask.sum().clamp(min=1)
 
 
 @dataclass(frozen=True)

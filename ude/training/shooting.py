@@ -20,6 +20,7 @@ from ude.solve import solve
 from ude.training.coordinates import Coordinates, InnerField
 from ude.training.data import Dataset
 from ude.training.losses import misfit
+from ude.training.observables import Measurement
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +31,8 @@ class Windows:
     """
 
     t: Float[Tensor, "window time"]
-    u: Float[Tensor, "window time state"]
-    counts: Bool[Tensor, "window time"]  # points compared with data
+    u: Float[Tensor, "window time observable"]  # zero where nothing was measured
+    mask: Bool[Tensor, "window time observable"]  # numbers compared with data
     last: Int[Tensor, " window"]  # index of the window's last point
     trajectory: Int[Tensor, " window"]
     linked: Int[Tensor, " link"]  # windows that have a successor, which is the next window
@@ -41,7 +42,11 @@ class Windows:
 
 
 def cut(data: Dataset, steps: int | None = None) -> Windows:
-    """Windows of about `steps` intervals, equal within a trajectory but for one; None: each trajectory whole."""
+    """Windows of about `steps` intervals, equal within a trajectory but for one; None: each trajectory whole.
+
+    Windows are cut by points, whether or not all states were measured there: where few were, the continuity ties a
+    window's start to what its predecessor says.
+    """
     pieces: list[tuple[int, int, int, bool]] = []  # trajectory, first point, last point, has a successor
     for index, trajectory in enumerate(data.trajectories):
         intervals = len(trajectory) - 1
@@ -51,16 +56,18 @@ def cut(data: Dataset, steps: int | None = None) -> Windows:
     length = max(b - a for _, a, b, _ in pieces) + 1
     t = torch.zeros(len(pieces), length, dtype=torch.float64)
     u = torch.zeros(len(pieces), length, len(data.states), dtype=torch.float64)
-    counts = torch.zeros(len(pieces), length, dtype=torch.bool)
+    mask = torch.zeros(len(pieces), length, len(data.states), dtype=torch.bool)
     for row, (index, a, b, followed) in enumerate(pieces):
         place = torch.arange(length).clamp(max=b - a) + a
         t[row] = torch.as_tensor(data.trajectories[index].t)[place]
-        u[row] = torch.as_tensor(data.trajectories[index].u)[place]
-        counts[row, : b - a + (0 if followed else 1)] = True
+        # A NaN outside the mask would still make NaN of the gradient.
+        u[row] = torch.as_tensor(data.trajectories[index].u)[place].nan_to_num()
+        own = slice(b - a + (0 if followed else 1))
+        mask[row, own] = torch.as_tensor(data.trajectories[index].measured)[place[own]]
     return Windows(
         t,
         u,
-        counts,
+        mask,
         last=torch.tensor([b - a for _, a, b, _ in pieces]),
         trajectory=torch.tensor([index for index, *_ in pieces]),
         linked=torch.tensor([row for row, piece in enumerate(pieces) if piece[3]], dtype=torch.long),
@@ -105,13 +112,17 @@ def simulate(
 
 @dataclass(frozen=True, eq=False)
 class Shooting:
-    """The loss of windows: ``mean ((u - data)/scale)² + continuity mean ((z_end - z_start_of_next)/spread)²``."""
+    """The loss of windows: ``mean ((y(u) - data)/scale)² + continuity mean ((z_end - z_start_of_next)/spread)²``.
+
+    y are the observables; the states themselves where these were measured.
+    """
 
     field: InnerField
     windows: Windows
-    scale: Float[Tensor, " state"]
+    scale: Float[Tensor, " observable"]
     spread: Float[Tensor, " state"]
     options: SolverOptions
+    measurement: Measurement | None = None  # None: the columns of the data are the states
 
     @property
     def coordinates(self) -> Coordinates:
@@ -126,12 +137,22 @@ class Shooting:
         maxiters = min(most, int(self.options.patience * tried) + 20)
         return replace(self, options=replace(self.options, maxiters=maxiters))
 
+    def observed(self, u: Float[Tensor, "window time state"]) -> Float[Tensor, "window time observable"]:
+        """What the states would be measured as. NaN where a simulation did not come, without a gradient there."""
+        if self.measurement is None or not self.measurement.formulas:
+            return u if self.measurement is None else self.measurement(u, self.windows.t, {})
+        # A formula of NaN has a gradient of NaN, by the parameters too.
+        reached = torch.isfinite(u).all(-1, keepdim=True)
+        safe = torch.where(reached, u, u[:, :1].detach().nan_to_num(1.0))
+        values = self.field.model.parameter_tensors(self.field.overrides(self.windows.t), u)
+        return torch.where(reached, self.measurement(safe, self.windows.t, values), torch.nan)
+
     def __call__(self, starts: Float[Tensor, "window state"], continuity: float = 0.0) -> Float[Tensor, ""]:
         z = simulate(self.field, starts, self.windows.t, self.options).partial
         # Before exp: the gradient of a point that was not reached must be zero, not 0 * NaN.
         reached = torch.isfinite(z).all(-1, keepdim=True)
         u = torch.where(reached, self.coordinates.natural(torch.where(reached, z, 0.0)), torch.nan)
-        loss = misfit(u, self.windows.u, self.scale, self.windows.counts)
+        loss = misfit(self.observed(u), self.windows.u, self.scale, self.windows.mask)
         linked = self.windows.linked
         if continuity and len(linked):
             ends = z[linked, self.windows.last[linked]]
