@@ -251,9 +251,8 @@ class Likelihood:
         for index, (name, scales) in enumerate(self.estimated().items()):
             use = mask[..., index]
             if bool(use.any()):
-                total = (
-                    total + self.models[name].cost(predicted[..., index][use], observed[..., index][use], scales).sum()
-                )
+                cost = self.models[name].cost(predicted[..., index][use], observed[..., index][use], scales)
+                total = total + cost.sum()
         return total
 
     def fitted(self) -> dict[str, NoiseModel]:
