@@ -1,19 +1,52 @@
-"""Data, losses, derivative matching, shooting and the staged fit."""
+"""Data, losses, noise, derivative matching, shooting and the staged fit."""
 
 from __future__ import annotations
 
 from ude.training.checkpoints import load_fit
 from ude.training.collocation import Smoothing, smooth
 from ude.training.data import Dataset, Trajectory, read_csv
-from ude.training.fit import Fit, FitOptions, fit
+from ude.training.fit import fit
+from ude.training.noise import (
+    Gaussian,
+    LogNormal,
+    NegativeBinomial,
+    NoiseModel,
+    Poisson,
+    RelativeAbsolute,
+    StudentT,
+)
+from ude.training.optimisers import LBFGS, Adam, LevenbergMarquardt
+from ude.training.options import FitOptions
+from ude.training.penalties import LogNormalPrior, NormalPrior, Residual, Smallness
+from ude.training.result import Fit
 from ude.training.shooting import SolverOptions
+from ude.training.stages import DerivativeMatching, GrowingHorizon, Iteration, MultipleShooting, SingleShooting
 
 __all__ = [
+    "LBFGS",
+    "Adam",
     "Dataset",
+    "DerivativeMatching",
     "Fit",
     "FitOptions",
+    "Gaussian",
+    "GrowingHorizon",
+    "Iteration",
+    "LevenbergMarquardt",
+    "LogNormal",
+    "LogNormalPrior",
+    "MultipleShooting",
+    "NegativeBinomial",
+    "NoiseModel",
+    "NormalPrior",
+    "Poisson",
+    "RelativeAbsolute",
+    "Residual",
+    "SingleShooting",
+    "Smallness",
     "Smoothing",
     "SolverOptions",
+    "StudentT",
     "Trajectory",
     "fit",
     "load_fit",

@@ -32,6 +32,26 @@ def misfit(
     return total / counts.sum().clamp(min=1)
 
 
+def residuals(
+    predicted: Float[Tensor, "*batch time state"],
+    observed: Float[Tensor, "*batch time state"],
+    scale: Float[Tensor, " state"],
+    counts: Bool[Tensor, "*batch time"],
+    reached: Bool[Tensor, "*batch time"],
+) -> Float[Tensor, " residual"]:
+    """The vector whose sum of squares is the mean of ``((predicted - observed) / scale)²`` over the points that count.
+
+    A point that the solve did not reach, for which `predicted` holds the last that it did, has one residual: the root
+    of `COST_OF_A_MISSING_POINT` and of ``log(1 + r²)``, r what the prediction is off. It is finite whatever broke down,
+    says that reaching further is better, and its gradient leads to where the last point reached fits better.
+    """
+    points = counts.sum().clamp(min=1)
+    wrong = (predicted - torch.where(counts.unsqueeze(-1), observed, predicted)) / scale
+    here = (wrong[counts & reached] / scale.numel() ** 0.5).reshape(-1)
+    off = wrong[counts & ~reached].square().mean(-1)
+    return torch.cat([here, (COST_OF_A_MISSING_POINT + torch.log1p(off)).sqrt()]) / points.sqrt()
+
+
 @dataclass(frozen=True)
 class Prior:
     """The prior w ~ N(0, σ²/strength) on network weights, with σ² = 2/(fan_in + fan_out) of Glorot & Bengio (2010):
@@ -51,9 +71,13 @@ class Prior:
         common = strength * noise**2 / max(observations, 1)
         return cls(tuple(weights), tuple(common * (w.shape[0] + w[0].numel()) / 2.0 for w in weights))
 
+    def residuals(self) -> Float[Tensor, " weight"]:
+        """Whose sum of squares is the prior's part of the loss."""
+        parts = [factor**0.5 * w.reshape(-1) for factor, w in zip(self.factors, self.weights, strict=True)]
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *parts])
+
     def __call__(self) -> Tensor:
-        terms = (factor * (w**2).sum() for factor, w in zip(self.factors, self.weights, strict=True))
-        return sum(terms, torch.zeros((), dtype=torch.float64))
+        return (self.residuals() ** 2).sum()
 
 
 def network_weights(model: Model) -> list[Tensor]:
