@@ -139,3 +139,45 @@ def test_hudson_bay_noise_is_a_few_thousand_pelts():
     noise = smooth(datasets.load("lynx_hare"), [True, True]).noise
     assert 2.5 < noise[0] < 5.5
     assert 1.5 < noise[1] < 4.5
+
+
+# ---------------------------------------------------------------- gaps
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gaps_are_bridged_as_if_the_state_had_its_own_times(seed):
+    g = np.random.default_rng(seed)
+    t = np.linspace(0.0, 10.0, 60)
+    u = np.stack([wave(t), 2.0 + np.cos(t)], -1) + 0.02 * g.normal(size=(60, 2))
+    u[g.random(u.shape) < 0.3] = np.nan
+    smoothing = smooth(Dataset.from_arrays(t, u, "x, y"))
+    for i in range(2):
+        seen = np.isfinite(u[:, i])
+        alone = smooth(Dataset.from_arrays(t[seen], u[seen, i], "x"))
+        for got, expected in zip(smoothing(0, t), alone(0, t), strict=True):
+            np.testing.assert_array_equal(got[:, i], expected[:, 0])
+        assert smoothing.noise[i] == alone.noise[0]
+        assert 0.01 < smoothing.noise[i] < 0.03
+    assert rms(smoothing(0, t)[0][:, 0] - wave(t)) < 0.04
+
+
+def test_a_run_without_a_state_gets_what_is_usual_and_says_that_nothing_was_measured():
+    t = np.linspace(0.0, 5.0, 20)
+    full = np.stack([np.sin(t), 3.0 + np.cos(t)], -1)
+    part = full.copy()
+    part[:, 1] = np.nan
+    smoothing = smooth(Dataset.from_arrays([t, t[4:]], [full, part[4:]], "x, y"))
+    u, du = smoothing(1, t)
+    np.testing.assert_allclose(u[:, 1], full[:, 1].mean())
+    assert not du[:, 1].any()
+    assert smoothing.inside(0, [0.0, 2.0, 5.0, 5.1]).tolist() == [[True, True]] * 3 + [[False, False]]
+    assert smoothing.inside(1, t).tolist() == [[bool(s >= t[4]), False] for s in t]
+
+
+@pytest.mark.parametrize("n", [1, 2, 6])
+def test_a_single_value_in_a_run_is_a_constant_there(n):
+    t = np.linspace(0.0, 4.0, LONGEST_GAUSSIAN_PROCESS + 10 if n == 6 else n + 1)
+    runs = [np.stack([np.sin(t), t], -1), np.stack([np.sin(t), np.full(len(t), np.nan)], -1)]
+    runs[1][0, 1] = 7.0
+    u, _ = smooth(Dataset.from_arrays([t, t], runs, "x, y"))(1, t)
+    np.testing.assert_allclose(u[0, 1], 7.0, rtol=1e-6)

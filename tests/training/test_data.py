@@ -10,7 +10,8 @@ import pytest
 
 from ude import datasets
 from ude.errors import DataError, InputError
-from ude.training.data import Dataset, read_csv
+from ude.training.data import Dataset, root_mean_square
+from ude.training.readers import read_csv
 
 
 @pytest.fixture
@@ -209,8 +210,10 @@ def test_selecting_a_state_without_data_offers_the_nearest():
             {},
             r"column 'x' has text in row 2 \(line 4 of the file\): expected a number, got 'many'\. Mend the cell",
         ),
-        ("t,x\n0,1\n1,\n2,3\n", {}, r"column 'x' is empty in row 2 \(line 3 of the file\): expected a number\. Remove"),
-        ("t,x\n0,1\n1,NaN\n", {}, r"column 'x' has no value in row 2 \(line 3 of the file\): .* got NaN\. Remove"),
+        ("t,x\n0,1\n,2\n", {}, r"column 't' has no value in row 2 \(line 3 of the file\): expected a number\. Remove"),
+        ("t,x\n0,1\nNA,2\n", {}, r"column 't' has no value in row 2 \(line 3 of the file\): expected a number\. "),
+        ("t,x,y\n0,1,\n1,2,NA\n", {}, r"column 'y' has no value at all: expected at least one number\. Leave the"),
+        ("t,x\n0,1\n1,\n2,\n", {}, r"too few rows have a measurement: expected at least two, got 1 of 3\. A traj"),
         ("t,x\n0,inf\n1,2\n", {}, r"column 'x' is infinite in row 1 \(line 2 of the file\): expected a finite number"),
         (
             "t,x\n0,1\n0,2\n",
@@ -255,9 +258,62 @@ def test_dates_in_a_frame_are_refused_with_a_remedy():
 
 
 def test_frame_rows_are_counted_from_one():
-    frame = pd.DataFrame({"t": [0.0, 1.0], "x": [1.0, np.nan]})
-    with pytest.raises(DataError, match=r"column 'x' is empty in row 2: expected a number"):
+    frame = pd.DataFrame({"t": [0.0, np.nan], "x": [1.0, 2.0]})
+    with pytest.raises(DataError, match=r"column 't' has no value in row 2: expected a number"):
         Dataset.from_frame(frame)
+
+
+# ---------------------------------------------------------------- gaps
+
+
+@pytest.mark.parametrize("cell", ["", "NA", "NaN", "nan", "n/a", "null", "None", " "])
+def test_a_cell_without_a_number_is_a_gap(write, cell):
+    data = read_csv(write(f"t,x,y\n0,1,2\n1,{cell},3\n2,4,5\n"))
+    np.testing.assert_array_equal(data.trajectories[0].u, [[1.0, 2.0], [np.nan, 3.0], [4.0, 5.0]])
+    np.testing.assert_array_equal(data.trajectories[0].measured[:, 0], [True, False, True])
+    assert data.counts() == {"x": 2, "y": 3}
+    assert data.notes == ("time is the column 't' (by its name)",)
+
+
+def test_rows_without_any_measurement_are_left_out_and_said(write):
+    data = read_csv(write("t,x,y\n0,1,2\n1,,NA\n2,4,\n3,,\n"), time="t")
+    np.testing.assert_array_equal(data.trajectories[0].t, [0.0, 2.0])
+    assert data.notes == ("2 rows without any measurement left out",)
+    arrays = Dataset.from_arrays([0.0, 1.0, 2.0], [1.0, np.nan, 2.0], "x")
+    np.testing.assert_array_equal(arrays.trajectories[0].t, [0.0, 2.0])
+    assert arrays.notes == ("1 row without any measurement left out",)
+
+
+def test_a_state_may_be_missing_in_one_run_but_not_in_all():
+    u = [np.array([[1.0, np.nan], [2.0, np.nan]]), np.array([[np.nan, 5.0], [4.0, 6.0]])]
+    data = Dataset.from_arrays([[0.0, 1.0]] * 2, u, "x, y")
+    np.testing.assert_array_equal(data.first_values(), [[1.0, 5.0], [4.0, 5.0]])
+    with pytest.raises(DataError, match=r"column 'y' has no value at all: expected at least one number\. Leave the"):
+        Dataset.from_arrays([[0.0, 1.0]], u[:1], "x, y")
+
+
+def test_gaps_are_part_of_the_digest_whatever_their_bits():
+    t, u = np.array([0.0, 1.0, 2.0]), np.array([[1.0, 2.0], [3.0, np.nan], [5.0, 6.0]])
+    other = u.copy()
+    other[1, 1] = np.uint64(0xFFF8000000000001).view(np.float64)
+    assert np.isnan(other[1, 1])
+    assert Dataset.from_arrays(t, u, "x, y").digest == Dataset.from_arrays(t, other, "x, y").digest
+    assert Dataset.from_arrays(t, np.nan_to_num(u), "x, y").digest != Dataset.from_arrays(t, u, "x, y").digest
+
+
+def test_a_split_counts_rows_and_keeps_a_value_of_every_state_for_training():
+    u = np.array([[1.0, np.nan], [2.0, np.nan], [3.0, 1.0], [4.0, 2.0]])
+    data = Dataset.from_arrays(np.arange(4.0), u, "x, y")
+    train, held_out = data.split(1)
+    assert (train.counts(), held_out.counts()) == ({"x": 3, "y": 1}, {"x": 1, "y": 1})
+    with pytest.raises(DataError, match=r"holdout=2 leaves no value of 'y' for training: expected at least one, got 0"):
+        data.split(2)
+
+
+def test_root_mean_square_is_over_what_was_measured():
+    measured = np.array([[1.0, np.nan, np.nan], [3.0, 4.0, np.nan], [np.nan, 0.0, np.nan]])
+    predicted = np.array([[2.0, np.inf, 0.0], [5.0, 4.0, 0.0], [np.nan, np.nan, 0.0]])
+    np.testing.assert_allclose(root_mean_square(predicted, measured), [np.sqrt(2.5), np.inf, np.nan])
 
 
 # ---------------------------------------------------------------- errors of arrays
@@ -269,8 +325,8 @@ def test_frame_rows_are_counted_from_one():
         ([0.0, 1.0], np.ones((3, 2)), r"t and u do not fit together: expected .* got t of shape \(2,\) and u of shape"),
         (
             [0.0, 1.0],
-            np.array([[1.0, 2.0], [np.nan, 1.0]]),
-            r"x is not finite at index 1: expected a finite .* got nan",
+            np.array([[1.0, 2.0], [np.inf, 1.0]]),
+            r"x is not finite at index 1: expected a finite number, or NaN for a gap, got inf",
         ),
         ([0.0, np.inf], np.ones((2, 2)), r"t is not finite at index 1"),
         ([0.0, 0.0], np.ones((2, 2)), r"time 0 stands twice: index 0 and index 1"),

@@ -161,9 +161,7 @@ def test_a_finished_run_is_read_and_not_run(lotka_volterra_data, half_known, tmp
 def test_a_folder_of_another_fit_is_refused(lotka_volterra_data, half_known, tmp_path):
     arguments = dict(holdout=0, progress=False, options=SHORT, out=tmp_path)
     fit(half_known, lotka_volterra_data(points=11), **arguments)
-    with pytest.raises(
-        InputError, match=r"holds the run of another fit: .* got other seed\. Choose another"
-    ):
+    with pytest.raises(InputError, match=r"holds the run of another fit: .* got other seed\. Choose another"):
         fit(half_known, lotka_volterra_data(points=11), **arguments, seed=1)
     with pytest.raises(InputError, match=r"got other data\."):
         fit(half_known, lotka_volterra_data(points=11, seed=1), **arguments)

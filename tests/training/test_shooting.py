@@ -10,7 +10,7 @@ import ude
 from ude.errors import DataError, InputError
 from ude.training.coordinates import Coordinates, InnerField, positive_states
 from ude.training.data import Dataset
-from ude.training.losses import COST_OF_A_MISSING_POINT, Prior, misfit
+from ude.training.losses import COST_OF_A_MISSING_POINT, Prior, residuals
 from ude.training.shooting import Shooting, SolverOptions, cut, simulate
 
 
@@ -38,8 +38,26 @@ def test_every_point_is_data_of_exactly_one_window(n, steps, number):
     data = decay_data(n)
     windows = cut(data, steps)
     assert len(windows) == number
-    np.testing.assert_array_equal(np.sort(windows.t[windows.counts]), data.trajectories[0].t)
-    assert sorted(windows.u[windows.counts][:, 1].tolist()) == data.trajectories[0].u[:, 1].tolist()
+    assert torch.equal(windows.mask[..., 0], windows.mask[..., 1])
+    counts = windows.mask[..., 0]
+    np.testing.assert_array_equal(np.sort(windows.t[counts]), data.trajectories[0].t)
+    assert sorted(windows.u[counts][:, 1].tolist()) == data.trajectories[0].u[:, 1].tolist()
+
+
+def test_windows_hold_every_measured_number_once_and_no_gap():
+    data = decay_data(10)
+    u = data.trajectories[0].u.copy()
+    u[::2, 0] = np.nan
+    u[[3, 6], 1] = np.nan  # 3 and 6 are where windows meet
+    u[3, 0] = u[6, 0] = 9.0
+    gappy = Dataset.from_arrays(data.trajectories[0].t, u, "x, y")
+    windows = cut(gappy, 3)
+    assert len(windows) == 3
+    for i in range(2):
+        own = windows.mask[..., i]
+        np.testing.assert_array_equal(windows.t[own].sort().values, gappy.trajectories[0].t[np.isfinite(u[:, i])])
+        assert sorted(windows.u[..., i][own].tolist()) == sorted(u[np.isfinite(u[:, i]), i].tolist())
+    assert torch.isfinite(windows.u).all()
 
 
 def test_windows_end_where_the_next_one_starts():
@@ -90,22 +108,41 @@ def test_positive_states_are_told_from_the_data_or_named():
 # ---------------------------------------------------------------- losses
 
 
+def misfit(predicted, observed, scale, mask, reached=None):
+    reached = torch.ones(mask.shape[:-1], dtype=torch.bool) if reached is None else reached
+    return (residuals(predicted, observed, scale, mask, reached) ** 2).sum()
+
+
 def test_misfit_is_the_mean_square_in_scales():
     predicted = torch.tensor([[[3.0, 1.0], [5.0, 5.0]]], dtype=torch.float64)
     observed = torch.tensor([[[1.0, 1.0], [1.0, 1.0]]], dtype=torch.float64)
     scale = torch.tensor([2.0, 4.0], dtype=torch.float64)
-    both, first = torch.tensor([[True, True]]), torch.tensor([[True, False]])
-    assert float(misfit(predicted, observed, scale, both)) == pytest.approx((1.0 + 0.0 + 4.0 + 1.0) / 4)
-    assert float(misfit(predicted, observed, scale, first)) == pytest.approx(0.5)
+    every = torch.ones(1, 2, 2, dtype=torch.bool)
+    some = torch.tensor([[[True, True], [False, True]]])
+    assert float(misfit(predicted, observed, scale, every)) == pytest.approx((1.0 + 0.0 + 4.0 + 1.0) / 4)
+    assert float(misfit(predicted, observed, scale, some)) == pytest.approx((1.0 + 0.0 + 1.0) / 3)
 
 
-def test_a_missing_point_costs_a_fixed_price_and_has_no_gradient():
-    predicted = torch.tensor([[[1.0], [torch.nan]]], dtype=torch.float64, requires_grad=True)
+def test_misfit_does_not_see_what_was_not_measured():
+    g = torch.Generator().manual_seed(0)
+    predicted = torch.randn(2, 3, 2, generator=g, dtype=torch.float64).requires_grad_()
+    observed = torch.randn(2, 3, 2, generator=g, dtype=torch.float64)
+    mask = torch.rand(2, 3, 2, generator=g) < 0.6
+    other = torch.where(mask, observed, 1e6)
+    scale = torch.ones(2, dtype=torch.float64)
+    assert torch.equal(misfit(predicted, observed, scale, mask), misfit(predicted, other, scale, mask))
+    gradient = torch.autograd.grad(misfit(predicted, other, scale, mask), predicted)[0]
+    assert torch.equal(gradient != 0, mask)
+
+
+def test_a_missing_point_costs_its_price_and_pulls_the_last_point_reached():
+    predicted = torch.tensor([[[1.0], [3.0]]], dtype=torch.float64, requires_grad=True)
     observed = torch.zeros(1, 2, 1, dtype=torch.float64)
-    counts = torch.tensor([[True, True]])
-    loss = misfit(predicted, observed, torch.ones(1, dtype=torch.float64), counts)
-    assert float(loss.detach()) == pytest.approx((1.0 + COST_OF_A_MISSING_POINT) / 2)
-    np.testing.assert_array_equal(torch.autograd.grad(loss, predicted)[0].flatten(), [1.0, 0.0])
+    mask = torch.ones(1, 2, 1, dtype=torch.bool)
+    loss = misfit(predicted, observed, torch.ones(1, dtype=torch.float64), mask, torch.tensor([[True, False]]))
+    assert float(loss.detach()) == pytest.approx((1.0 + COST_OF_A_MISSING_POINT + np.log(10.0)) / 2)
+    # of r²/2 and of log(1 + r²)/2
+    np.testing.assert_allclose(torch.autograd.grad(loss, predicted)[0].flatten(), [1.0, 3.0 / 10.0])
 
 
 def test_prior_charges_a_drawn_network_about_one_a_weight():
@@ -172,7 +209,7 @@ def test_a_solve_that_blows_up_costs_a_finite_penalty_with_a_finite_gradient():
     assert reached.tolist() == [True] * 4 + [False] * 5  # t = 0 ... 1.5; it is infinite at t = 1.82
     loss = case(starts)
     gradient = torch.autograd.grad(loss, [starts, *model.parameters()])
-    assert COST_OF_A_MISSING_POINT * 5 / 9 < float(loss.detach()) < COST_OF_A_MISSING_POINT
+    assert COST_OF_A_MISSING_POINT * 5 / 9 < float(loss.detach()) < 1.2 * COST_OF_A_MISSING_POINT
     assert all(torch.isfinite(g).all() for g in gradient)
     assert float(gradient[1]) > 0  # a smaller b is better
 

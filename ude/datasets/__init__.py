@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ude.errors import InputError
-from ude.training.data import Dataset, read_csv
+from ude.training.data import Dataset
+from ude.training.readers import read_csv
 
 __all__ = ["load", "names", "path"]
 

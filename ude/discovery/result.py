@@ -20,7 +20,7 @@ from ude.discovery.selection import Combination, Selection
 from ude.errors import DataError, InputError
 from ude.models import UDE, Parameter, Symbolic, to_text
 from ude.problems import ODEProblem
-from ude.training.data import Dataset
+from ude.training.data import Dataset, root_mean_square
 from ude.training.result import Fit
 
 if TYPE_CHECKING:
@@ -130,16 +130,12 @@ class Discovery:
                 expected=str(len(self.fit.data.trajectories)),
                 got=str(len(data.trajectories)),
             )
-        residuals = [
-            self._simulated(index, trajectory.t, training_constants) - trajectory.u
-            for index, trajectory in enumerate(observed(data))
-            if len(trajectory.t)
-        ]
-        if not residuals:
+        runs = [(index, own) for index, own in enumerate(observed(data)) if len(own.t)]
+        if not runs:
             raise DataError("there are no points to compare with", got="empty trajectories")
-        with np.errstate(over="ignore"):
-            mean = np.mean(np.concatenate(residuals) ** 2, axis=0)
-        return dict(zip(data.states, np.sqrt(mean).tolist(), strict=True))
+        predicted = np.concatenate([self._simulated(index, own.t, training_constants) for index, own in runs])
+        errors = root_mean_square(predicted, np.concatenate([own.u for _, own in runs]))
+        return dict(zip(data.states, errors.tolist(), strict=True))
 
     def predict(self, t: Array | None = None) -> list[Array]:
         """Simulated states (T, state) of each trajectory at times t (None: of its data), with constants of all data."""

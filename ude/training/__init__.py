@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ude.training.checkpoints import load_fit
 from ude.training.collocation import Smoothing, smooth
-from ude.training.data import Dataset, Trajectory, read_csv
+from ude.training.data import Dataset, Trajectory
 from ude.training.fit import fit
 from ude.training.noise import (
     Gaussian,
@@ -18,6 +18,7 @@ from ude.training.noise import (
 from ude.training.optimisers import LBFGS, Adam, LevenbergMarquardt
 from ude.training.options import FitOptions
 from ude.training.penalties import LogNormalPrior, NormalPrior, Residual, Smallness
+from ude.training.readers import read_csv
 from ude.training.result import Fit
 from ude.training.shooting import SolverOptions
 from ude.training.stages import DerivativeMatching, GrowingHorizon, Iteration, MultipleShooting, SingleShooting

@@ -4,7 +4,7 @@ The derivatives are what the first stage of a fit matches (collocation; Varah 19
 a Gaussian process y = mean + f(t) + noise, whose length scale, amplitude and noise come from the marginal likelihood
 (Rasmussen & Williams 2006, 5.4.1) of all trajectories together; the derivative is that of the posterior mean. Long
 trajectories get a smoothing spline by generalised cross-validation instead, since a Gaussian process costs n^3.
-States that are positive keep a positive smooth.
+States that are positive keep a positive smooth. Gaps need nothing: each state has its own times.
 """
 
 from __future__ import annotations
@@ -34,12 +34,22 @@ class Smoothing:
     noise: Array
     positive: npt.NDArray[np.bool_]
     curves: tuple[tuple[Curve, ...], ...]  # trajectory, state
+    measured: tuple[tuple[tuple[float, float], ...], ...]  # trajectory, state: first and last time with a value
 
     def __call__(self, trajectory: int, t: npt.ArrayLike) -> tuple[Array, Array]:
         """u and du/dt of shape (k, state) at the times `t` (k,) of this trajectory, units of u."""
         times = np.asarray(t, dtype=np.float64)
         u, du = (np.stack(parts, -1) for parts in zip(*(c(times) for c in self.curves[trajectory]), strict=True))
         return u, du
+
+    def inside(self, trajectory: int, t: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """(k, state): whether the times `t` (k,) lie between the first and the last value of each state.
+
+        Elsewhere the smooth extrapolates, or knows nothing of this trajectory but what is usual in the others.
+        """
+        times = np.asarray(t, dtype=np.float64)[:, None]
+        first, last = np.array(self.measured[trajectory]).T
+        return np.asarray((times >= first) & (times <= last))
 
 
 def smooth(data: Dataset, positive: Sequence[bool] | npt.NDArray[np.bool_] | None = None) -> Smoothing:
@@ -49,13 +59,16 @@ def smooth(data: Dataset, positive: Sequence[bool] | npt.NDArray[np.bool_] | Non
     relative. Trajectories share length scale and noise; they need not share times.
     """
     mask = np.zeros(len(data.states), dtype=bool) if positive is None else np.asarray(positive, dtype=bool)
-    times = [trajectory.t for trajectory in data.trajectories]
-    fits = [
-        _smooth_state(times, [trajectory.u[:, i] for trajectory in data.trajectories], bool(mask[i]))
-        for i in range(len(data.states))
-    ]
+    fits, spans = [], []
+    for i in range(len(data.states)):
+        seen = [tr.measured[:, i] for tr in data.trajectories]
+        times = [tr.t[own] for tr, own in zip(data.trajectories, seen, strict=True)]
+        values = [tr.u[own, i] for tr, own in zip(data.trajectories, seen, strict=True)]
+        fits.append(_smooth_measured(times, values, bool(mask[i])))
+        spans.append([(float(t[0]), float(t[-1])) if len(t) else (np.inf, -np.inf) for t in times])
     noise = np.array([fit.noise for fit in fits])
-    return Smoothing(noise, mask, tuple(zip(*(fit.curves for fit in fits), strict=True)))
+    curves = tuple(zip(*(fit.curves for fit in fits), strict=True))
+    return Smoothing(noise, mask, curves, tuple(zip(*spans, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,17 @@ class _StateFit:
     curves: list[Curve]
     noise: float
     cost: float
+
+
+def _smooth_measured(times: list[Array], values: list[Array], positive: bool) -> _StateFit:
+    """As `_smooth_state`; a trajectory without a value of this state gets the mean of the others' values."""
+    some = [i for i, v in enumerate(values) if len(v)]
+    fit = _smooth_state([times[i] for i in some], [values[i] for i in some], positive)
+    if len(some) == len(values):
+        return fit
+    curves = dict(zip(some, fit.curves, strict=True))
+    usual = _constant(float(np.concatenate(values).mean()))
+    return replace(fit, curves=[curves.get(i, usual) for i in range(len(values))])
 
 
 def _smooth_state(times: list[Array], values: list[Array], positive: bool) -> _StateFit:
@@ -209,6 +233,8 @@ def _spline_curve(
 
 
 def _line(t: Array, v: Array) -> Curve:
+    if len(t) == 1:
+        return _constant(float(v[0]))
     slope, level = np.polyfit(t - t[0], v, 1)
     return lambda s: (level + slope * (s - t[0]), np.full_like(s, slope))
 

@@ -58,7 +58,7 @@ def positive_states(data: Dataset, positive: Positive) -> npt.NDArray[np.bool_]:
 
     Raises `InputError` for a name that is no state, `DataError` for a state said to be positive whose data are not.
     """
-    least = np.min([trajectory.u.min(axis=0) for trajectory in data.trajectories], axis=0)
+    least = np.nanmin(data.values(), axis=0)
     if isinstance(positive, str) and positive == "auto":
         return np.asarray(least > 0)
     if isinstance(positive, bool):

@@ -1,58 +1,28 @@
-"""Measurements: trajectories of states over time, read from a file, a table or arrays, and checked once, here.
+"""Measurements: trajectories over time, checked once, here, and what belongs to them.
 
-Whatever stands in a `Dataset` has finite numbers and strictly increasing times; nothing after it checks again.
+Times in a `Dataset` are finite and strictly increase; measurements are finite, or NaN where nothing was measured.
+Every row has at least one measurement, and every column. Nothing after it checks again.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ude.errors import DataError, InputError
+from ude.errors import DataError
 
 Array = npt.NDArray[np.float64]
-
-# Words that name a time column, matched without regard to case. Single letters other than t are left out:
-# s, h and d are as likely states (susceptible, hare, dose) as units.
-TIME_NAMES = frozenset(
-    {
-        "t",
-        "time",
-        "times",
-        "year",
-        "years",
-        "yr",
-        "date",
-        "day",
-        "days",
-        "hour",
-        "hours",
-        "hr",
-        "minute",
-        "minutes",
-        "min",
-        "second",
-        "seconds",
-        "sec",
-        "month",
-        "months",
-        "week",
-        "weeks",
-    }
-)
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """One run of the system: `t` of shape (T,), strictly increasing, and `u` of shape (T, state), finite."""
+    """One run of the system: `t` of shape (T,), strictly increasing, and `u` of shape (T, state), NaN for a gap."""
 
     t: Array
     u: Array
@@ -61,12 +31,22 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.t)
 
+    @property
+    def measured(self) -> npt.NDArray[np.bool_]:
+        """(T, state): which numbers were measured."""
+        return np.isfinite(self.u)
+
+    def part(self, points: slice) -> Trajectory:
+        """Some of the points."""
+        return replace(self, t=self.t[points], u=self.u[points])
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Trajectories of the same states. Build it with `read_csv`, `Dataset.from_frame` or `Dataset.from_arrays`.
 
-    `notes` says what was guessed while reading (which column is the time), for whoever reports on the data.
+    NaN in `u` is a gap: a number that was not measured. `notes` says what was guessed or left out while reading (which
+    column is the time, rows without any measurement), for whoever reports on the data.
     """
 
     states: tuple[str, ...]
@@ -85,9 +65,12 @@ class Dataset:
     ) -> Dataset:
         """One trajectory from `t` (T,) and `u` (T, state), or several from lists of such arrays.
 
-        Raises `DataError` for shapes that do not match, numbers that are not finite, and times that do not increase.
+        NaN in u is a gap; a time at which nothing was measured is left out.
+
+        Raises `DataError` for shapes that do not match, infinite numbers, times that do not increase, and a state
+        without any value.
         """
-        names = _state_names(states)
+        names = state_names(states)
         several = _is_list_of_arrays(t)
         times: list[npt.ArrayLike] = list(t) if several else [t]  # type: ignore[arg-type, list-item]
         values: list[npt.ArrayLike] = list(u) if several else [u]  # type: ignore[arg-type, list-item]
@@ -102,7 +85,8 @@ class Dataset:
             _checked_trajectory(ti, ui, names, where=label(i), name=str(i) if several else "")
             for i, (ti, ui) in enumerate(zip(times, values, strict=True))
         ]
-        return cls(names, tuple(trajectories), time_name)
+        kept, notes = without_empty(trajectories, names)
+        return cls(names, kept, time_name, notes)
 
     @classmethod
     def from_frame(
@@ -121,36 +105,14 @@ class Dataset:
         the model uses ({"x": "hare", "y": "lynx"}). `trajectory`: a column that tells runs apart.
         `lines`: the line of the file each row came from, so that errors can name it.
 
-        Raises `DataError`: a column that is missing, a cell that is empty or no finite number, times that repeat or
-        go backwards, fewer than two rows in a trajectory.
+        An empty cell, NaN or NA is a gap; a row of gaps only is left out (said in `notes`).
+
+        Raises `DataError`: a column that is missing or has no value at all, a cell that is text or infinite, times
+        that are missing, repeat or go backwards, fewer than two rows in a trajectory.
         """
-        columns = [str(column) for column in frame.columns]
-        frame = frame.set_axis(columns, axis=1)
-        _refuse_repeated(columns)
-        renamed = dict(states) if isinstance(states, Mapping) else {}
-        named = _state_names(list(renamed.values()) if renamed else states) if states is not None else ()
-        for wanted, role in [(time, "time"), (trajectory, "trajectory"), *((name, "state") for name in named)]:
-            if wanted is not None and wanted not in columns:
-                raise missing_column(wanted, columns, role)
-        taken = {trajectory, *named}
-        time, notes = (time, ()) if time is not None else _guess_time([c for c in columns if c not in taken], columns)
-        names = named or tuple(c for c in columns if c not in {time, trajectory})
-        if not names:
-            raise DataError(
-                "the table has no column of measurements",
-                expected=f"at least one column beside the time {time!r}",
-                got="none",
-            )
-        if not len(frame):
-            raise DataError("the table has a header and no rows", expected="at least two rows of numbers")
-        where = _RowNames(lines)
-        numbers = np.column_stack([_number_column(frame[c], c, where) for c in (time, *names)])
-        groups = _groups(frame[trajectory]) if trajectory is not None else [("", np.arange(len(frame)))]
-        trajectories = []
-        for label, rows in groups:
-            _check_times(numbers[rows, 0], [where(i) for i in rows], time, label, trajectory)
-            trajectories.append(Trajectory(numbers[rows, 0].copy(), numbers[rows, 1:].copy(), label))
-        return cls(_state_names(list(renamed)) if renamed else names, tuple(trajectories), time, notes)
+        from ude.training.readers import read_frame
+
+        return read_frame(frame, time, states, trajectory, lines=lines)
 
     def select(self, states: Sequence[str]) -> Dataset:
         """The same trajectories with only these states, in this order. Raises `DataError` for a state without data."""
@@ -170,11 +132,27 @@ class Dataset:
         `holdout`: a fraction of the points of each trajectory (0.25), a number of points (5), or a time after which
         everything is held out ("after 1915"). 0 holds out nothing. At least two points stay for training.
         """
-        keep = [_points_kept(trajectory, holdout) for trajectory in self.trajectories]
-        train = tuple(replace(tr, t=tr.t[:k], u=tr.u[:k]) for tr, k in zip(self.trajectories, keep, strict=True))
-        tail = tuple(replace(tr, t=tr.t[k:], u=tr.u[k:]) for tr, k in zip(self.trajectories, keep, strict=True))
-        held_out = replace(self, trajectories=tail) if any(len(trajectory) for trajectory in tail) else None
-        return replace(self, trajectories=train), held_out
+        from ude.training.splits import split_tail
+
+        return split_tail(self, holdout)
+
+    def counts(self) -> dict[str, int]:
+        """How many numbers were measured of each state."""
+        total = sum((trajectory.measured.sum(axis=0) for trajectory in self.trajectories), np.zeros(len(self.states)))
+        return dict(zip(self.states, total.astype(int).tolist(), strict=True))
+
+    def values(self) -> Array:
+        """All measurements (point, state), one trajectory after another; NaN for a gap."""
+        return np.concatenate([trajectory.u for trajectory in self.trajectories])
+
+    def first_values(self) -> Array:
+        """(trajectory, state): the first number measured; where a trajectory has none, the mean of the others'."""
+        first = np.full((len(self), len(self.states)), np.nan)
+        for row, trajectory in enumerate(self.trajectories):
+            for column, measured in enumerate(trajectory.measured.T):
+                if measured.any():
+                    first[row, column] = trajectory.u[int(np.argmax(measured)), column]
+        return np.where(np.isfinite(first), first, np.nanmean(first, axis=0))
 
     def to_frame(self) -> pd.DataFrame:
         """One table of all trajectories; a first column `trajectory` when there are several."""
@@ -194,7 +172,9 @@ class Dataset:
         for trajectory in self.trajectories:
             code.update(f"{trajectory.name}\0{len(trajectory)}\0".encode())
             code.update(np.ascontiguousarray(trajectory.t, dtype="<f8").tobytes())
-            code.update(np.ascontiguousarray(trajectory.u, dtype="<f8").tobytes())
+            # one NaN for all: they differ in bits that mean nothing
+            u = np.where(np.isnan(trajectory.u), np.nan, trajectory.u)
+            code.update(np.ascontiguousarray(u, dtype="<f8").tobytes())
         return code.hexdigest()
 
     def __len__(self) -> int:
@@ -203,40 +183,6 @@ class Dataset:
     def __repr__(self) -> str:
         sizes = ", ".join(str(len(trajectory)) for trajectory in self.trajectories)
         return f"Dataset(states={self.states}, time={self.time_name!r}, points=[{sizes}])"
-
-
-def read_csv(
-    path: str | Path,
-    time: str | None = None,
-    states: Mapping[str, str] | Sequence[str] | str | None = None,
-    trajectory: str | None = None,
-) -> Dataset:
-    """Read a CSV file with a header line into a `Dataset`; arguments as in `Dataset.from_frame`.
-
-    Lines that start with `#` are comments; blank lines and spaces around cells are ignored. The separator is a comma,
-    or a semicolon or tab where the header has these and no comma.
-
-    Raises `DataError`: no such file, an empty file, a line with too many or too few cells, and all of `from_frame`.
-    """
-    rows, lines = _read_rows(Path(path))
-    header, body = rows[0], rows[1:]
-    if all(_is_number(cell) for cell in header):
-        raise DataError(
-            f"line {lines[0]} of {path} should name the columns",
-            expected="a header such as t,x,y",
-            got=",".join(header),
-            fix="Put the names of the columns in the first line.",
-        )
-    for cells, line in zip(body, lines[1:], strict=True):
-        if len(cells) != len(header):
-            raise DataError(
-                f"line {line} of {path} does not fit the header",
-                expected=f"{len(header)} cells",
-                got=f"{len(cells)}",
-                fix="Give every column a name in the first line, and every line one cell a column.",
-            )
-    frame = pd.DataFrame(body, columns=header, dtype=object)
-    return Dataset.from_frame(frame, time, states, trajectory, lines=lines[1:])
 
 
 def missing_column(wanted: str, columns: Iterable[str], role: str) -> DataError:
@@ -251,80 +197,40 @@ def missing_column(wanted: str, columns: Iterable[str], role: str) -> DataError:
     )
 
 
-def _read_rows(path: Path) -> tuple[list[list[str]], list[int]]:
-    """Cells of every line that is neither blank nor comment, and the line numbers. `csv` rather than pandas' reader:
-    it knows the line of each row, also after comments, and does not turn a line that is too long into an index."""
-    if not path.exists():
-        raise DataError(f"there is no file {path}", fix="Check the path; it is taken from the current folder.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte-order mark first
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read as text", got=f"{error}", fix="Save the table as CSV in UTF-8."
-        ) from error
-    source = text.splitlines(keepends=True)
-    content = [i for i, line in enumerate(source) if line.strip() and not line.lstrip().startswith("#")]
-    if not content:
-        raise DataError(f"{path} is empty", expected="a header line and rows of numbers")
-    first = source[content[0]]
-    separator = next((s for s in ",;\t" if s in first), ",")
-    reader = csv.reader((source[i] for i in content), delimiter=separator, skipinitialspace=True)
-    rows, lines = [], []
-    for cells in reader:
-        rows.append([cell.strip() for cell in cells])
-        lines.append(content[reader.line_num - 1] + 1)
-    return rows, lines
+def without_empty(
+    trajectories: Sequence[Trajectory], names: Sequence[str]
+) -> tuple[tuple[Trajectory, ...], tuple[str, ...]]:
+    """The trajectories without rows at which nothing was measured, and notes of what was left out.
+
+    Raises `DataError` for a state without any value and for a trajectory that keeps fewer than two rows.
+    """
+    kept, dropped = [], 0
+    for trajectory in trajectories:
+        some = trajectory.measured.any(axis=1)
+        dropped += int((~some).sum())
+        kept.append(replace(trajectory, t=trajectory.t[some], u=trajectory.u[some]))
+        if len(kept[-1]) < 2:
+            run = f" in trajectory {trajectory.name!r}" if trajectory.name else ""
+            raise DataError(
+                f"too few rows have a measurement{run}",
+                expected="at least two",
+                got=f"{len(kept[-1])} of {len(trajectory)}",
+                fix="A trajectory needs two times.",
+            )
+    measured = np.concatenate([trajectory.measured for trajectory in kept])
+    for column, name in enumerate(names):
+        if not measured[:, column].any():
+            raise DataError(
+                f"column {name!r} has no value at all",
+                expected="at least one number",
+                fix="Leave the column out; a state that is not measured needs none.",
+            )
+    if not dropped:
+        return tuple(kept), ()
+    return tuple(kept), (f"{dropped} {'row' if dropped == 1 else 'rows'} without any measurement left out",)
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-class _RowNames:
-    """Names a row as a person finds it: the line of the file when there is one, else the row counted from 1."""
-
-    def __init__(self, lines: Sequence[int] | None) -> None:
-        self.lines = lines
-
-    def __call__(self, row: int) -> str:
-        return f"row {row + 1}" if self.lines is None else f"row {row + 1} (line {self.lines[row]} of the file)"
-
-
-def _number_column(column: pd.Series, name: str, where: _RowNames) -> Array:
-    if pd.api.types.is_datetime64_any_dtype(column):
-        raise DataError(
-            f"column {name!r} has dates", expected="numbers", fix="Give times as numbers, such as days since the start."
-        )
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(numbers))
-    if not len(bad):
-        return numbers
-    row = int(bad[0])
-    cell = column.iloc[row]
-    if pd.isna(cell) or str(cell).strip() == "":
-        raise DataError(f"column {name!r} is empty in {where(row)}", expected="a number", fix=_FIX_CELL)
-    if str(cell).strip().lower() in {"nan", "na", "n/a", "null", "none"}:
-        raise DataError(
-            f"column {name!r} has no value in {where(row)}", expected="a number", got=f"{cell}", fix=_FIX_CELL
-        )
-    if np.isinf(numbers[row]):
-        raise DataError(f"column {name!r} is infinite in {where(row)}", expected="a finite number", got=f"{cell}")
-    raise DataError(
-        f"column {name!r} has text in {where(row)}",
-        expected="a number",
-        got=f"{str(cell)!r}",
-        fix="Mend the cell, or leave the column out by naming the states.",
-    )
-
-
-_FIX_CELL = "Remove the row, or fill the cell."
-
-
-def _check_times(t: Array, where: Sequence[str], time: str, label: str, trajectory: str | None) -> None:
+def check_times(t: Array, where: Sequence[str], time: str, label: str, trajectory: str | None) -> None:
     run = f" in trajectory {label!r}" if trajectory is not None else ""
     if len(t) < 2:
         raise DataError(f"there is one row{run}", expected="at least two", got="1", fix="A trajectory needs two times.")
@@ -362,12 +268,14 @@ def _checked_trajectory(
             fix="States run along the last axis.",
         )
     for label, array in [("t", times), *((s, values[:, i]) for i, s in enumerate(states))]:
-        bad = np.flatnonzero(~np.isfinite(array))
+        bad = np.flatnonzero(~np.isfinite(array) if label == "t" else np.isinf(array))
         if len(bad):
             raise DataError(
-                f"{where}{label} is not finite at index {bad[0]}", expected="a finite number", got=f"{array[bad[0]]}"
+                f"{where}{label} is not finite at index {bad[0]}",
+                expected="a finite number" if label == "t" else "a finite number, or NaN for a gap",
+                got=f"{array[bad[0]]}",
             )
-    _check_times(times, [f"index {i}" for i in range(len(times))], "t", name, "t" if name else None)
+    check_times(times, [f"index {i}" for i in range(len(times))], "t", name, "t" if name else None)
     return Trajectory(times, values, name)
 
 
@@ -375,15 +283,15 @@ def _is_list_of_arrays(t: npt.ArrayLike | Sequence[npt.ArrayLike]) -> bool:
     return isinstance(t, (list, tuple)) and len(t) > 0 and not np.isscalar(t[0]) and np.ndim(t[0]) > 0
 
 
-def _state_names(states: Mapping[str, str] | Sequence[str] | str) -> tuple[str, ...]:
+def state_names(states: Mapping[str, str] | Sequence[str] | str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in states.split(",")) if isinstance(states, str) else tuple(states)
-    _refuse_repeated(names)
+    refuse_repeated(names)
     if not names:
         raise DataError("no state is named", expected="at least one name in states")
     return names
 
 
-def _refuse_repeated(names: Sequence[str]) -> None:
+def refuse_repeated(names: Sequence[str]) -> None:
     for i, name in enumerate(names):
         if not name.strip():
             raise DataError(f"column {i + 1} has no name", fix="Name every column in the header line.")
@@ -391,62 +299,13 @@ def _refuse_repeated(names: Sequence[str]) -> None:
             raise DataError(f"the column name {name!r} stands twice", fix="Give every column its own name.")
 
 
-def _guess_time(candidates: Sequence[str], columns: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    for column in candidates:
-        if column.strip().lower() in TIME_NAMES:
-            return column, (f"time is the column {column!r} (by its name)",)
-    if not candidates:
-        raise DataError("no column is left for the time", expected="one beside the states", got=", ".join(columns))
-    return candidates[0], (f"time is the column {candidates[0]!r} (the first; name another with time=...)",)
+def root_mean_square(predicted: Array, measured: Array) -> Array:
+    """(state,): root mean square of ``predicted - measured``, both (point, state), over what was measured.
 
-
-def _groups(column: pd.Series) -> list[tuple[str, npt.NDArray[np.intp]]]:
-    """Rows of each trajectory, in the order in which they first appear."""
-    codes, labels = pd.factorize(column)
-    if (codes < 0).any():
-        raise DataError(
-            f"column {column.name!r} is empty in row {int(np.argmin(codes)) + 1}", expected="a trajectory name"
-        )
-    return [(str(label), np.flatnonzero(codes == i)) for i, label in enumerate(labels)]
-
-
-def _points_kept(trajectory: Trajectory, holdout: float | int | str) -> int:
-    total = len(trajectory)
-    if isinstance(holdout, str):
-        kept = int(np.searchsorted(trajectory.t, _after(holdout), side="right"))
-    elif isinstance(holdout, bool) or not np.isfinite(holdout) or holdout < 0:
-        raise _bad_holdout(holdout)
-    elif isinstance(holdout, (int, np.integer)):
-        kept = total - int(holdout)
-    elif holdout < 1:
-        kept = total - round(float(holdout) * total)
-    else:
-        raise _bad_holdout(holdout)
-    if kept < 2:
-        run = f" of trajectory {trajectory.name!r}" if trajectory.name else ""
-        raise DataError(
-            f"holdout={holdout!r} leaves too little for training{run}",
-            expected="at least 2 points",
-            got=f"{max(kept, 0)} of {total}",
-            fix="Hold out less.",
-        )
-    return kept
-
-
-def _after(holdout: str) -> float:
-    words = holdout.split()
-    try:
-        if len(words) != 2 or words[0] != "after":
-            raise ValueError
-        return float(words[1])
-    except ValueError:
-        raise _bad_holdout(holdout) from None
-
-
-def _bad_holdout(holdout: object) -> InputError:
-    return InputError(
-        "holdout is not usable",
-        expected='a fraction from 0 to below 1, a whole number of points, or "after TIME"',
-        got=repr(holdout),
-        fix='Examples: 0.25, 5, "after 1915".',
-    )
+    Infinite where a prediction is not finite; NaN for a state of which nothing was measured.
+    """
+    seen = np.isfinite(measured)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.where(seen, (predicted - np.where(seen, measured, 0.0)) ** 2, 0.0)
+        total = np.where(np.isnan(squares), np.inf, squares).sum(axis=0)
+        return np.sqrt(np.where(seen.any(axis=0), total / np.maximum(seen.sum(axis=0), 1), np.nan))

@@ -134,8 +134,7 @@ def _run(
     result: Callable[[Training, bool], Fit],
 ) -> Fit:
     """Train, and save the best so far into the folder now and then; Ctrl-C ends it early."""
-    first = np.stack([trajectory.u[0] for trajectory in setup.train.trajectories])
-    known = _known_u0(setup.u0, first, setup.train, setup.positive)
+    known = _known_u0(setup.u0, setup.train.first_values(), setup.train, setup.positive)
     interrupted = False
     with ProgressBar(progress) as bar:
         training = Training(setup, known, bar)

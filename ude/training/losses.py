@@ -10,46 +10,29 @@ from torch import Tensor
 
 from ude.models import Model, Neural
 
-# What a point costs that a failed solve did not reach, in squared scales: as if it were this far off. Finite, so that
-# an optimiser can compare two failures (the one that got further is better), and far above any fit worth keeping.
+# What a number costs at least that a failed solve did not reach, in squared scales: as if it were this far off. Finite,
+# so that an optimiser can compare two failures (the one that got further is better), and far above any fit to keep.
 COST_OF_A_MISSING_POINT = 100.0
-
-
-def misfit(
-    predicted: Float[Tensor, "*batch time state"],
-    observed: Float[Tensor, "*batch time state"],
-    scale: Float[Tensor, " state"],
-    counts: Bool[Tensor, "*batch time"],
-) -> Float[Tensor, ""]:
-    """Mean of ``((predicted - observed) / scale)²`` over the points that count.
-
-    A point that is not finite (the solve failed before it) costs `COST_OF_A_MISSING_POINT` and has no gradient.
-    """
-    reached = torch.isfinite(predicted).all(-1)
-    use = (reached & counts).unsqueeze(-1)
-    residual = (torch.where(use, predicted, observed) - observed) / scale
-    total = (residual**2).sum() / scale.numel() + COST_OF_A_MISSING_POINT * (counts & ~reached).sum()
-    return total / counts.sum().clamp(min=1)
 
 
 def residuals(
     predicted: Float[Tensor, "*batch time state"],
     observed: Float[Tensor, "*batch time state"],
     scale: Float[Tensor, " state"],
-    counts: Bool[Tensor, "*batch time"],
+    mask: Bool[Tensor, "*batch time state"],
     reached: Bool[Tensor, "*batch time"],
 ) -> Float[Tensor, " residual"]:
-    """The vector whose sum of squares is the mean of ``((predicted - observed) / scale)²`` over the points that count.
+    """The vector whose sum of squares is the mean of ``((predicted - observed) / scale)²`` over the numbers measured.
 
-    A point that the solve did not reach, for which `predicted` holds the last that it did, has one residual: the root
-    of `COST_OF_A_MISSING_POINT` and of ``log(1 + r²)``, r what the prediction is off. It is finite whatever broke down,
-    says that reaching further is better, and its gradient leads to where the last point reached fits better.
+    A number at a point that the solve did not reach, where `predicted` holds the last that it did, has as its residual
+    the root of `COST_OF_A_MISSING_POINT` and ``log(1 + r²)``, r what the prediction is off. It is finite whatever broke
+    down, says that reaching further is better, and its gradient leads to where the last point reached fits better.
     """
-    points = counts.sum().clamp(min=1)
-    wrong = (predicted - torch.where(counts.unsqueeze(-1), observed, predicted)) / scale
-    here = (wrong[counts & reached] / scale.numel() ** 0.5).reshape(-1)
-    off = wrong[counts & ~reached].square().mean(-1)
-    return torch.cat([here, (COST_OF_A_MISSING_POINT + torch.log1p(off)).sqrt()]) / points.sqrt()
+    wrong = (predicted - torch.where(mask, observed, 0.0)) / scale
+    there = reached.unsqueeze(-1).expand(mask.shape)
+    missing = wrong[mask & ~there]
+    parts = [wrong[mask & there], (COST_OF_A_MISSING_POINT + torch.log1p(missing**2)).sqrt()]
+    return torch.cat(parts) / mask.sum().clamp(min=1).sqrt()
 
 
 @dataclass(frozen=True)

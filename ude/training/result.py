@@ -18,7 +18,7 @@ from ude.models import Model
 from ude.problems import ODEProblem
 from ude.solve import solve
 from ude.training.coordinates import Coordinates, InnerField
-from ude.training.data import Array, Dataset
+from ude.training.data import Array, Dataset, root_mean_square
 from ude.training.noise import Gaussian, NoiseModel, log_likelihood
 from ude.training.options import FitOptions
 
@@ -65,7 +65,7 @@ class Fit:
         predicted = np.concatenate(
             [self._simulated(i, tr.t, 1e-6, partial=True) for i, tr in enumerate(self.train.trajectories)]
         )
-        observed = np.concatenate([trajectory.u for trajectory in self.train.trajectories])
+        observed = self.train.values()
         models = dict(self.noise_models)
         measured = np.isfinite(observed)
         if not models:
@@ -78,7 +78,7 @@ class Fit:
     @property
     def observations(self) -> int:
         """How many numbers were fitted to."""
-        return int(sum(np.isfinite(trajectory.u).sum() for trajectory in self.train.trajectories))
+        return sum(self.train.counts().values())
 
     @property
     def _free(self) -> int:
@@ -113,7 +113,7 @@ class Fit:
         """Root mean square of prediction minus data for each state, units of the state; None: the training data.
 
         Simulated from the fitted initial states through the times of `data`, so `rmse(fit.held_out)` is the error of a
-        forecast. Infinite where the simulation breaks down.
+        forecast. Infinite where the simulation breaks down; NaN for a state of which `data` have no value.
 
         Raises DataError for other states, another number of trajectories, times before the start, no points.
         """
@@ -122,15 +122,11 @@ class Fit:
             raise DataError(
                 "the data have other trajectories than the fit", expected=str(len(self.train)), got=str(len(data))
             )
-        residuals = [
-            self._simulated(i, trajectory.t, 1e-6, partial=True) - trajectory.u
-            for i, trajectory in enumerate(data.trajectories)
-            if len(trajectory)
-        ]
-        if not residuals:
+        runs = [(i, trajectory) for i, trajectory in enumerate(data.trajectories) if len(trajectory)]
+        if not runs:
             raise DataError("there are no points to compare with", got="empty trajectories")
-        mean = np.mean(np.concatenate(residuals) ** 2, axis=0)
-        values = np.where(np.isfinite(mean), np.sqrt(mean), np.inf)
+        predicted = np.concatenate([self._simulated(i, tr.t, 1e-6, partial=True) for i, tr in runs])
+        values = root_mean_square(predicted, np.concatenate([tr.u for _, tr in runs]))
         return dict(zip(self.model.states, values.tolist(), strict=True))
 
     def _simulated(self, trajectory: int, times: Array, reltol: float, *, partial: bool) -> Array:

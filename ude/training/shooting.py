@@ -34,8 +34,8 @@ class Windows:
     """
 
     t: Float[Tensor, "window time"]
-    u: Float[Tensor, "window time state"]
-    counts: Bool[Tensor, "window time"]  # points compared with data
+    u: Float[Tensor, "window time state"]  # zero where nothing was measured
+    mask: Bool[Tensor, "window time state"]  # numbers compared with data
     last: Int[Tensor, " window"]  # index of the window's last point
     trajectory: Int[Tensor, " window"]
     linked: Int[Tensor, " link"]  # windows that have a successor, which is the next window
@@ -45,7 +45,11 @@ class Windows:
 
 
 def cut(data: Dataset, steps: int | None = None) -> Windows:
-    """Windows of about `steps` intervals, equal within a trajectory but for one; None: each trajectory whole."""
+    """Windows of about `steps` intervals, equal within a trajectory but for one; None: each trajectory whole.
+
+    Windows are cut by points, whether or not all states were measured there: where few were, the continuity ties a
+    window's start to what its predecessor says.
+    """
     pieces: list[tuple[int, int, int, bool]] = []  # trajectory, first point, last point, has a successor
     for index, trajectory in enumerate(data.trajectories):
         intervals = len(trajectory) - 1
@@ -55,16 +59,18 @@ def cut(data: Dataset, steps: int | None = None) -> Windows:
     length = max(b - a for _, a, b, _ in pieces) + 1
     t = torch.zeros(len(pieces), length, dtype=torch.float64)
     u = torch.zeros(len(pieces), length, len(data.states), dtype=torch.float64)
-    counts = torch.zeros(len(pieces), length, dtype=torch.bool)
+    mask = torch.zeros(len(pieces), length, len(data.states), dtype=torch.bool)
     for row, (index, a, b, followed) in enumerate(pieces):
         place = torch.arange(length).clamp(max=b - a) + a
         t[row] = torch.as_tensor(data.trajectories[index].t)[place]
-        u[row] = torch.as_tensor(data.trajectories[index].u)[place]
-        counts[row, : b - a + (0 if followed else 1)] = True
+        # A NaN outside the mask would still make NaN of the gradient.
+        u[row] = torch.as_tensor(data.trajectories[index].u)[place].nan_to_num()
+        own = slice(b - a + (0 if followed else 1))
+        mask[row, own] = torch.as_tensor(data.trajectories[index].measured)[place[own]]
     return Windows(
         t,
         u,
-        counts,
+        mask,
         last=torch.tensor([b - a for _, a, b, _ in pieces]),
         trajectory=torch.tensor([index for index, *_ in pieces]),
         linked=torch.tensor([row for row, piece in enumerate(pieces) if piece[3]], dtype=torch.long),
@@ -190,7 +196,7 @@ class Shooting:
     def residuals(self, starts: Float[Tensor, "window state"], continuity: float = 0.0) -> Float[Tensor, " residual"]:
         """Whose sum of squares is the loss where noise is Gaussian of known relative sizes."""
         z, u, reached = self._simulated(starts)
-        wrong = residuals(u, self.windows.u, self.scale, self.windows.counts, reached)
+        wrong = residuals(u, self.windows.u, self.scale, self.windows.mask, reached)
         return torch.cat([wrong, self._gaps(z, starts, continuity)])
 
     def __call__(self, starts: Float[Tensor, "window state"], continuity: float = 0.0) -> Float[Tensor, ""]:
@@ -198,12 +204,11 @@ class Shooting:
         if self.likelihood is None:
             return (self.residuals(starts, continuity) ** 2).sum()
         z, u, reached = self._simulated(starts)
-        measured = self.windows.counts.unsqueeze(-1).expand(u.shape)
-        use = measured & reached.unsqueeze(-1)
-        nats = self.likelihood(u, self.windows.u, use)
-        missing = residuals(u, self.windows.u, self.scale, self.windows.counts & ~reached, reached)
-        number = measured.sum().clamp(min=1)
-        # relative to the number of points, of which a few may be missing
-        share = (self.windows.counts & ~reached).sum() / self.windows.counts.sum().clamp(min=1)
+        mask, there = self.windows.mask, reached.unsqueeze(-1)
+        nats = self.likelihood(u, self.windows.u, mask & there)
+        missing = residuals(u, self.windows.u, self.scale, mask & ~there, reached)
+        number = mask.sum().clamp(min=1)
+        share = (mask & ~there).sum() / number
+        # what is missing costs its price in nats, and pulls as it does in least squares
         loss = self.unit * (nats / number + COST_OF_A_MISSING_POINT * share) + share * (missing**2).sum()
         return loss + (self._gaps(z, starts, continuity) ** 2).sum()

@@ -39,7 +39,7 @@ class Stage(ABC):
     """One stage of a fit.
 
     optimisers: one after another, such as ``(ude.Adam(500), ude.LBFGS(200))``; left out: `LevenbergMarquardt` where a
-                model has no networks and the loss is a sum of squares, else Adam and L-BFGS as in `FitOptions`
+                model has no networks and the loss is a sum of few squares, else Adam and L-BFGS as in `FitOptions`
     callback:   called with an `Iteration` after every iteration; True ends the stage
     """
 
@@ -82,7 +82,7 @@ class DerivativeMatching(Stage):
             wrong = (training.model(points.u, None, points.t) - points.du) / size
             return torch.cat([wrong.reshape(-1) / wrong.numel() ** 0.5, training.known_residuals()])
 
-        optimisers = self.optimisers or training.default_optimisers(*training.options.derivative_iterations)
+        optimisers = self.optimisers or training.default_optimisers(*training.options.derivative_iterations, 0)
         with training.stage(self, optimisers) as log:
             objective = training.objective(lambda: (residuals() ** 2).sum(), [], residuals=residuals, batched=True)
             log.minimise(objective, optimisers)
@@ -118,7 +118,8 @@ class MultipleShooting(Stage):
         free = training.smooth_starts(windows)
         followers = {row + 1 for row in windows.linked.tolist()}
         heads = torch.tensor([row for row in range(len(windows)) if row not in followers])
-        optimisers = self.optimisers or training.default_optimisers(0, options.multiple_iterations)
+        number = int(windows.mask.sum()) + len(windows.linked) * len(training.train.states)
+        optimisers = self.optimisers or training.default_optimisers(0, options.multiple_iterations, number)
         shooting = training.shooting(windows)
         rounds = [(shooting, continuity) for continuity in self.continuity or options.continuity]
         training.shoot(self, rounds, free, heads, optimisers)
@@ -142,7 +143,8 @@ class GrowingHorizon(Stage):
             raise _unusable(self, "fractions", "increasing numbers above 0, the last one 1")
 
     def run(self, training: Training) -> None:
-        optimisers = self.optimisers or training.default_optimisers(0, training.options.multiple_iterations)
+        number = sum(training.train.counts().values())
+        optimisers = self.optimisers or training.default_optimisers(0, training.options.multiple_iterations, number)
         rounds = [(training.shooting(cut(_beginning(training.train, f))), 0.0) for f in self.fractions]
         training.shoot(self, rounds, training.starts, torch.arange(len(training.train)), optimisers)
 
@@ -154,7 +156,8 @@ class SingleShooting(Stage):
     name: ClassVar[str] = "single shooting"
 
     def run(self, training: Training) -> None:
-        optimisers = self.optimisers or training.default_optimisers(*training.options.single_iterations)
+        number = sum(training.train.counts().values())
+        optimisers = self.optimisers or training.default_optimisers(*training.options.single_iterations, number)
         shooting = training.shooting(cut(training.train))
         training.shoot(self, [(shooting, 0.0)], training.starts, torch.arange(len(training.train)), optimisers)
 
@@ -187,7 +190,7 @@ def _beginning(data: Dataset, fraction: float) -> Dataset:
     trajectories = []
     for trajectory in data.trajectories:
         points = min(max(round(fraction * len(trajectory)), 2), len(trajectory))
-        trajectories.append(replace(trajectory, t=trajectory.t[:points], u=trajectory.u[:points]))
+        trajectories.append(trajectory.part(slice(points)))
     return replace(data, trajectories=tuple(trajectories))
 
 

@@ -36,6 +36,9 @@ from ude.training.stages import Callback, Iteration, Stage
 
 COLUMNS = ("stage", "iteration", "loss", "validation", "rate", "evaluations", "steps", "seconds")
 
+# A Jacobian takes a reverse sweep through all simulations for each residual. 20 runs with 1000 numbers took minutes.
+_FEW_RESIDUALS = 300
+
 # Simulations that break down now and then belong to any line search; more than so many, which are more than this
 # fraction, are worth a word.
 _MANY, _LARGE_PART = 20, 0.25
@@ -71,16 +74,16 @@ class Training:
         self.meter = Meter()
         self.log = EvaluationLog(self.meter)
         self.rows: list[tuple[object, ...]] = []
-        values = np.concatenate([trajectory.u for trajectory in self.train.trajectories])
-        deviation = values.std(axis=0)
+        values = self.train.values()
+        deviation = np.nanstd(values, axis=0)
         # A constant state has no spread of its own: measure it by its size.
-        deviation = np.where(deviation > 1e-12, deviation, np.maximum(np.abs(values).max(axis=0), 1.0))
+        deviation = np.where(deviation > 1e-12, deviation, np.maximum(np.nanmax(np.abs(values), axis=0), 1.0))
         scale = [self.options.scale.get(state, float(deviation[i])) for i, state in enumerate(self.train.states)]
         self.scale = torch.tensor(scale, dtype=torch.float64)
         self.noise = np.zeros(len(self.train.states))
         self.field = InnerField(self.model, Coordinates(setup.positive, self.scale.numpy()))
-        inner = self.field.coordinates.inner(torch.as_tensor(values))
-        self.spread = inner.std(dim=0, correction=0).clamp(min=1e-6)
+        inner = self.field.coordinates.inner(torch.as_tensor(values)).numpy()
+        self.spread = torch.as_tensor(np.nanstd(inner, axis=0)).clamp(min=1e-6)
         self.u0_is_known = setup.u0 is not None
         self.starts = self.field.coordinates.inner(torch.as_tensor(known_u0))
         self._starts_now: Callable[[], Tensor] | None = None
@@ -127,14 +130,14 @@ class Training:
         if options.rescale:
             initialise.set_network_scales(self.model, points.u, points.du, points.t)
         relative = max(float(np.sqrt(np.mean((self.noise / self.scale.numpy()) ** 2))), 1e-3)
-        observations = sum(tr.u.size for tr in self.train.trajectories)
+        observations = sum(self.train.counts().values())
         # N observations of noise ν: -log p of the data is N r²/2ν², which in the mean square r² is 2ν²/N a unit.
         unit = 2.0 * relative**2 / observations
         self.nats = unit * observations
         self.prior = Prior.of(self.model, relative, observations, options.weight_prior)
         self.known = bind_all(Scene(self.model, points.u, points.t, unit), setup.priors, setup.penalties)
         if setup.noise is not None:
-            observed = torch.as_tensor(np.concatenate([tr.u for tr in self.train.trajectories]))
+            observed = torch.as_tensor(self.train.values())
             self.likelihood = Likelihood(setup.noise, observed, torch.isfinite(observed), self.noise.tolist())
         if setup.whole is not None:
             self.validation = self._validation(setup.whole)
@@ -181,9 +184,9 @@ class Training:
 
     # -- for stages -----------------------------------------------------------------------------------------------
 
-    def default_optimisers(self, first: int, second: int) -> tuple[Optimiser, ...]:
-        """Least squares where there are few parameters and squares, else Adam, then L-BFGS."""
-        if not network_weights(self.model) and self.likelihood is None:
+    def default_optimisers(self, first: int, second: int, residuals: int) -> tuple[Optimiser, ...]:
+        """Least squares where there are few parameters and few squares, else Adam, then L-BFGS."""
+        if not network_weights(self.model) and self.likelihood is None and residuals <= _FEW_RESIDUALS:
             return (LevenbergMarquardt(first + second),)
         return (Adam(first), LBFGS(second))
 
@@ -279,10 +282,10 @@ class Training:
 
     def _validation(self, whole: Dataset) -> Shooting:
         windows = cut(whole)
-        counts = windows.counts.clone()
+        mask = windows.mask.clone()
         for row, trajectory in enumerate(self.train.trajectories):
-            counts[row, : len(trajectory)] = False
-        return replace(self.shooting(replace(windows, counts=counts)), likelihood=None)
+            mask[row, : len(trajectory)] = False
+        return replace(self.shooting(replace(windows, mask=mask)), likelihood=None)
 
     def validate(self) -> float:
         """Mean square, in scales, of the prediction of the validation data from the starts as they are."""
@@ -372,12 +375,19 @@ class Points:
 
     @classmethod
     def along(cls, data: Dataset, smoothing: Smoothing, total: int = 200) -> Points:
-        """About `total` points over all trajectories, at least two an interval of data, at most 4000."""
+        """About `total` points over all trajectories, at least two an interval of data, at most 4000.
+
+        Points outside of the times at which every state was measured are left out where there are others.
+        """
         number = max(total // len(data), 4)
         most = max(4000 // len(data), 4)
         parts: list[tuple[Array, Array, Array]] = []
+        inside = []
         for i, trajectory in enumerate(data.trajectories):
             t = np.linspace(trajectory.t[0], trajectory.t[-1], min(max(number, 2 * len(trajectory)), most))
+            inside.append(smoothing.inside(i, t).all(axis=1))
             parts.append((*smoothing(i, t), t))
-        u, du, times = (torch.as_tensor(np.concatenate(part)) for part in zip(*parts, strict=True))
+        known = np.concatenate(inside)
+        known |= known.sum() < 2
+        u, du, times = (torch.as_tensor(np.concatenate(part)[known]) for part in zip(*parts, strict=True))
         return cls(u, du, times)
