@@ -97,7 +97,7 @@ from ude.steady_state import DynamicSS, SSRootfind, SteadyStateProblem, Terminat
 if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
     from ude import datasets, fused, reference_problems
     from ude.discovery import Candidate, Discovery, LibraryRegressor, PySR, Samples, discover
-    from ude.models import MLP, UDE, FunctionModel, Model, Neural, NeuralODE, Parameter, Symbolic
+    from ude.models import MLP, UDE, FunctionModel, Model, Neural, NeuralODE, Observation, Parameter, Symbolic
     from ude.training import (
         LBFGS,
         Adam,
@@ -107,6 +107,7 @@ if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
         FitOptions,
         Gaussian,
         GrowingHorizon,
+        InitialValue,
         Iteration,
         LevenbergMarquardt,
         LogNormal,
@@ -178,6 +179,7 @@ __all__ = [
     "Heun",
     "IController",
     "ImplicitEuler",
+    "InitialValue",
     "InputError",
     "InterpolatingAdjoint",
     "Interpolation",
@@ -208,6 +210,7 @@ __all__ = [
     "NormalPrior",
     "ODEFunction",
     "ODEProblem",
+    "Observation",
     "PIController",
     "PIDController",
     "Parameter",
@@ -268,7 +271,17 @@ __all__ = [
 ]
 
 _LAZY: dict[str, tuple[str, ...]] = {
-    "ude.models": ("Model", "UDE", "NeuralODE", "FunctionModel", "Neural", "Symbolic", "MLP", "Parameter"),
+    "ude.models": (
+        "Model",
+        "UDE",
+        "NeuralODE",
+        "FunctionModel",
+        "Neural",
+        "Symbolic",
+        "MLP",
+        "Parameter",
+        "Observation",
+    ),
     "ude.training": (
         "Dataset",
         "read_csv",
@@ -293,6 +306,7 @@ _LAZY: dict[str, tuple[str, ...]] = {
         "SolverOptions",
         "DerivativeMatching",
         "GrowingHorizon",
+        "InitialValue",
         "Iteration",
         "MultipleShooting",
         "SingleShooting",

@@ -20,6 +20,7 @@ from ude.errors import DataError, InputError, ModelError
 from ude.models import UDE, FunctionModel, Model, Neural
 from ude.training import Fit, FitOptions, fit
 from ude.training.data import Dataset
+from ude.training.observables import Measurement
 
 A, B, C, D = 0.5, 0.03, 0.02, 0.8  # dx = A x - B x y, dy = C x y - D y
 
@@ -69,6 +70,8 @@ def _fit(model: Model, data: Dataset, holdout: float = 0.25) -> Fit:
         positive=np.array([True, True]),
         scale=np.array([20.0, 15.0]),
         noise=np.zeros(2),
+        measurement=Measurement(model, data.states, {}),
+        state_scale=np.array([20.0, 15.0]),
     )
 
 

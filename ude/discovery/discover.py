@@ -54,8 +54,8 @@ def discover(
         fit = replace(fit, model=fit.model.to_ude())
     system = open_system(fit)
     samples = sample_terms(fit)
-    train = observed(fit.train)
-    held_out = observed(fit.held_out) if fit.held_out is not None else []
+    train = observed(fit, fit.train)
+    held_out = observed(fit, fit.held_out) if fit.held_out is not None else []
     with ProgressBar(progress) as bar:
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
             fronts = {}
@@ -96,7 +96,7 @@ def refit_on_all(chosen: Combination, fit: Fit, options: FitOptions) -> Embedded
         name: replace(constant, start=chosen.fit.values[name]) for name, constant in chosen.closed.parameters.items()
     }
     final = fit_closed_form(
-        replace(chosen.closed, parameters=started), observed(fit.data), chosen.fit.u0, options=options
+        replace(chosen.closed, parameters=started), observed(fit, fit.data), chosen.fit.u0, options=options
     )
     return final if final.sse < float("inf") else chosen.fit
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ude.discovery.regressor import Array, Samples
-from ude.discovery.sampling import trajectory_points
+from ude.discovery.sampling import observed, trajectory_points
 from ude.models import to_text
 from ude.reporting import plots, report
 
@@ -119,7 +119,7 @@ def _trajectories(
 ) -> tuple[list[plots.Series], list[plots.Series], plots.Labels, list[float] | None]:
     fit = found.fit
     data, model = [], []
-    for index, trajectory in enumerate(fit.data.trajectories):
+    for index, trajectory in enumerate(observed(fit, fit.data)):
         t = np.union1d(np.linspace(trajectory.t[0], trajectory.t[-1], 400), trajectory.t)
         model.append(plots.Series(t, found._simulated(index, t, True)))
         data.append(plots.Series(trajectory.t, trajectory.u))

@@ -118,24 +118,25 @@ class Discovery:
     def rmse(self, data: Dataset | None = None, *, training_constants: bool = False) -> dict[str, float]:
         """Root mean square error of each state over `data` (None: all data), in the state's own units.
 
-        Simulated from the initial states; infinite where the simulation breaks down. `training_constants`: with what
-        was fitted on training data alone, which for held-out data is the error of a forecast.
+        Simulated from the initial states; infinite where the simulation breaks down, NaN for a state without data.
+        `training_constants`: with what was fitted on training data alone, which for held-out data is the error of a
+        forecast.
 
         Raises DataError for other states or another number of trajectories, or times before the start.
         """
-        data = self.fit.data if data is None else data.select(self.fit.model.states)
+        data = self.fit.data if data is None else data.select(self.fit.measurement.names)
         if len(data.trajectories) != len(self.fit.data.trajectories):
             raise DataError(
                 "the data have other trajectories than the fit",
                 expected=str(len(self.fit.data.trajectories)),
                 got=str(len(data.trajectories)),
             )
-        runs = [(index, own) for index, own in enumerate(observed(data)) if len(own.t)]
+        runs = [(index, own) for index, own in enumerate(observed(self.fit, data)) if len(own.t)]
         if not runs:
             raise DataError("there are no points to compare with", got="empty trajectories")
         predicted = np.concatenate([self._simulated(index, own.t, training_constants) for index, own in runs])
         errors = root_mean_square(predicted, np.concatenate([own.u for _, own in runs]))
-        return dict(zip(data.states, errors.tolist(), strict=True))
+        return dict(zip(self.fit.model.states, errors.tolist(), strict=True))
 
     def predict(self, t: Array | None = None) -> list[Array]:
         """Simulated states (T, state) of each trajectory at times t (None: of its data), with constants of all data."""
@@ -154,7 +155,7 @@ class Discovery:
         own = times if times[0] == start else np.append(start, times)
         blank = Observed(own, np.zeros((len(own), len(fitted.u0[index]))))
         [found] = simulate(
-            Integrator(self.chosen.closed), [blank], fitted.u0[index : index + 1], fitted.values, self.fit.scale
+            Integrator(self.chosen.closed), [blank], fitted.u0[index : index + 1], fitted.values, self.fit.state_scale
         )
         whole = np.full(blank.u.shape, np.inf) if found is None else found
         return whole[len(own) - len(times) :]

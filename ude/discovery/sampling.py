@@ -116,9 +116,11 @@ def open_system(fit: Fit) -> OpenSystem:
     return OpenSystem(model.states, equations, calls, parameters, TIME, positive)
 
 
-def observed(data: Dataset) -> list[Trajectory]:
-    """The trajectories of a data set as plain arrays."""
-    return [Trajectory(trajectory.t, trajectory.u) for trajectory in data.trajectories]
+def observed(fit: Fit, data: Dataset) -> list[Trajectory]:
+    """The trajectories of a data set as plain arrays, a column for each state; NaN where a state was not measured."""
+    own = data.select(fit.measurement.names)
+    places = [fit.measurement.column_of.get(state, -1) for state in fit.model.states]
+    return [Trajectory(tr.t, np.where(np.array(places) < 0, np.nan, tr.u[:, places])) for tr in own.trajectories]
 
 
 def equations_of(fit: Fit) -> UDE:
@@ -130,6 +132,12 @@ def equations_of(fit: Fit) -> UDE:
             expected="ude.UDE or ude.NeuralODE",
             got=type(model).__name__,
             fix="Write the known part as equations: ude.UDE('dx/dt = a*x - U1(x, y)', ...).",
+        )
+    if fit.measurement.formulas:
+        raise ModelError(
+            "discover needs states that were measured themselves",
+            expected="columns that are states, or states that nobody measured",
+            got=f"formulas for {', '.join(fit.measurement.formulas)}",
         )
     if not model.unknown_outputs:
         raise ModelError("the model has no network left to replace", fix="Fit a model with an unknown function.")

@@ -8,6 +8,7 @@ from ude.models.function_model import FunctionModel
 from ude.models.model import Model, TermCall
 from ude.models.networks import ACTIVATIONS, MLP
 from ude.models.neural_ode import NeuralODE
+from ude.models.observation import Observation
 from ude.models.parameters import Parameter, parse_parameters
 from ude.models.terms import Neural, Symbolic
 from ude.models.torch_function import to_torch
@@ -21,6 +22,7 @@ __all__ = [
     "Model",
     "Neural",
     "NeuralODE",
+    "Observation",
     "Parameter",
     "Symbolic",
     "TermCall",

@@ -6,7 +6,7 @@ SymPy input is printed to text and read like text, so that both mean the same by
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,8 +218,13 @@ def _left_advice(left: str) -> str:
     return f"The independent variable is always called {TIME}." if "/d" in left else ""
 
 
-def check_names(system: System, parameters: Iterable[str], fitted: Iterable[str]) -> None:
-    """Raise ModelError for names in the equations that mean nothing, and for parameters that occur nowhere."""
+def check_names(
+    system: System, parameters: Iterable[str], fitted: Iterable[str], elsewhere: Collection[str] = ()
+) -> None:
+    """Raise ModelError for names in the equations that mean nothing, and for parameters that occur nowhere.
+
+    elsewhere: names that something else uses, such as the formulas of observables.
+    """
     parameters, fitted = tuple(parameters), tuple(fitted)
     functions = {call.name for call in system.calls}
     known = {*system.states, *parameters, TIME}
@@ -235,7 +240,7 @@ def check_names(system: System, parameters: Iterable[str], fitted: Iterable[str]
             if name not in known:
                 raise _unknown_symbol(name, span, known)
     for name in parameters:
-        if name not in system.used:
+        if name not in system.used and name not in elsewhere:
             where = "fit" if name in fitted else "parameters"
             raise ModelError(
                 f"{where} names {name}, which is not in the equations",

@@ -17,6 +17,7 @@ from ude.models.equations import EquationsLike, System, check_calls, check_names
 from ude.models.expression import TIME, did_you_mean, symbol, to_text
 from ude.models.model import Model, Recorder, parameters_from_description, terms_from_description
 from ude.models.networks import MLP
+from ude.models.observation import Observation
 from ude.models.parameters import ParametersLike, merge_parameters
 from ude.models.terms import Neural, Symbolic, Term, check_outputs
 from ude.models.torch_function import expand_together, to_torch
@@ -50,16 +51,17 @@ class UDE(Model):
                 None: every function that is not known is one; those with the same arguments share an `MLP`
     states:     the order of the states; None: the order of the equations
     seed:       of the networks that are made when `unknown` is None
+    observe:    what is measured, where that is not the states: "y = scale*(x1 + x2)"; parameters may occur only there
 
     Attributes: `equations` (state -> SymPy), `calls` (unknown function -> its arguments as text, where it is first
-    used), and those of `Model`.
+    used), `observables` (name -> formula), and those of `Model`.
 
     Raises ModelError, with a caret under the place where there is one, for equations, names and calls that do not fit
     together; InputError for values that are not usable.
     """
 
     #: The generated functions say all that these do, and say it faster: see `ude.engines.fused.kinds.class_plan`.
-    __untraced__ = ("equations", "calls")
+    __untraced__ = ("equations", "calls", "observables")
 
     def __init__(
         self,
@@ -69,13 +71,19 @@ class UDE(Model):
         unknown: UnknownLike | None = None,
         states: str | Iterable[str] | None = None,
         seed: int = 0,
+        observe: str | Mapping[str, str] | Iterable[str] | None = None,
     ) -> None:
         table = merge_parameters(parameters, fit)
         system = read_system(equations, states, table)
-        check_names(system, table, [name for name, entry in table.items() if entry.fitted])
+        observables = None if observe is None else Observation(observe)
+        if observables is not None:
+            observables.check(system.states, table)
+        elsewhere = set() if observables is None else observables.used
+        check_names(system, table, [name for name, entry in table.items() if entry.fitted], elsewhere)
         check_calls(system)
         super().__init__(system.states, table)
         self.equations: dict[str, sympy.Expr] = system.equations
+        self.observables: dict[str, str] = {} if observables is None else observables.formulas
         self.calls: dict[str, tuple[str, ...]] = {}
         for call in system.calls:
             self.calls.setdefault(call.name, tuple(to_text(argument) for argument in call.arguments))
@@ -176,7 +184,8 @@ class UDE(Model):
     def to_dict(self) -> dict[str, Any]:
         """A description in plain data (JSON); with the `state_dict` it restores the model."""
         lines = [f"d{state}/dt = {to_text(rhs)}" for state, rhs in self.equations.items()]
-        return {"kind": "ude", "equations": lines, **super().to_dict()}
+        extra = {"observables": self.observables} if self.observables else {}
+        return {"kind": "ude", "equations": lines, **extra, **super().to_dict()}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any], modules: Mapping[str, nn.Module] | None = None) -> UDE:
@@ -190,6 +199,7 @@ class UDE(Model):
             description["equations"],
             parameters=parameters_from_description(description["parameters"]),
             states=description["states"],
+            observe=description.get("observables"),
         )
         model._install(terms_from_description(description["terms"], modules))
         return model

@@ -6,6 +6,7 @@ from ude.training.checkpoints import load_fit
 from ude.training.collocation import Smoothing, smooth
 from ude.training.data import Dataset, Trajectory
 from ude.training.fit import fit
+from ude.training.initial_states import InitialValue
 from ude.training.noise import (
     Gaussian,
     LogNormal,
@@ -32,6 +33,7 @@ __all__ = [
     "FitOptions",
     "Gaussian",
     "GrowingHorizon",
+    "InitialValue",
     "Iteration",
     "LevenbergMarquardt",
     "LogNormal",

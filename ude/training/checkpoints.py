@@ -23,6 +23,7 @@ from ude.errors import InputError
 from ude.models import UDE, FunctionModel, Model
 from ude.training.data import Dataset, Trajectory
 from ude.training.noise import NoiseModel
+from ude.training.observables import Measurement
 from ude.training.options import FitOptions
 from ude.training.result import Fit
 from ude.training.run_folder import replace_file
@@ -41,6 +42,7 @@ def save_fit(fit: Fit, directory: str | Path) -> Path:
     tensors = {f"model.{name}": value.detach().clone().contiguous() for name, value in fit.model.state_dict().items()}
     tensors["u0"] = torch.as_tensor(fit.u0)
     tensors["scale"], tensors["noise"] = torch.as_tensor(fit.scale), torch.as_tensor(fit.noise)
+    tensors["state_scale"] = torch.as_tensor(fit.state_scale)
     for i, trajectory in enumerate(fit.data.trajectories):
         tensors[f"data.{i}.t"], tensors[f"data.{i}.u"] = torch.tensor(trajectory.t), torch.tensor(trajectory.u)
     description = {
@@ -62,6 +64,8 @@ def save_fit(fit: Fit, directory: str | Path) -> Path:
         "seed": fit.seed,
         "interrupted": fit.interrupted,
         "positive": [bool(flag) for flag in fit.positive],
+        "observe": fit.measurement.formulas,
+        "notes": list(fit.notes),
         "options": asdict(fit.options),
         "versions": {
             "python": platform.python_version(),
@@ -156,6 +160,10 @@ def _rebuild(
         noise_models={name: _noise_model(entry) for name, entry in description.get("noise_models", {}).items()},
         fitted_numbers=description.get("fitted_numbers", 0),
         validation=replace(data, trajectories=middle) if any(seen) else None,
+        # folders of format 1 from before there were observables: every column was a state
+        measurement=Measurement(model, data.states, description.get("observe", {})),
+        state_scale=tensors.get("state_scale", tensors["scale"]).numpy(),
+        notes=tuple(description.get("notes", ())),
     )
 
 

@@ -5,7 +5,8 @@ In z = log u a state can never cross zero, whatever a half-trained network says,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,34 +50,43 @@ class InnerField(nn.Module):
         super().__init__()
         self.model, self.coordinates = model, coordinates
 
-    def forward(self, z: Tensor, p: None, t: Tensor) -> Tensor:
+    def forward(self, z: Tensor, p: Any, t: Tensor) -> Tensor:
         u = self.coordinates.natural(z)
-        return self.coordinates.inner_rate(u, self.model(u, None, t))
+        return self.coordinates.inner_rate(u, self.model(u, p, t))
 
 
-def positive_states(data: Dataset, positive: Positive) -> npt.NDArray[np.bool_]:
+def positive_states(
+    data: Dataset, positive: Positive, column_of: Mapping[str, int | None] | None = None
+) -> npt.NDArray[np.bool_]:
     """(state,): which states are positive. "auto": those whose data all are; True, False, or names of states.
+
+    column_of: state -> the column that measures just it, None where there is none; None: the columns are the states. A
+    state without a column is positive only if `positive` says so.
 
     Raises `InputError` for a name that is no state, `DataError` for a state said to be positive whose data are not.
     """
-    least = np.nanmin(data.values(), axis=0)
+    columns = {state: i for i, state in enumerate(data.states)} if column_of is None else column_of
+    least = {
+        state: np.nan if column is None else float(np.nanmin(data.values()[:, column]))
+        for state, column in columns.items()
+    }
     if isinstance(positive, str) and positive == "auto":
-        return np.asarray(least > 0)
+        return np.array([value > 0 for value in least.values()])
     if isinstance(positive, bool):
-        named = data.states if positive else ()
+        named = tuple(least) if positive else ()
     else:
         named = tuple(n.strip() for n in positive.split(",")) if isinstance(positive, str) else tuple(positive)
     for name in named:
-        if name not in data.states:
+        if name not in least:
             raise InputError(
                 f"positive names {name!r}",
-                expected=f'"auto", True, False or some of {", ".join(data.states)}',
+                expected=f'"auto", True, False or some of {", ".join(least)}',
             )
-        if least[data.states.index(name)] <= 0:
+        if least[name] <= 0:
             raise DataError(
                 f"state {name!r} is said to be positive",
                 expected="data above zero",
-                got=f"{least[data.states.index(name)]:g}",
+                got=f"{least[name]:g}",
                 fix="Leave the state out of positive=..., or drop the rows with zero or less.",
             )
-    return np.array([state in named for state in data.states])
+    return np.array([state in named for state in least])

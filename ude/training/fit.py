@@ -7,15 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from ude.errors import InputError
 from ude.models import Model
 from ude.progress import ProgressBar
 from ude.training.coordinates import Positive, positive_states
-from ude.training.data import Array, Dataset
+from ude.training.data import Dataset
+from ude.training.initial_states import U0Like, read_u0
 from ude.training.noise import Noise, noise_models
+from ude.training.observables import Measurement, ObserveLike
 from ude.training.options import FitOptions
 from ude.training.penalties import ParameterPrior, Penalty, check_known
 from ude.training.result import Fit
@@ -33,8 +32,9 @@ def fit(
     stages: Sequence[str | Stage] | str | Stage | None = None,
     seed: int = 0,
     progress: bool = True,
-    u0: npt.ArrayLike | None = None,
+    u0: U0Like | None = None,
     positive: Positive = "auto",
+    observe: ObserveLike | None = None,
     noise: Noise | None = None,
     priors: Mapping[str, ParameterPrior] | None = None,
     penalties: Sequence[Penalty] = (),
@@ -57,9 +57,13 @@ def fit(
     stages:   some of "derivatives", "multiple shooting", "single shooting", in this order, or objects such as
               `MultipleShooting(window_steps=5)` in any; None: all three
     seed:     draws the weights of networks that nothing has trained yet; the same seed gives the same fit
-    u0:       known initial states (trajectory, state), kept as they are; None: fitted
+    u0:       known initial states (trajectory, state), kept as they are; None: fitted; or a mapping from some states
+              to a number, numbers, "fit", "shared" (one for all trajectories), a `Parameter` or an `InitialValue`. A
+              state of which there are no data must be named here (or occur in an observable)
     positive: "auto" (states whose data are all positive), True, False or names: integrated in log u, never below zero
-    noise:    a noise model such as `Gaussian()` for all states, or a dict state -> noise model, whose scales are
+    observe:  what columns of the data are, where these are not states: "y = scale*(x1 + x2)" (see `Observation`);
+              None: the model's own `observables`. Columns are matched with observables, then with states
+    noise:    a noise model such as `Gaussian()` for all columns, or a dict column -> noise model, whose scales are
               estimated with the rest; None: least squares
     priors:   parameter -> `NormalPrior` or `LogNormalPrior`
     penalties: `Residual`s and `Smallness`
@@ -78,21 +82,26 @@ def fit(
         raise InputError("fit needs a model", expected="a ude.Model such as ude.UDE(...)", got=type(model).__name__)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError("seed is not usable", expected="an integer, zero or more", got=repr(seed))
-    data = data.select(model.states)
+    initial = read_u0(u0, model.states, len(data))
+    named = u0 if isinstance(u0, Mapping) else () if u0 is None else model.states
+    measurement = Measurement.of(model, data, observe, named)
+    data = data.select(measurement.names)
     whole, held_out = data.split(holdout)
     train, validated = whole.split(validation)
+    scalable = dict.fromkeys((*data.states, *measurement.unmeasured))
     for state in options.scale:
-        if state not in data.states:
-            raise InputError(f"scale names {state!r}", expected=f"some of {', '.join(data.states)}")
+        if state not in scalable:
+            raise InputError(f"scale names {state!r}", expected=f"some of {', '.join(scalable)}")
     priors = dict(priors or {})
     check_known(model, priors, penalties)
     setup = Setup(
         model=copy.deepcopy(model),
         train=train,
-        positive=positive_states(train, positive),
+        measurement=measurement,
+        initial=initial,
+        positive=positive_states(train, positive, {s: measurement.column_of.get(s) for s in model.states}),
         options=options,
         seed=seed,
-        u0=u0,
         whole=None if validated is None else whole,
         noise=None if noise is None else noise_models(noise, data.states),
         priors=priors,
@@ -115,6 +124,9 @@ def fit(
             positive=setup.positive,
             scale=training.scale.numpy(),
             noise=training.noise,
+            measurement=measurement,
+            state_scale=training.field.coordinates.scale.numpy(),
+            notes=tuple(training.notes),
             noise_models={} if training.likelihood is None else training.likelihood.fitted(),
             fitted_numbers=training.fitted_numbers(),
             validation=validated,
@@ -134,10 +146,9 @@ def _run(
     result: Callable[[Training, bool], Fit],
 ) -> Fit:
     """Train, and save the best so far into the folder now and then; Ctrl-C ends it early."""
-    known = _known_u0(setup.u0, setup.train.first_values(), setup.train, setup.positive)
     interrupted = False
     with ProgressBar(progress) as bar:
-        training = Training(setup, known, bar)
+        training = Training(setup, bar)
 
         def checkpoint() -> None:
             if folder is not None:
@@ -160,30 +171,12 @@ def _identity(setup: Setup, stages: Sequence[Stage], data: Dataset) -> dict[str,
         "validation": setup.whole is not None and [len(trajectory) for trajectory in setup.whole.trajectories],
         "stages": [repr(stage) for stage in stages],
         "seed": setup.seed,
-        "u0": None if setup.u0 is None else np.asarray(setup.u0, dtype=np.float64).tolist(),
+        "u0": [repr(value) for value in setup.initial],
+        "columns": list(setup.measurement.names),
+        "observe": setup.measurement.formulas,
         "positive": [bool(flag) for flag in setup.positive],
         "noise": None if setup.noise is None else {name: repr(model) for name, model in setup.noise.items()},
         "priors": {name: repr(prior) for name, prior in setup.priors.items()},
         "penalties": [repr(penalty) for penalty in setup.penalties],
         "options": repr(replace(setup.options, checkpoint_seconds=0.0)),
     }
-
-
-def _known_u0(u0: npt.ArrayLike | None, first: Array, data: Dataset, positive: npt.NDArray[np.bool_]) -> Array:
-    if u0 is None:
-        return first
-    known = np.array(u0, dtype=np.float64)
-    if known.ndim == 1 and len(data) == 1:
-        known = known[None]
-    if known.shape != first.shape or not np.isfinite(known).all():
-        raise InputError(
-            "u0 does not fit the data", expected=f"finite numbers of shape {first.shape}", got=f"{known.tolist()}"
-        )
-    if (known[:, positive] <= 0).any():
-        raise InputError(
-            "u0 is not positive for a state that is",
-            expected="numbers above zero",
-            got=f"{known.tolist()}",
-            fix="Give positive=False, or the states that are.",
-        )
-    return known

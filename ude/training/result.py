@@ -20,6 +20,7 @@ from ude.solve import solve
 from ude.training.coordinates import Coordinates, InnerField
 from ude.training.data import Array, Dataset, root_mean_square
 from ude.training.noise import Gaussian, NoiseModel, log_likelihood
+from ude.training.observables import Measurement
 from ude.training.options import FitOptions
 
 if TYPE_CHECKING:
@@ -32,11 +33,14 @@ class Fit:
 
     model:   the trained copy; the model given to `fit` is left as it was
     data, train, held_out: all data, the part trained on, its tail (None when nothing was held out)
+    measurement: what the columns of the data are of the states
     u0:      (trajectory, state), initial states at each trajectory's first time, fitted or given
     history: columns stage, iteration, loss, validation, rate (of Adam), evaluations (of the loss, in the stage),
              steps (of the solver, all trajectories, since the start), seconds since the start
     interrupted: True when Ctrl-C ended the training; the fit is the best up to there
-    positive, scale, noise: (state,) integrated in log u; what misfits were divided by; estimated measurement noise
+    positive, state_scale: (state,) integrated in log u; the unit in which the others are
+    scale, noise: (column,) what misfits were divided by; estimated measurement noise
+    notes: what was done otherwise than usual, such as stages that were left out
     noise_models: observable -> noise model with its fitted scales; empty for a fit by least squares
     fitted_numbers: how many numbers were fitted: weights, parameters, initial states, scales of the noise
     validation: the data that decided when to stop, which lie between train and held_out
@@ -54,6 +58,9 @@ class Fit:
     positive: npt.NDArray[np.bool_]
     scale: Array
     noise: Array
+    measurement: Measurement
+    state_scale: Array
+    notes: tuple[str, ...] = ()
     noise_models: Mapping[str, NoiseModel] = field(default_factory=dict)
     fitted_numbers: int = 0
     validation: Dataset | None = None
@@ -62,8 +69,9 @@ class Fit:
     def log_likelihood(self) -> float:
         """Σ log p of the training data. After a fit by least squares, of Gaussian noise with each state's own scale at
         its best, which is the root mean square of its residuals. -inf where the simulation breaks down."""
+        runs = enumerate(self.train.trajectories)
         predicted = np.concatenate(
-            [self._simulated(i, tr.t, 1e-6, partial=True) for i, tr in enumerate(self.train.trajectories)]
+            [self._observed(i, self._simulated(i, tr.t, 1e-6, partial=True), tr.t) for i, tr in runs]
         )
         observed = self.train.values()
         models = dict(self.noise_models)
@@ -109,15 +117,20 @@ class Fit:
             raise InputError("t of predict is not usable", expected="increasing times of shape (T,)", got=repr(t))
         return [self._simulated(i, times, reltol, partial=False) for i in range(len(self.data))]
 
+    def observe(self, t: npt.ArrayLike | None = None, *, reltol: float = 1e-6) -> list[Array]:
+        """What the columns of the data would be, (T, column), along `predict(t)`; raises as `predict`."""
+        times = [tr.t if t is None else np.asarray(t, dtype=np.float64) for tr in self.data.trajectories]
+        return [self._observed(i, u, times[i]) for i, u in enumerate(self.predict(t, reltol=reltol))]
+
     def rmse(self, data: Dataset | None = None) -> dict[str, float]:
-        """Root mean square of prediction minus data for each state, units of the state; None: the training data.
+        """Root mean square of prediction minus data for each column, in its units; None: the training data.
 
         Simulated from the fitted initial states through the times of `data`, so `rmse(fit.held_out)` is the error of a
-        forecast. Infinite where the simulation breaks down; NaN for a state of which `data` have no value.
+        forecast. Infinite where the simulation breaks down; NaN for a column of which `data` have no value.
 
-        Raises DataError for other states, another number of trajectories, times before the start, no points.
+        Raises DataError for other columns, another number of trajectories, times before the start, no points.
         """
-        data = self.train if data is None else data.select(self.model.states)
+        data = self.train if data is None else data.select(self.measurement.names)
         if len(data) != len(self.train):
             raise DataError(
                 "the data have other trajectories than the fit", expected=str(len(self.train)), got=str(len(data))
@@ -125,9 +138,11 @@ class Fit:
         runs = [(i, trajectory) for i, trajectory in enumerate(data.trajectories) if len(trajectory)]
         if not runs:
             raise DataError("there are no points to compare with", got="empty trajectories")
-        predicted = np.concatenate([self._simulated(i, tr.t, 1e-6, partial=True) for i, tr in runs])
+        predicted = np.concatenate(
+            [self._observed(i, self._simulated(i, tr.t, 1e-6, partial=True), tr.t) for i, tr in runs]
+        )
         values = root_mean_square(predicted, np.concatenate([tr.u for _, tr in runs]))
-        return dict(zip(self.model.states, values.tolist(), strict=True))
+        return dict(zip(self.measurement.names, values.tolist(), strict=True))
 
     def _simulated(self, trajectory: int, times: Array, reltol: float, *, partial: bool) -> Array:
         start = float(self.train.trajectories[trajectory].t[0])
@@ -135,7 +150,7 @@ class Fit:
             raise InputError(
                 "t lies before the start of a trajectory", expected=f"times from {start:g} on", got=f"{times[0]:g}"
             )
-        coordinates = Coordinates(self.positive, self.scale)
+        coordinates = Coordinates(self.positive, self.state_scale)
         z0 = coordinates.inner(torch.as_tensor(self.u0[trajectory]))
         if times[-1] == start:
             return np.repeat(self.u0[trajectory][None], len(times), axis=0)
@@ -154,19 +169,24 @@ class Fit:
             z = solution.partial if partial else solution.u
             return coordinates.natural(z).numpy()
 
+    def _observed(self, trajectory: int, u: Array, times: Array) -> Array:
+        with torch.no_grad():
+            values = self.model.parameter_tensors()
+            return self.measurement(torch.as_tensor(u), torch.as_tensor(times), values).numpy()
+
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Data as points and the simulated trajectories as lines, one panel a state; also written to `path`."""
+        """Data as points and what the simulations say as lines, one panel a column; also written to `path`."""
         from ude.reporting import plots
 
         model, data = [], []
         for i, trajectory in enumerate(self.data.trajectories):
             dense = np.union1d(np.linspace(trajectory.t[0], trajectory.t[-1], 400), trajectory.t)
-            model.append(plots.Series(dense, self._simulated(i, dense, 1e-6, partial=True)))
+            model.append(plots.Series(dense, self._observed(i, self._simulated(i, dense, 1e-6, partial=True), dense)))
             data.append(plots.Series(trajectory.t, trajectory.u))
         tails = None
         if self.held_out is not None:
             tails = [float(tr.t[0]) if len(tr) else float("inf") for tr in self.held_out.trajectories]
-        labels = plots.Labels(self.model.states, self.data.time_name)
+        labels = plots.Labels(self.measurement.names, self.data.time_name)
         figure = plots.data_and_model(data, model, labels, held_out_from=tails)
         if path is not None:
             figure.savefig(path)

@@ -24,6 +24,7 @@ from ude.training.data import Dataset
 from ude.training.evaluations import Meter
 from ude.training.losses import COST_OF_A_MISSING_POINT, residuals
 from ude.training.noise import Likelihood
+from ude.training.observables import Measurement
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +35,8 @@ class Windows:
     """
 
     t: Float[Tensor, "window time"]
-    u: Float[Tensor, "window time state"]  # zero where nothing was measured
-    mask: Bool[Tensor, "window time state"]  # numbers compared with data
+    u: Float[Tensor, "window time observable"]  # zero where nothing was measured
+    mask: Bool[Tensor, "window time observable"]  # numbers compared with data
     last: Int[Tensor, " window"]  # index of the window's last point
     trajectory: Int[Tensor, " window"]
     linked: Int[Tensor, " link"]  # windows that have a successor, which is the next window
@@ -145,13 +146,17 @@ def simulate(
 
 @dataclass(frozen=True, eq=False)
 class Shooting:
-    """The loss of windows: ``mean ((u - data)/scale)² + continuity mean ((z_end - z_start_of_next)/spread)²``."""
+    """The loss of windows: ``mean ((y(u) - data)/scale)² + continuity mean ((z_end - z_start_of_next)/spread)²``.
+
+    y are the observables; the states themselves where these were measured.
+    """
 
     field: InnerField
     windows: Windows
-    scale: Float[Tensor, " state"]
+    scale: Float[Tensor, " observable"]
     spread: Float[Tensor, " state"]
     options: SolverOptions
+    measurement: Measurement | None = None  # None: the columns of the data are the states
     meter: Meter | None = None
     likelihood: Likelihood | None = None
     unit: float = 1.0
@@ -196,17 +201,25 @@ class Shooting:
     def residuals(self, starts: Float[Tensor, "window state"], continuity: float = 0.0) -> Float[Tensor, " residual"]:
         """Whose sum of squares is the loss where noise is Gaussian of known relative sizes."""
         z, u, reached = self._simulated(starts)
-        wrong = residuals(u, self.windows.u, self.scale, self.windows.mask, reached)
+        wrong = residuals(self.observed(u), self.windows.u, self.scale, self.windows.mask, reached)
         return torch.cat([wrong, self._gaps(z, starts, continuity)])
+
+    def observed(self, u: Float[Tensor, "window time state"]) -> Float[Tensor, "window time observable"]:
+        """What the states would be measured as."""
+        if self.measurement is None:
+            return u
+        values = self.field.model.parameter_tensors(None, u) if self.measurement.formulas else {}
+        return self.measurement(u, self.windows.t, values)
 
     def __call__(self, starts: Float[Tensor, "window state"], continuity: float = 0.0) -> Float[Tensor, ""]:
         """The loss; with a likelihood, ``unit * -log p / N`` instead of the mean square."""
         if self.likelihood is None:
             return (self.residuals(starts, continuity) ** 2).sum()
         z, u, reached = self._simulated(starts)
+        y = self.observed(u)
         mask, there = self.windows.mask, reached.unsqueeze(-1)
-        nats = self.likelihood(u, self.windows.u, mask & there)
-        missing = residuals(u, self.windows.u, self.scale, mask & ~there, reached)
+        nats = self.likelihood(y, self.windows.u, mask & there)
+        missing = residuals(y, self.windows.u, self.scale, mask & ~there, reached)
         number = mask.sum().clamp(min=1)
         share = (mask & ~there).sum() / number
         # what is missing costs its price in nats, and pulls as it does in least squares

@@ -13,7 +13,7 @@ from torch import Tensor
 from ude.errors import InputError
 from ude.models import Model
 from ude.training.data import Dataset
-from ude.training.optimisers import Optimiser
+from ude.training.optimisers import LBFGS, Optimiser
 from ude.training.shooting import cut
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class Iteration:
     validation: float
     model: Model
 
+
+_MOST_DRIVEN_ITERATIONS = 200
 
 Callback = Callable[[Iteration], bool | None]
 
@@ -74,6 +76,14 @@ class DerivativeMatching(Stage):
 
     def run(self, training: Training) -> None:
         if not training.trainable:
+            return
+        if training.driven is not None:
+            if not bool(training.driven.use.any()):
+                training.notes.append(f"{self.name} left out: no column measures just one state")
+                return
+            # Every evaluation is a solve, so Adam's many cheap steps are left out.
+            few = min(training.options.derivative_iterations[1], _MOST_DRIVEN_ITERATIONS)
+            training.match_driven(self, training.driven, self.optimisers or (LBFGS(few),))
             return
         points = training.points
         size = points.du.square().mean(0).sqrt().clamp(min=1e-12)

@@ -25,8 +25,11 @@ from ude.training.collocation import Smoothing, smooth
 from ude.training.coordinates import Coordinates, InnerField
 from ude.training.data import Array, Dataset
 from ude.training.evaluations import EvaluationLog, Meter
+from ude.training.initial_states import InitialStates, InitialValue, starting_values
+from ude.training.latent import DrivenMatch
 from ude.training.losses import Prior, network_weights
 from ude.training.noise import Likelihood, NoiseModel
+from ude.training.observables import Measurement
 from ude.training.optimisers import LBFGS, Adam, LevenbergMarquardt, Objective, Optimiser
 from ude.training.options import FitOptions
 from ude.training.penalties import ParameterPrior, Penalty, Scene, bind_all
@@ -50,10 +53,11 @@ class Setup:
 
     model: Model
     train: Dataset
+    measurement: Measurement
+    initial: Sequence[InitialValue]
     positive: npt.NDArray[np.bool_]
     options: FitOptions
     seed: int = 0
-    u0: npt.ArrayLike | None = None
     whole: Dataset | None = None
     noise: Mapping[str, NoiseModel] | None = None
     priors: Mapping[str, ParameterPrior] = field(default_factory=dict)
@@ -68,7 +72,7 @@ class StopStage(Exception):
 class Training:
     """At every moment `model` and `initial_states()` are usable."""
 
-    def __init__(self, setup: Setup, known_u0: Array, bar: ProgressBar) -> None:
+    def __init__(self, setup: Setup, bar: ProgressBar) -> None:
         self.setup, self.bar = setup, bar
         self.model, self.train, self.options = setup.model, setup.train, setup.options
         self.meter = Meter()
@@ -76,26 +80,57 @@ class Training:
         self.rows: list[tuple[object, ...]] = []
         values = self.train.values()
         deviation = np.nanstd(values, axis=0)
-        # A constant state has no spread of its own: measure it by its size.
+        # A constant column has no spread of its own: measure it by its size.
         deviation = np.where(deviation > 1e-12, deviation, np.maximum(np.nanmax(np.abs(values), axis=0), 1.0))
-        scale = [self.options.scale.get(state, float(deviation[i])) for i, state in enumerate(self.train.states)]
+        scale = [self.options.scale.get(name, float(deviation[i])) for i, name in enumerate(self.train.states)]
         self.scale = torch.tensor(scale, dtype=torch.float64)
         self.noise = np.zeros(len(self.train.states))
-        self.field = InnerField(self.model, Coordinates(setup.positive, self.scale.numpy()))
-        inner = self.field.coordinates.inner(torch.as_tensor(values)).numpy()
-        self.spread = torch.as_tensor(np.nanstd(inner, axis=0)).clamp(min=1e-6)
-        self.u0_is_known = setup.u0 is not None
-        self.starts = self.field.coordinates.inner(torch.as_tensor(known_u0))
+        self.notes: list[str] = []
+        self._place_states(values)
         self._starts_now: Callable[[], Tensor] | None = None
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.likelihood: Likelihood | None = None
         self.validation: Shooting | None = None
-        if not self.trainable and self.u0_is_known:
+        if not self.trainable and not self.free_starts:
             raise InputError(
                 "there is nothing to fit",
                 expected="a network, a fitted parameter or a free u0",
                 fix="Name parameters to fit (fit=...), or leave u0 out.",
             )
+
+    def _place_states(self, values: Array) -> None:
+        """Which states are seen and which hidden, the coordinates of all, and where they start."""
+        setup, measurement, states = self.setup, self.setup.measurement, self.model.states
+        self.driven: DrivenMatch | None = None
+        self.hidden = [states.index(state) for state in measurement.unmeasured]
+        self.columns = [measurement.column_of[s] for s in states if s in measurement.column_of]
+        starts = starting_values(setup.initial, self.spread_out(self.train.first_values()))
+        _check_starts(starts, setup.positive, setup.initial)
+        state_scale = self.spread_out(self.scale.numpy())
+        for i in self.hidden:
+            own = self.options.scale.get(states[i], float(np.abs(starts[:, i]).max()))
+            state_scale[i] = own if own > 0 else 1.0
+        self.field = InnerField(self.model, Coordinates(setup.positive, state_scale))
+        self.initial = InitialStates.of(setup.initial, self.field.coordinates, len(self.train))
+        self.free_starts = bool(self.initial.free.any())
+        self.starts = self.field.coordinates.inner(self.initial.inside(torch.as_tensor(starts)))
+        inner = self.field.coordinates.inner(torch.as_tensor(self.spread_out(values, fill=1.0))).numpy()
+        self.spread = torch.as_tensor(np.nanstd(inner, axis=0)).clamp(min=1e-6)
+        self.spread[self.hidden] = 1.0
+
+    def spread_out(self, columns: Array, fill: float = np.nan) -> Array:
+        """What is known of columns (..., column) as states (..., state), `fill` for those that no column measures."""
+        seen = [i for i in range(len(self.model.states)) if i not in self.hidden]
+        states = np.full((*columns.shape[:-1], len(self.model.states)), fill)
+        states[..., seen] = columns[..., self.columns]
+        return states
+
+    def positive_columns(self) -> npt.NDArray[np.bool_]:
+        """(column,): those of positive states; of formulas, those whose data all are."""
+        state_of = {column: state for state, column in self.setup.measurement.column_of.items()}
+        least = np.nanmin(self.train.values(), axis=0)
+        flags = dict(zip(self.model.states, self.setup.positive, strict=True))
+        return np.array([flags[state_of[i]] if i in state_of else least[i] > 0 for i in range(len(least))])
 
     # -- the whole ------------------------------------------------------------------------------------------------
 
@@ -116,17 +151,24 @@ class Training:
 
     def _prepare(self) -> None:
         setup, options = self.setup, self.options
-        self.smoothing = smooth(self.train, setup.positive)
+        self.smoothing = smooth(self.train, self.positive_columns())
         self.noise = self.smoothing.noise
-        self.points = points = Points.along(self.train, self.smoothing)
-        coordinates = self.field.coordinates
-        z, dz = coordinates.inner(points.u), coordinates.inner_rate(points.u, points.du)
-        if not self.u0_is_known:
-            first = np.stack([self.smoothing(i, tr.t[:1])[0][0] for i, tr in enumerate(self.train.trajectories)])
-            self.starts = coordinates.inner(torch.as_tensor(first))
+        first = np.stack([self.smoothing(i, tr.t[:1])[0][0] for i, tr in enumerate(self.train.trajectories)])
+        starts = starting_values(setup.initial, self.spread_out(first))
+        self.starts = self.field.coordinates.inner(self.initial.inside(torch.as_tensor(starts)))
         initialise.redraw_networks(self.model, setup.seed)
+        points = Points.along(self.train, self.smoothing)
+        # columns and their rates, in logarithms where they are positive
+        columns = Coordinates(self.positive_columns(), self.scale.numpy())
         unset = initialise.unset_parameters(self.model)
-        self.model.set_values(initialise.start_values(unset, initialise.rate_of(z, dz)))
+        rate = initialise.rate_of(columns.inner(points.u), columns.inner_rate(points.u, points.du))
+        self.model.set_values(initialise.start_values(unset, rate))
+        if self.hidden:
+            self.driven = DrivenMatch.along(self.field, self.hidden, self.train, self.smoothing, self.spread_out)
+            points = Points(*self.driven.points(self.starts, options.solver))
+        else:
+            points = replace(points, u=points.u[:, self.columns], du=points.du[:, self.columns])
+        self.points = points
         if options.rescale:
             initialise.set_network_scales(self.model, points.u, points.du, points.t)
         relative = max(float(np.sqrt(np.mean((self.noise / self.scale.numpy()) ** 2))), 1e-3)
@@ -151,7 +193,12 @@ class Training:
 
     def fitted_numbers(self) -> int:
         scales = 0 if self.likelihood is None else self.likelihood.logs.numel()
-        return sum(p.numel() for p in self.trainable) + scales + (0 if self.u0_is_known else self.starts.numel())
+        return sum(p.numel() for p in self.trainable) + scales + self._free_starts()
+
+    def _free_starts(self) -> int:
+        """How many numbers the starts are: a shared one counts once."""
+        own = self.initial.rows == torch.arange(len(self.train)).unsqueeze(-1)
+        return int((self.initial.free & own).sum())
 
     def warn(self) -> None:
         """One warning for all simulations that broke down, if they were many."""
@@ -218,20 +265,46 @@ class Training:
 
     def smooth_starts(self, windows: Windows) -> Tensor:
         """The smoothed data at the start of each window, in inner coordinates."""
-        starts = [
-            torch.as_tensor(self.smoothing(int(i), windows.t[row, :1].numpy())[0][0])
-            for row, i in enumerate(windows.trajectory)
-        ]
-        return self.field.coordinates.inner(torch.stack(starts))
+        if self.driven is not None:
+            return self.driven.at(self.starts, windows.trajectory, windows.t[:, 0], self.options.solver)
+        starts = [self.smoothing(int(i), windows.t[row, :1].numpy())[0][0] for row, i in enumerate(windows.trajectory)]
+        return self.field.coordinates.inner(torch.as_tensor(self.spread_out(np.stack(starts))))
 
     def shooting(self, windows: Windows) -> Shooting:
         return Shooting(
-            self.field, windows, self.scale, self.spread, self.options.solver, self.meter, self.likelihood, self.nats
+            self.field,
+            windows,
+            self.scale,
+            self.spread,
+            self.options.solver,
+            self.setup.measurement,
+            self.meter,
+            self.likelihood,
+            self.nats,
         )
 
     def _limited(self, shooting: Shooting, starts: Tensor) -> Shooting:
         (most,) = self.log(lambda: np.array([float(shooting.most_steps(starts))]))
         return replace(shooting, options=replace(shooting.options, maxiters=int(most)))
+
+    def match_driven(self, stage: Stage, driven: DrivenMatch, optimisers: Sequence[Optimiser]) -> None:
+        """Match the rates of the measured states, the others being simulated along."""
+        offset = torch.zeros_like(self.starts, requires_grad=True)
+        starts = self.starts
+
+        def now() -> Tensor:
+            return self.initial.place(starts, offset, self.spread)
+
+        def loss() -> Tensor:
+            return driven(now(), self.options.solver) + (self.known_residuals() ** 2).sum()
+
+        self._starts_now = lambda: now().detach()
+        try:
+            with self.stage(stage, optimisers) as log:
+                log.minimise(self.objective(loss, [offset], residuals=None), optimisers)
+        finally:
+            self._starts_now = None
+            self.starts = now().detach().clone()
 
     def shoot(
         self,
@@ -245,17 +318,19 @@ class Training:
         trajectory's first window, whose start is the trajectory's."""
         # Offsets in units of the spread: numbers near one, as the weights are.
         offset = torch.zeros_like(starts, requires_grad=True)
-        movable = torch.ones_like(starts)
-        if self.u0_is_known:
-            starts = starts.index_copy(0, heads, self.starts)
-            movable[heads] = 0.0
+        # What is known of the first states stays, and so does what an earlier stage found of the hidden ones.
+        kept = ~self.initial.free
+        kept[:, self.hidden] = True
+        begin = self.initial.inside(self.field.coordinates.natural(torch.where(kept, self.starts, starts[heads])))
+        starts = starts.index_copy(0, heads, self.field.coordinates.inner(begin))
 
         def now() -> Tensor:
-            return starts + movable * offset * self.spread
+            moved = starts + offset * self.spread
+            return moved.index_copy(0, heads, self.initial.place(starts[heads], offset[heads], self.spread))
 
         if any(isinstance(optimiser, LevenbergMarquardt) for optimiser in optimisers):
             self.meter.hurry()  # a Jacobian takes a reverse sweep for every residual
-        more = [] if self.u0_is_known and len(heads) == len(starts) else [offset]
+        more = [offset] if self.free_starts or len(heads) < len(starts) else []
         if self.likelihood is not None and self.likelihood.logs.numel():
             more.append(self.likelihood.logs)
         self._starts_now = lambda: now().detach()[heads]
@@ -298,6 +373,18 @@ class Training:
                 return np.array([float((case.residuals(starts) ** 2).sum())])
 
         return float(self.log(compute)[0])
+
+
+def _check_starts(starts: Array, positive: npt.NDArray[np.bool_], initial: Sequence[InitialValue]) -> None:
+    """Raise InputError for a start that was given and is not positive where the state is."""
+    given = np.array([value.value is not None for value in initial])
+    if (starts[:, positive & given] <= 0).any():
+        raise InputError(
+            "u0 is not positive for a state that is",
+            expected="numbers above zero",
+            got=f"{starts.tolist()}",
+            fix="Give positive=False, or the states that are.",
+        )
 
 
 class StageLog(AbstractContextManager["StageLog"]):
