@@ -5,6 +5,7 @@ from __future__ import annotations
 from ude.training.checkpoints import load_fit
 from ude.training.collocation import Smoothing, smooth
 from ude.training.data import Dataset, Trajectory
+from ude.training.ensembles import FitEnsemble, bootstrap, fit_ensemble, multistart
 from ude.training.fit import fit
 from ude.training.initial_states import InitialValue
 from ude.training.noise import (
@@ -23,6 +24,7 @@ from ude.training.readers import read_csv
 from ude.training.result import Fit
 from ude.training.shooting import SolverOptions
 from ude.training.stages import DerivativeMatching, GrowingHorizon, Iteration, MultipleShooting, SingleShooting
+from ude.training.uncertainty import ParameterIntervals, fisher_intervals, profile_intervals
 
 __all__ = [
     "LBFGS",
@@ -30,6 +32,7 @@ __all__ = [
     "Dataset",
     "DerivativeMatching",
     "Fit",
+    "FitEnsemble",
     "FitOptions",
     "Gaussian",
     "GrowingHorizon",
@@ -42,6 +45,7 @@ __all__ = [
     "NegativeBinomial",
     "NoiseModel",
     "NormalPrior",
+    "ParameterIntervals",
     "Poisson",
     "RelativeAbsolute",
     "Residual",
@@ -51,8 +55,13 @@ __all__ = [
     "SolverOptions",
     "StudentT",
     "Trajectory",
+    "bootstrap",
+    "fisher_intervals",
     "fit",
+    "fit_ensemble",
     "load_fit",
+    "multistart",
+    "profile_intervals",
     "read_csv",
     "smooth",
 ]

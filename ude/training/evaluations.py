@@ -37,7 +37,7 @@ class Meter:
     def __init__(self) -> None:
         self.start = time.perf_counter()
         self.calls = self.steps = self.solves = self.failed = 0
-        self.patience = _PATIENCE
+        self.patience: float = _PATIENCE
 
     def hurry(self) -> None:
         """A kernel pays at once."""
