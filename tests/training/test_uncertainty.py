@@ -105,9 +105,7 @@ def test_unusable_intervals_are_refused(lotka_volterra_data, half_known):
         stages="single shooting",
         noise=ude.StudentT(),
     )
-    with pytest.raises(
-        InputError, match=r"not for this noise: expected ude.Gaussian\(\) or .*, got StudentT"
-    ):
+    with pytest.raises(InputError, match=r"not for this noise: expected ude.Gaussian\(\) or .*, got StudentT"):
         ude.profile_intervals(heavy)
 
 
