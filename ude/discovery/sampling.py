@@ -16,6 +16,7 @@ from ude.errors import ModelError
 from ude.models import UDE
 from ude.models.expression import TIME
 from ude.training.data import Dataset
+from ude.training.inputs import restored
 from ude.training.result import Fit
 
 
@@ -132,6 +133,13 @@ def equations_of(fit: Fit) -> UDE:
             expected="ude.UDE or ude.NeuralODE",
             got=type(model).__name__,
             fix="Write the known part as equations: ude.UDE('dx/dt = a*x - U1(x, y)', ...).",
+        )
+    own = restored(model, fit.data, fit.per_trajectory).names
+    if own:
+        raise ModelError(
+            "discover needs one set of parameters for all trajectories",
+            got=f"{', '.join(own)} different in each",
+            fix="Leave conditions, covariates and per_trajectory out.",
         )
     if fit.measurement.formulas:
         raise ModelError(

@@ -23,6 +23,7 @@ from ude.training.penalties import LogNormalPrior, NormalPrior, Residual, Smalln
 from ude.training.readers import read_csv
 from ude.training.result import Fit
 from ude.training.shooting import SolverOptions
+from ude.training.sources import from_dict, from_xarray, read_parquet
 from ude.training.stages import DerivativeMatching, GrowingHorizon, Iteration, MultipleShooting, SingleShooting
 from ude.training.uncertainty import ParameterIntervals, fisher_intervals, profile_intervals
 
@@ -59,9 +60,12 @@ __all__ = [
     "fisher_intervals",
     "fit",
     "fit_ensemble",
+    "from_dict",
+    "from_xarray",
     "load_fit",
     "multistart",
     "profile_intervals",
     "read_csv",
+    "read_parquet",
     "smooth",
 ]

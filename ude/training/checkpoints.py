@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ude.errors import InputError
 from ude.models import UDE, FunctionModel, Model
-from ude.training.data import Dataset, Trajectory
+from ude.training.data import Array, Dataset, Trajectory
 from ude.training.noise import NoiseModel
 from ude.training.observables import Measurement
 from ude.training.options import FitOptions
@@ -45,6 +45,10 @@ def save_fit(fit: Fit, directory: str | Path) -> Path:
     tensors["state_scale"] = torch.as_tensor(fit.state_scale)
     for i, trajectory in enumerate(fit.data.trajectories):
         tensors[f"data.{i}.t"], tensors[f"data.{i}.u"] = torch.tensor(trajectory.t), torch.tensor(trajectory.u)
+        for name, (times, values) in trajectory.covariates.items():
+            tensors[f"covariate.{i}.{name}"] = torch.tensor(np.stack([times, values]))
+    for name, numbers in fit.per_trajectory.items():
+        tensors[f"per_trajectory.{name}"] = torch.as_tensor(numbers)
     description = {
         "format": FORMAT,
         "model": fit.model.to_dict(),
@@ -56,6 +60,10 @@ def save_fit(fit: Fit, directory: str | Path) -> Path:
             "trained_on": [len(trajectory) for trajectory in fit.train.trajectories],
             "validated_on": [] if fit.validation is None else [len(tr) for tr in fit.validation.trajectories],
             "digest": fit.data.digest,
+            "holdout": fit.holdout,
+            "conditions": [dict(trajectory.conditions) for trajectory in fit.data.trajectories],
+            "units": dict(fit.data.units),
+            "covariate_kind": fit.data.covariate_kind,
         },
         "noise_models": {
             name: {"kind": type(model).__name__, **asdict(model)} for name, model in fit.noise_models.items()
@@ -128,11 +136,21 @@ def _rebuild(
     model = _model(description["model"], modules, f)
     model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
     info = description["data"]
+    conditions = info.get("conditions", [{}] * len(info["names"]))
     trajectories = tuple(
-        Trajectory(tensors[f"data.{i}.t"].numpy(), tensors[f"data.{i}.u"].numpy(), name)
+        Trajectory(
+            tensors[f"data.{i}.t"].numpy(), tensors[f"data.{i}.u"].numpy(), name, conditions[i], _covariates(tensors, i)
+        )
         for i, name in enumerate(info["names"])
     )
-    data = Dataset(tuple(info["states"]), trajectories, info["time_name"], tuple(info["notes"]))
+    data = Dataset(
+        tuple(info["states"]),
+        trajectories,
+        info["time_name"],
+        tuple(info["notes"]),
+        info.get("units", {}),
+        info.get("covariate_kind", "linear"),
+    )
     if data.digest != info["digest"]:
         raise ValueError("the data are not those that the fit was made from")
     kept = info["trained_on"]
@@ -164,6 +182,8 @@ def _rebuild(
         measurement=Measurement(model, data.states, description.get("observe", {})),
         state_scale=tensors.get("state_scale", tensors["scale"]).numpy(),
         notes=tuple(description.get("notes", ())),
+        per_trajectory={name[15:]: v.numpy() for name, v in tensors.items() if name.startswith("per_trajectory.")},
+        holdout=info.get("holdout", 0),
     )
 
 
@@ -171,6 +191,12 @@ def _noise_model(entry: Mapping[str, Any]) -> NoiseModel:
     kinds = {kind.__name__: kind for kind in NoiseModel.__subclasses__()}
     model: NoiseModel = kinds[entry["kind"]](**{name: value for name, value in entry.items() if name != "kind"})
     return model
+
+
+def _covariates(tensors: Mapping[str, Tensor], trajectory: int) -> dict[str, tuple[Array, Array]]:
+    prefix = f"covariate.{trajectory}."
+    runs = {name[len(prefix) :]: value.numpy() for name, value in tensors.items() if name.startswith(prefix)}
+    return {name: (run[0], run[1]) for name, run in runs.items()}
 
 
 def _model(

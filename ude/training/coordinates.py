@@ -6,7 +6,6 @@ In z = log u a state can never cross zero, whatever a half-trained network says,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from ude.errors import DataError, InputError
 from ude.models import Model
 from ude.training.data import Dataset
+from ude.training.inputs import Lanes
 
 Positive = bool | str | Sequence[str]
 
@@ -44,15 +44,23 @@ class Coordinates:
 
 
 class InnerField(nn.Module):
-    """``dz/dt = f(u(z), p, t) dz/du``: a model in the coordinates of a fit. Owns the model, hence its parameters."""
+    """``dz/dt = f(u(z), p, t) dz/du``: a model in the coordinates of a fit. Owns the model, hence its parameters.
 
-    def __init__(self, model: Model, coordinates: Coordinates) -> None:
+    lanes: the parameters that differ between the lanes of a batch; None where none does
+    """
+
+    def __init__(self, model: Model, coordinates: Coordinates, lanes: Lanes | None = None) -> None:
         super().__init__()
-        self.model, self.coordinates = model, coordinates
+        self.model, self.coordinates, self.lanes = model, coordinates, lanes
 
-    def forward(self, z: Tensor, p: Any, t: Tensor) -> Tensor:
+    def forward(self, z: Tensor, p: None, t: Tensor) -> Tensor:
         u = self.coordinates.natural(z)
+        p = None if self.lanes is None else self.lanes(t)
         return self.coordinates.inner_rate(u, self.model(u, p, t))
+
+    def overrides(self, t: Float[Tensor, "lane time"]) -> dict[str, Tensor] | None:
+        """What stands in the place of the model's parameters along the times of each lane."""
+        return None if self.lanes is None else self.lanes.along(t)
 
 
 def positive_states(

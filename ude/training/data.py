@@ -8,25 +8,33 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from ude.errors import DataError
+from ude.interpolation import Kind
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """One run of the system: `t` of shape (T,), strictly increasing, and `u` of shape (T, state), NaN for a gap."""
+    """One run of the system: `t` of shape (T,), strictly increasing, and `u` of shape (T, state), NaN for a gap.
+
+    conditions: numbers that hold throughout, such as a dose or a temperature
+    covariates: name -> (times, values), measured inputs with times of their own; a part of the run keeps them whole
+    """
 
     t: Array
     u: Array
     name: str = ""
+    conditions: Mapping[str, float] = field(default_factory=dict)
+    covariates: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.t)
@@ -37,7 +45,7 @@ class Trajectory:
         return np.isfinite(self.u)
 
     def part(self, points: slice) -> Trajectory:
-        """Some of the points."""
+        """Some of the points, with all covariates: what drove a run is known beyond its training data."""
         return replace(self, t=self.t[points], u=self.u[points])
 
 
@@ -46,13 +54,16 @@ class Dataset:
     """Trajectories of the same states. Build it with `read_csv`, `Dataset.from_frame` or `Dataset.from_arrays`.
 
     NaN in `u` is a gap: a number that was not measured. `notes` says what was guessed or left out while reading (which
-    column is the time, rows without any measurement), for whoever reports on the data.
+    column is the time, rows without any measurement), for whoever reports on the data. `units`: name -> unit, as the
+    source had them. `covariate_kind`: how covariates go on between their times, as of `Interpolation`.
     """
 
     states: tuple[str, ...]
     trajectories: tuple[Trajectory, ...]
     time_name: str = "t"
     notes: tuple[str, ...] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
+    covariate_kind: Kind = "linear"
 
     @classmethod
     def from_arrays(
@@ -96,6 +107,9 @@ class Dataset:
         states: Mapping[str, str] | Sequence[str] | str | None = None,
         trajectory: str | None = None,
         *,
+        conditions: str | Sequence[str] | None = None,
+        covariates: str | Sequence[str] | None = None,
+        units: Mapping[str, str] | None = None,
         lines: Sequence[int] | None = None,
     ) -> Dataset:
         """A table with one row a measurement time, one column a state.
@@ -103,6 +117,8 @@ class Dataset:
         `time`: the time column; guessed from its name when None, else the first column (said in `notes`).
         `states`: the state columns, all others when None; a mapping {state: column} reads them under the names that
         the model uses ({"x": "hare", "y": "lynx"}). `trajectory`: a column that tells runs apart.
+        `conditions`: columns that hold one number a trajectory; `covariates`: columns of measured inputs, with gaps
+        where there are some; `units`: column -> unit, kept.
         `lines`: the line of the file each row came from, so that errors can name it.
 
         An empty cell, NaN or NA is a gap; a row of gaps only is left out (said in `notes`).
@@ -112,7 +128,35 @@ class Dataset:
         """
         from ude.training.readers import read_frame
 
-        return read_frame(frame, time, states, trajectory, lines=lines)
+        return read_frame(
+            frame,
+            time,
+            states,
+            trajectory,
+            conditions=conditions,
+            covariates=covariates,
+            units=units,
+            lines=lines,
+        )
+
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        time: str | None = None,
+        states: Mapping[str, str] | Sequence[str] | str | None = None,
+        trajectory: str | None = None,
+        *,
+        conditions: str | Sequence[str] | None = None,
+        covariates: str | Sequence[str] | None = None,
+    ) -> Dataset:
+        """From a CSV or Parquet file, a DataFrame, a dict of columns (or of runs) or an `xarray.Dataset`.
+
+        Arguments as in `from_frame`. Raises `InputError` for another source, and what the reader of the source raises.
+        """
+        from ude.training.sources import read
+
+        return read(source, time, states, trajectory, conditions=conditions, covariates=covariates)
 
     def select(self, states: Sequence[str]) -> Dataset:
         """The same trajectories with only these states, in this order. Raises `DataError` for a state without data."""
@@ -135,6 +179,86 @@ class Dataset:
         from ude.training.splits import split_tail
 
         return split_tail(self, holdout)
+
+    def split_trajectories(self, held_out: Sequence[str] | str | int | float, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """(train, held out), whole trajectories each: by names, or a number or fraction of them drawn with `seed`.
+
+        Raises `DataError` for a name that no trajectory has; `InputError` where one side would be empty.
+        """
+        from ude.training.splits import split_trajectories
+
+        return split_trajectories(self, held_out, seed)
+
+    def rolling_origin(self, folds: int = 3, horizon: float | int = 0.1) -> list[tuple[Dataset, Dataset]]:
+        """Pairs (train, what follows), the origin moving to the end of the data.
+
+        Fold k of K holds out `horizon` points (or that fraction of each trajectory) that end ``(K - 1 - k) horizon``
+        points before the last; what comes after them is left out of both.
+
+        Raises `InputError` for counts that are not usable, `DataError` where too little is left for training.
+        """
+        from ude.training.splits import rolling_origin
+
+        return rolling_origin(self, folds, horizon)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the conditions that every trajectory has."""
+        first, *others = [trajectory.conditions for trajectory in self.trajectories]
+        return tuple(name for name in first if all(name in other for other in others))
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Names of the covariates that every trajectory has."""
+        first, *others = [trajectory.covariates for trajectory in self.trajectories]
+        return tuple(name for name in first if all(name in other for other in others))
+
+    def with_conditions(self, conditions: Mapping[str, float | Sequence[float]]) -> Dataset:
+        """The same with named numbers for each trajectory: ``{"dose": [1.0, 2.0], "T": 293.0}``.
+
+        Raises `DataError` for a count that does not fit and for numbers that are not finite.
+        """
+        columns = {}
+        for name, values in conditions.items():
+            numbers = np.broadcast_to(np.asarray(values, dtype=np.float64), len(self)) if np.ndim(values) == 0 else None
+            numbers = np.asarray(values, dtype=np.float64) if numbers is None else numbers
+            if numbers.shape != (len(self),) or not np.isfinite(numbers).all():
+                raise DataError(
+                    f"the condition {name!r} does not fit the data",
+                    expected=f"one finite number, or {len(self)} for {len(self)} trajectories",
+                    got=repr(values),
+                )
+            columns[name] = numbers
+        own = [{name: float(numbers[i]) for name, numbers in columns.items()} for i in range(len(self))]
+        return replace(
+            self,
+            trajectories=tuple(
+                replace(tr, conditions={**tr.conditions, **more})
+                for tr, more in zip(self.trajectories, own, strict=True)
+            ),
+        )
+
+    def with_covariates(
+        self, name: str, t: npt.ArrayLike | Sequence[npt.ArrayLike], values: npt.ArrayLike | Sequence[npt.ArrayLike]
+    ) -> Dataset:
+        """The same with a measured input, from times (T,) and values (T,): of all trajectories, or a list of one each.
+
+        Raises `DataError` for shapes that do not fit, times that do not increase, numbers that are not finite.
+        """
+        several = _is_list_of_arrays(t)
+        times = list(t) if several else [t] * len(self)  # type: ignore[arg-type]
+        numbers = list(values) if several else [values] * len(self)  # type: ignore[arg-type]
+        if len(times) != len(self) or len(numbers) != len(self):
+            raise DataError(
+                f"the covariate {name!r} does not fit the data",
+                expected=f"arrays for {len(self)} trajectories",
+                got=f"{len(times)} of times and {len(numbers)} of values",
+            )
+        runs = []
+        for i, (trajectory, ti, vi) in enumerate(zip(self.trajectories, times, numbers, strict=True)):
+            own = checked_covariate(name, np.array(ti, dtype=np.float64), np.array(vi, dtype=np.float64), str(i))
+            runs.append(replace(trajectory, covariates={**trajectory.covariates, name: own}))
+        return replace(self, trajectories=tuple(runs))
 
     def counts(self) -> dict[str, int]:
         """How many numbers were measured of each state."""
@@ -175,6 +299,11 @@ class Dataset:
             # one NaN for all: they differ in bits that mean nothing
             u = np.where(np.isnan(trajectory.u), np.nan, trajectory.u)
             code.update(np.ascontiguousarray(u, dtype="<f8").tobytes())
+            for name, number in sorted(trajectory.conditions.items()):
+                code.update(f"\0{name}\0{number!r}".encode())
+            for name, (times, values) in sorted(trajectory.covariates.items()):
+                code.update(f"\0{name}\0{len(times)}\0".encode())
+                code.update(np.ascontiguousarray(np.stack([times, values]), dtype="<f8").tobytes())
         return code.hexdigest()
 
     def __len__(self) -> int:
@@ -309,3 +438,21 @@ def root_mean_square(predicted: Array, measured: Array) -> Array:
         squares = np.where(seen, (predicted - np.where(seen, measured, 0.0)) ** 2, 0.0)
         total = np.where(np.isnan(squares), np.inf, squares).sum(axis=0)
         return np.sqrt(np.where(seen.any(axis=0), total / np.maximum(seen.sum(axis=0), 1), np.nan))
+
+
+def checked_covariate(name: str, t: Array, values: Array, run: str) -> tuple[Array, Array]:
+    """Times and values of a covariate without its gaps. Raises `DataError` where they are not usable."""
+    if t.ndim != 1 or values.shape != t.shape:
+        raise DataError(
+            f"the covariate {name!r} of trajectory {run!r} does not fit its times",
+            expected=f"shape {t.shape}",
+            got=f"{values.shape}",
+        )
+    t, values = t[~np.isnan(values)], values[~np.isnan(values)]
+    if len(t) < 2 or not (np.isfinite(t).all() and np.isfinite(values).all() and (np.diff(t) > 0).all()):
+        raise DataError(
+            f"the covariate {name!r} of trajectory {run!r} is not usable",
+            expected="at least two finite numbers at increasing times",
+            got=f"{len(t)} of them",
+        )
+    return t, values

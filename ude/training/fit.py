@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from ude.errors import InputError
 from ude.models import Model
 from ude.progress import ProgressBar
 from ude.training.coordinates import Positive, positive_states
 from ude.training.data import Dataset
 from ude.training.initial_states import U0Like, read_u0
+from ude.training.inputs import Inputs
 from ude.training.noise import Noise, noise_models
 from ude.training.observables import Measurement, ObserveLike
 from ude.training.options import FitOptions
@@ -35,6 +38,7 @@ def fit(
     u0: U0Like | None = None,
     positive: Positive = "auto",
     observe: ObserveLike | None = None,
+    per_trajectory: str | Sequence[str] | None = None,
     noise: Noise | None = None,
     priors: Mapping[str, ParameterPrior] | None = None,
     penalties: Sequence[Penalty] = (),
@@ -63,6 +67,7 @@ def fit(
     positive: "auto" (states whose data are all positive), True, False or names: integrated in log u, never below zero
     observe:  what columns of the data are, where these are not states: "y = scale*(x1 + x2)" (see `Observation`);
               None: the model's own `observables`. Columns are matched with observables, then with states
+    per_trajectory: names of fitted parameters of which each trajectory has its own number; the model gets their mean
     noise:    a noise model such as `Gaussian()` for all columns, or a dict column -> noise model, whose scales are
               estimated with the rest; None: least squares
     priors:   parameter -> `NormalPrior` or `LogNormalPrior`
@@ -70,6 +75,8 @@ def fit(
     callback: called with an `Iteration` after each; True ends the stage
     out:      a folder that keeps every evaluation, and the best fit so far at intervals. The same call after a crash, a
               kill or Ctrl-C goes on where it was, and ends with the same bits as a run without interruption.
+
+    A condition or covariate of the data stands in the place of the model's fixed parameter of that name.
 
     Ctrl-C ends the training and returns the best fit so far, with ``interrupted=True``. If more than a
     quarter of the simulations break down on the way, one warning at the end says how many.
@@ -98,6 +105,7 @@ def fit(
         model=copy.deepcopy(model),
         train=train,
         measurement=measurement,
+        inputs=Inputs(model, train, per_trajectory),
         initial=initial,
         positive=positive_states(train, positive, {s: measurement.column_of.get(s) for s in model.states}),
         options=options,
@@ -111,8 +119,11 @@ def fit(
     folder = None if out is None else RunFolder(out, _identity(setup, chosen, data))
 
     def result(training: Training, interrupted: bool) -> Fit:
+        own = training.inputs.fitted()
+        mean = copy.deepcopy(training.model) if own and interrupted else training.model
+        mean.set_values({name: float(np.mean(numbers)) for name, numbers in own.items()})
         return Fit(
-            model=training.model,
+            model=mean,
             data=data,
             train=train,
             held_out=held_out,
@@ -127,6 +138,8 @@ def fit(
             measurement=measurement,
             state_scale=training.field.coordinates.scale.numpy(),
             notes=tuple(training.notes),
+            per_trajectory=own,
+            holdout=holdout,
             noise_models={} if training.likelihood is None else training.likelihood.fitted(),
             fitted_numbers=training.fitted_numbers(),
             validation=validated,
@@ -172,6 +185,7 @@ def _identity(setup: Setup, stages: Sequence[Stage], data: Dataset) -> dict[str,
         "stages": [repr(stage) for stage in stages],
         "seed": setup.seed,
         "u0": [repr(value) for value in setup.initial],
+        "per_trajectory": list(setup.inputs.fitted()),
         "columns": list(setup.measurement.names),
         "observe": setup.measurement.formulas,
         "positive": [bool(flag) for flag in setup.positive],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,14 +30,19 @@ def _same(term: MLP, other: MLP) -> bool:
 
 @torch.no_grad()
 def set_network_scales(
-    model: Model, u: Float[Tensor, "point state"], du: Float[Tensor, "point state"], t: Float[Tensor, " point"]
+    model: Model,
+    u: Float[Tensor, "point state"],
+    du: Float[Tensor, "point state"],
+    t: Float[Tensor, " point"],
+    p: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Scales of each network that still has none.
 
-    Inputs: mean and standard deviation along the smoothed trajectories. Outputs: the size that the derivatives ask
-    for, ``rms(du_i) / rms(∂f_i/∂output)``, the largest over the equations i in which the output occurs.
+    p overrides parameters, as in `Model.forward`. Inputs: mean and standard deviation along the smoothed trajectories.
+    Outputs: the size that the derivatives ask for, ``rms(du_i) / rms(∂f_i/∂output)``, the largest over the equations i
+    in which the output occurs.
     """
-    calls = model.record_calls(u, None, t)
+    calls = model.record_calls(u, p, t)
     for term in model.terms.values():
         if not isinstance(term, Neural) or not _has_no_scales(term):
             continue
@@ -50,7 +55,7 @@ def set_network_scales(
             deviation = values.std() if len(values) > 1 else torch.zeros(())
             shift.append(float(mean))
             spread.append(float(deviation) if deviation > 1e-9 * abs(mean) else max(abs(float(mean)), 1.0))
-        sizes = [_output_size(model, term, index, u, du, t) for index in range(len(term.outputs))]
+        sizes = [_output_size(term, index, du, lambda: model(u, p, t)) for index in range(len(term.outputs))]
         term.set_scales(shift, spread, sizes)
 
 
@@ -58,7 +63,7 @@ def _has_no_scales(term: Neural) -> bool:
     return bool((term.input_shift == 0).all() and (term.input_scale == 1).all() and (term.output_scale == 1).all())
 
 
-def _output_size(model: Model, term: Neural, index: int, u: Tensor, du: Tensor, t: Tensor) -> float:
+def _output_size(term: Neural, index: int, du: Tensor, rates: Callable[[], Tensor]) -> float:
     """How large an output must be for its effect on du/dt to be as large as du/dt. Tried, not read from equations, so
     that it serves any right-hand side."""
 
@@ -67,14 +72,16 @@ def _output_size(model: Model, term: Neural, index: int, u: Tensor, du: Tensor, 
             return outputs + 1.0
         return tuple(value + 1.0 if i == index else value for i, value in enumerate(outputs))
 
-    before = model(u, None, t)
+    before = rates()
     handle = term.register_forward_hook(add_one)
     try:
-        effect = model(u, None, t) - before
+        effect = rates() - before
     finally:
         handle.remove()
     sizes = [
-        _rms(du[:, i]) / _rms(effect[:, i]) for i in range(u.shape[-1]) if _rms(effect[:, i]) > 0 and _rms(du[:, i]) > 0
+        _rms(du[:, i]) / _rms(effect[:, i])
+        for i in range(du.shape[-1])
+        if _rms(effect[:, i]) > 0 and _rms(du[:, i]) > 0
     ]
     sizes = [size for size in sizes if 0 < size < float("inf")]
     return max(sizes, default=1.0)

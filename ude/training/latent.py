@@ -120,7 +120,7 @@ class DrivenMatch:
         u = self.states.field.coordinates.natural(self.states.along(starts, options))
         counts = self.use.sum((0, 1)).clamp(min=1)
         size = (self.du.square().sum((0, 1)) / counts).sqrt().clamp(min=1e-12)
-        rates = self.states.field.model(u, None, self.states.t)
+        rates = self.states.field.model(u, self.states.field.overrides(self.states.t), self.states.t)
         wrong = torch.where(self.use, rates - self.du, 0.0) / size
         return wrong.square().sum() / self.use.sum().clamp(min=1)
 

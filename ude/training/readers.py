@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ude.errors import DataError
+from ude.errors import DataError, InputError
 from ude.training.data import (
     Array,
     Dataset,
     Trajectory,
     check_times,
+    checked_covariate,
     missing_column,
     refuse_repeated,
     state_names,
@@ -58,6 +59,9 @@ def read_frame(
     states: Mapping[str, str] | Sequence[str] | str | None,
     trajectory: str | None,
     *,
+    conditions: str | Sequence[str] | None = None,
+    covariates: str | Sequence[str] | None = None,
+    units: Mapping[str, str] | None = None,
     lines: Sequence[int] | None = None,
 ) -> Dataset:
     """See `Dataset.from_frame`."""
@@ -66,12 +70,15 @@ def read_frame(
     refuse_repeated(columns)
     renamed = dict(states) if isinstance(states, Mapping) else {}
     named = state_names(list(renamed.values()) if renamed else states) if states is not None else ()
-    for wanted, role in [(time, "time"), (trajectory, "trajectory"), *((name, "state") for name in named)]:
+    held, driving = (state_names(given) if given else () for given in (conditions, covariates))
+    roles = [("state", named), ("condition", held), ("covariate", driving)]
+    wanted_columns = [(time, "time"), (trajectory, "trajectory"), *((n, role) for role, names in roles for n in names)]
+    for wanted, role in wanted_columns:
         if wanted is not None and wanted not in columns:
             raise missing_column(wanted, columns, role)
-    taken = {trajectory, *named}
+    taken = {trajectory, *named, *held, *driving}
     time, notes = (time, ()) if time is not None else _guess_time([c for c in columns if c not in taken], columns)
-    names = named or tuple(c for c in columns if c not in {time, trajectory})
+    names = named or tuple(c for c in columns if c not in {time, *taken})
     if not names:
         raise DataError(
             "the table has no column of measurements",
@@ -80,16 +87,40 @@ def read_frame(
         )
     if not len(frame):
         raise DataError("the table has a header and no rows", expected="at least two rows of numbers")
-    where = _RowNames(lines)
-    t = _number_column(frame[time], time, where, gaps=False)
-    u = np.column_stack([_number_column(frame[c], c, where, gaps=True) for c in names])
+    where = RowNames(lines)
+    t = number_column(frame[time], time, where, gaps=False)
+    u = np.column_stack([number_column(frame[c], c, where, gaps=True) for c in names])
     groups = _groups(frame[trajectory]) if trajectory is not None else [("", np.arange(len(frame)))]
     trajectories = []
     for label, rows in groups:
         check_times(t[rows], [where(i) for i in rows], time, label, trajectory)
-        trajectories.append(Trajectory(t[rows].copy(), u[rows].copy(), label))
+        own = {name: _constant(frame[name], name, rows, label, where) for name in held}
+        forcing = {
+            name: checked_covariate(name, t[rows], number_column(frame[name], name, where, gaps=True)[rows], label)
+            for name in driving
+        }
+        trajectories.append(Trajectory(t[rows].copy(), u[rows].copy(), label, own, forcing))
     kept, dropped = without_empty(trajectories, names)
-    return Dataset(state_names(list(renamed)) if renamed else names, kept, time, (*notes, *dropped))
+    states = state_names(list(renamed)) if renamed else names
+    named_units = dict(units or {})
+    for state, column in zip(states, names, strict=True):
+        if column in named_units:
+            named_units[state] = named_units.pop(column)
+    return Dataset(states, kept, time, (*notes, *dropped), named_units)
+
+
+def _constant(column: pd.Series, name: str, rows: npt.NDArray[np.intp], label: str, where: RowNames) -> float:
+    """The one number of a condition in a run; it need not stand in every row."""
+    numbers = number_column(column, name, where, gaps=True)[rows]
+    found = np.unique(numbers[np.isfinite(numbers)])
+    if len(found) != 1:
+        raise DataError(
+            f"the condition {name!r} must be one number{f' in trajectory {label!r}' if label else ''}",
+            expected="the same in every row",
+            got=", ".join(f"{number:g}" for number in found) or "none",
+            fix="Read it as a covariate if it changes.",
+        )
+    return float(found[0])
 
 
 def read_csv(
@@ -97,8 +128,16 @@ def read_csv(
     time: str | None = None,
     states: Mapping[str, str] | Sequence[str] | str | None = None,
     trajectory: str | None = None,
+    *,
+    conditions: str | Sequence[str] | None = None,
+    covariates: str | Sequence[str] | None = None,
+    long: tuple[str, str] | None = None,
+    units_row: bool = False,
 ) -> Dataset:
     """Read a CSV file with a header line into a `Dataset`; arguments as in `Dataset.from_frame`.
+
+    long: the columns (variable, value) of a table with one measurement a row; `time` must then be named.
+    units_row: the line after the header holds units, kept as `data.units`.
 
     Lines that start with `#` are comments; blank lines and spaces around cells are ignored. The separator is a comma,
     or a semicolon or tab where the header has these and no comma.
@@ -114,7 +153,8 @@ def read_csv(
             got=",".join(header),
             fix="Put the names of the columns in the first line.",
         )
-    for cells, line in zip(body, lines[1:], strict=True):
+    lines = lines[1:]
+    for cells, line in zip(body, lines, strict=True):
         if len(cells) != len(header):
             raise DataError(
                 f"line {line} of {path} does not fit the header",
@@ -122,8 +162,27 @@ def read_csv(
                 got=f"{len(cells)}",
                 fix="Give every column a name in the first line, and every line one cell a column.",
             )
+    units = {}
+    if units_row and body:
+        units = {name: unit for name, unit in zip(header, body[0], strict=True) if unit}
+        body, lines = body[1:], lines[1:]
     frame = pd.DataFrame(body, columns=header, dtype=object)
-    return Dataset.from_frame(frame, time, states, trajectory, lines=lines[1:])
+    if long is not None:
+        from ude.training.sources import widen
+
+        if time is None:
+            raise InputError("a long table needs time=...", expected="the name of the column of times", got="None")
+        frame, lines = widen(frame, time, *long, trajectory=trajectory, lines=lines), []
+    return Dataset.from_frame(
+        frame,
+        time,
+        states,
+        trajectory,
+        conditions=conditions,
+        covariates=covariates,
+        units=units,
+        lines=lines or None,
+    )
 
 
 def _read_rows(path: Path) -> tuple[list[list[str]], list[int]]:
@@ -159,7 +218,7 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-class _RowNames:
+class RowNames:
     """Names a row as a person finds it: the line of the file when there is one, else the row counted from 1."""
 
     def __init__(self, lines: Sequence[int] | None) -> None:
@@ -173,7 +232,7 @@ GAPS = frozenset({"", "nan", "na", "n/a", "null", "none"})
 """Cells that say that nothing was measured, whatever their case."""
 
 
-def _number_column(column: pd.Series, name: str, where: _RowNames, *, gaps: bool) -> Array:
+def number_column(column: pd.Series, name: str, where: RowNames, *, gaps: bool) -> Array:
     """The numbers of a column; NaN for a gap where `gaps` are allowed."""
     if pd.api.types.is_datetime64_any_dtype(column):
         raise DataError(

@@ -19,6 +19,7 @@ from ude.problems import ODEProblem
 from ude.solve import solve
 from ude.training.coordinates import Coordinates, InnerField
 from ude.training.data import Array, Dataset, root_mean_square
+from ude.training.inputs import Lanes, restored
 from ude.training.noise import Gaussian, NoiseModel, log_likelihood
 from ude.training.observables import Measurement
 from ude.training.options import FitOptions
@@ -40,6 +41,8 @@ class Fit:
     interrupted: True when Ctrl-C ended the training; the fit is the best up to there
     positive, state_scale: (state,) integrated in log u; the unit in which the others are
     scale, noise: (column,) what misfits were divided by; estimated measurement noise
+    per_trajectory: name -> (trajectory,), parameters that were fitted for each trajectory
+    holdout: what of each trajectory was held out, as it was asked for
     notes: what was done otherwise than usual, such as stages that were left out
     noise_models: observable -> noise model with its fitted scales; empty for a fit by least squares
     fitted_numbers: how many numbers were fitted: weights, parameters, initial states, scales of the noise
@@ -61,6 +64,8 @@ class Fit:
     measurement: Measurement
     state_scale: Array
     notes: tuple[str, ...] = ()
+    per_trajectory: Mapping[str, Array] = field(default_factory=dict)
+    holdout: float | int | str = 0
     noise_models: Mapping[str, NoiseModel] = field(default_factory=dict)
     fitted_numbers: int = 0
     validation: Dataset | None = None
@@ -152,10 +157,15 @@ class Fit:
             )
         coordinates = Coordinates(self.positive, self.state_scale)
         z0 = coordinates.inner(torch.as_tensor(self.u0[trajectory]))
+        lanes = self._lanes(trajectory)
         if times[-1] == start:
             return np.repeat(self.u0[trajectory][None], len(times), axis=0)
+        # parameters of the trajectory's own need a batch to be lanes of
         problem = ODEProblem(
-            InnerField(self.model, coordinates), z0, (start, float(times[-1])), names=self.model.states
+            InnerField(self.model, coordinates, lanes),
+            z0 if lanes is None else z0.unsqueeze(0),
+            (start, float(times[-1])),
+            names=self.model.states,
         )
         with torch.no_grad():
             solution = solve(
@@ -167,12 +177,16 @@ class Fit:
                 maxiters=10_000 + 100 * len(times),
             )
             z = solution.partial if partial else solution.u
-            return coordinates.natural(z).numpy()
+            return coordinates.natural(z if lanes is None else z[0]).numpy()
 
     def _observed(self, trajectory: int, u: Array, times: Array) -> Array:
         with torch.no_grad():
-            values = self.model.parameter_tensors()
-            return self.measurement(torch.as_tensor(u), torch.as_tensor(times), values).numpy()
+            t, lanes = torch.as_tensor(times), self._lanes(trajectory)
+            own = None if lanes is None else {name: value[0] for name, value in lanes.along(t.unsqueeze(0)).items()}
+            return self.measurement(torch.as_tensor(u), t, self.model.parameter_tensors(own)).numpy()
+
+    def _lanes(self, trajectory: int) -> Lanes | None:
+        return restored(self.model, self.data, self.per_trajectory).lanes(torch.tensor([trajectory]))
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Data as points and what the simulations say as lines, one panel a column; also written to `path`."""

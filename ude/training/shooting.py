@@ -208,7 +208,8 @@ class Shooting:
         """What the states would be measured as."""
         if self.measurement is None:
             return u
-        values = self.field.model.parameter_tensors(None, u) if self.measurement.formulas else {}
+        own = self.field.overrides(self.windows.t) if self.measurement.formulas else None
+        values = self.field.model.parameter_tensors(own, u) if self.measurement.formulas else {}
         return self.measurement(u, self.windows.t, values)
 
     def __call__(self, starts: Float[Tensor, "window state"], continuity: float = 0.0) -> Float[Tensor, ""]:

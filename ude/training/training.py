@@ -26,6 +26,7 @@ from ude.training.coordinates import Coordinates, InnerField
 from ude.training.data import Array, Dataset
 from ude.training.evaluations import EvaluationLog, Meter
 from ude.training.initial_states import InitialStates, InitialValue, starting_values
+from ude.training.inputs import Inputs
 from ude.training.latent import DrivenMatch
 from ude.training.losses import Prior, network_weights
 from ude.training.noise import Likelihood, NoiseModel
@@ -54,6 +55,7 @@ class Setup:
     model: Model
     train: Dataset
     measurement: Measurement
+    inputs: Inputs
     initial: Sequence[InitialValue]
     positive: npt.NDArray[np.bool_]
     options: FitOptions
@@ -75,6 +77,7 @@ class Training:
     def __init__(self, setup: Setup, bar: ProgressBar) -> None:
         self.setup, self.bar = setup, bar
         self.model, self.train, self.options = setup.model, setup.train, setup.options
+        self.inputs = setup.inputs
         self.meter = Meter()
         self.log = EvaluationLog(self.meter)
         self.rows: list[tuple[object, ...]] = []
@@ -88,7 +91,7 @@ class Training:
         self.notes: list[str] = []
         self._place_states(values)
         self._starts_now: Callable[[], Tensor] | None = None
-        self.trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.trainable = [p for p in (*self.model.parameters(), *self.inputs.parameters()) if p.requires_grad]
         self.likelihood: Likelihood | None = None
         self.validation: Shooting | None = None
         if not self.trainable and not self.free_starts:
@@ -110,7 +113,8 @@ class Training:
         for i in self.hidden:
             own = self.options.scale.get(states[i], float(np.abs(starts[:, i]).max()))
             state_scale[i] = own if own > 0 else 1.0
-        self.field = InnerField(self.model, Coordinates(setup.positive, state_scale))
+        lanes = self.inputs.lanes(torch.arange(len(self.train)))
+        self.field = InnerField(self.model, Coordinates(setup.positive, state_scale), lanes)
         self.initial = InitialStates.of(setup.initial, self.field.coordinates, len(self.train))
         self.free_starts = bool(self.initial.free.any())
         self.starts = self.field.coordinates.inner(self.initial.inside(torch.as_tensor(starts)))
@@ -163,14 +167,16 @@ class Training:
         unset = initialise.unset_parameters(self.model)
         rate = initialise.rate_of(columns.inner(points.u), columns.inner_rate(points.u, points.du))
         self.model.set_values(initialise.start_values(unset, rate))
+        self.inputs.begin(self.model.values())
         if self.hidden:
             self.driven = DrivenMatch.along(self.field, self.hidden, self.train, self.smoothing, self.spread_out)
-            points = Points(*self.driven.points(self.starts, options.solver))
+            rows = torch.arange(len(self.train)).repeat_interleave(self.driven.states.t.shape[1])
+            points = Points(*self.driven.points(self.starts, options.solver), rows)
         else:
             points = replace(points, u=points.u[:, self.columns], du=points.du[:, self.columns])
         self.points = points
         if options.rescale:
-            initialise.set_network_scales(self.model, points.u, points.du, points.t)
+            initialise.set_network_scales(self.model, points.u, points.du, points.t, self.overrides(points)())
         relative = max(float(np.sqrt(np.mean((self.noise / self.scale.numpy()) ** 2))), 1e-3)
         observations = sum(self.train.counts().values())
         # N observations of noise ν: -log p of the data is N r²/2ν², which in the mean square r² is 2ν²/N a unit.
@@ -183,6 +189,13 @@ class Training:
             self.likelihood = Likelihood(setup.noise, observed, torch.isfinite(observed), self.noise.tolist())
         if setup.whole is not None:
             self.validation = self._validation(setup.whole)
+
+    def overrides(self, points: Points) -> Callable[[], dict[str, Tensor] | None]:
+        """What stands in the place of the model's parameters at single points, as the parameters are now."""
+        if not self.inputs.names:
+            return lambda: None
+        forcing = self.inputs.forcing_at(points.trajectory, points.t)
+        return lambda: {**self.inputs.numbers(points.trajectory), **forcing}
 
     def initial_states(self) -> Array:
         starts = self.starts if self._starts_now is None else self._starts_now()
@@ -215,6 +228,7 @@ class Training:
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"inputs.{i}": value for i, value in enumerate(self.inputs.parameters())}
         tensors["starts"] = self.starts
         if self.likelihood is not None:
             tensors["noise"] = self.likelihood.logs
@@ -222,6 +236,9 @@ class Training:
 
     def _restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         self.model.load_state_dict({name[6:]: v for name, v in tensors.items() if name.startswith("model.")})
+        with torch.no_grad():
+            for i, value in enumerate(self.inputs.parameters()):
+                value.copy_(tensors[f"inputs.{i}"])
         self.starts = tensors["starts"]
         if self.likelihood is not None:
             with torch.no_grad():
@@ -271,8 +288,9 @@ class Training:
         return self.field.coordinates.inner(torch.as_tensor(self.spread_out(np.stack(starts))))
 
     def shooting(self, windows: Windows) -> Shooting:
+        field = InnerField(self.model, self.field.coordinates, self.inputs.lanes(windows.trajectory))
         return Shooting(
-            self.field,
+            field,
             windows,
             self.scale,
             self.spread,
@@ -454,11 +472,12 @@ class StageLog(AbstractContextManager["StageLog"]):
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Dense points along the smoothed trajectories: u and du (point, state), t (point,)."""
+    """Dense points along the smoothed trajectories: u and du (point, state), t (point,), and whose they are."""
 
     u: Tensor
     du: Tensor
     t: Tensor
+    trajectory: Tensor
 
     @classmethod
     def along(cls, data: Dataset, smoothing: Smoothing, total: int = 200) -> Points:
@@ -468,13 +487,13 @@ class Points:
         """
         number = max(total // len(data), 4)
         most = max(4000 // len(data), 4)
-        parts: list[tuple[Array, Array, Array]] = []
+        parts: list[tuple[npt.NDArray[Any], ...]] = []
         inside = []
         for i, trajectory in enumerate(data.trajectories):
             t = np.linspace(trajectory.t[0], trajectory.t[-1], min(max(number, 2 * len(trajectory)), most))
             inside.append(smoothing.inside(i, t).all(axis=1))
-            parts.append((*smoothing(i, t), t))
+            parts.append((*smoothing(i, t), t, np.full(len(t), i)))
         known = np.concatenate(inside)
         known |= known.sum() < 2
-        u, du, times = (torch.as_tensor(np.concatenate(part)[known]) for part in zip(*parts, strict=True))
-        return cls(u, du, times)
+        u, du, times, rows = (torch.as_tensor(np.concatenate(part)[known]) for part in zip(*parts, strict=True))
+        return cls(u, du, times, rows)

@@ -19,6 +19,7 @@ from ude.errors import InputError
 from ude.training.coordinates import Coordinates, InnerField
 from ude.training.data import Array
 from ude.training.evaluations import Meter
+from ude.training.inputs import restored
 from ude.training.losses import network_weights
 from ude.training.noise import Gaussian
 from ude.training.result import Fit
@@ -47,6 +48,13 @@ class _Residuals:
     """
 
     def __init__(self, fit: Fit, tolerance: float = 1e-9) -> None:
+        own = restored(fit.model, fit.data, fit.per_trajectory).names
+        if own:
+            raise InputError(
+                "these intervals are for one set of parameters",
+                got=f"{', '.join(own)} different in each trajectory",
+                fix="Use ude.bootstrap(fit).",
+            )
         if network_weights(fit.model):
             raise InputError(
                 "the intervals of a model with networks are not those of few parameters",
@@ -165,7 +173,8 @@ def profile_intervals(fit: Fit, names: Sequence[str] | None = None, level: float
     for name in chosen:
         if name not in residuals.names:
             raise InputError(f"{name} was not fitted", expected=f"some of {', '.join(residuals.names)}")
-    polished = least_squares(residuals, residuals.best, diff_step=_STEP, x_scale="jac", xtol=1e-10, ftol=1e-12)
+    steps = np.full(len(residuals.best), _STEP)
+    polished = least_squares(residuals, residuals.best, diff_step=steps, x_scale="jac", xtol=1e-10, ftol=1e-12)
     threshold = float(chi2.ppf(level, 1))
     lower, upper, estimates = {}, {}, {}
     for name in chosen:
@@ -190,7 +199,9 @@ def _end(residuals: _Residuals, best: Array, least: float, index: int, side: flo
         def rest_of(rest: Array) -> Array:
             return residuals(np.insert(rest, index, value))
 
-        found = least_squares(rest_of, kept["x"], diff_step=_STEP, x_scale="jac", xtol=1e-8, ftol=1e-10)
+        found = least_squares(
+            rest_of, kept["x"], diff_step=np.full(len(others), _STEP), x_scale="jac", xtol=1e-8, ftol=1e-10
+        )
         kept["x"] = found.x
         return 2 * float(found.cost) - least - threshold
 
