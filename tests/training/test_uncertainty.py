@@ -130,6 +130,7 @@ def test_the_best_of_many_starts_finds_a_frequency_that_one_start_does_not():
     assert model.parameters_table["k"].value == 1.0
 
 
+@pytest.mark.slow
 def test_processes_change_nothing():
     model, data = oscillator()
     one, two = (ude.multistart(model, data, starts=3, processes=n, seed=3, **ALONE) for n in (1, 2))
