@@ -18,8 +18,8 @@ from ude.discovery import Candidate, Discovery, LibraryRegressor, Samples, Selec
 from ude.discovery.sampling import gauge_directions, open_system, sample_terms
 from ude.errors import DataError, InputError, ModelError
 from ude.models import UDE, FunctionModel, Model, Neural
+from ude.training import Fit, FitOptions, fit
 from ude.training.data import Dataset
-from ude.training.fit import Fit, FitOptions, fit
 from ude.training.observables import Measurement
 
 A, B, C, D = 0.5, 0.03, 0.02, 0.8  # dx = A x - B x y, dy = C x y - D y

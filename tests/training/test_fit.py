@@ -239,16 +239,16 @@ def test_solver_that_never_arrives_gives_a_finite_fit(lotka_volterra_data, half_
 
 @pytest.mark.parametrize("stage", ["derivatives", "multiple shooting", "single shooting"])
 def test_interruption_in_any_stage_leaves_a_usable_fit(lotka_volterra_data, half_known, monkeypatch, stage):
-    from ude.training.fit import _StageLog
+    from ude.training.training import StageLog
 
-    original = _StageLog.__call__
+    original = StageLog.__call__
 
     def interrupt(self, loss):
         original(self, loss)
         if self.name == stage and self.count == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_StageLog, "__call__", interrupt)
+    monkeypatch.setattr(StageLog, "__call__", interrupt)
     result = quick(half_known, lotka_volterra_data(points=11))
     assert result.interrupted
     assert result.history.stage.iloc[-1] == stage
@@ -262,7 +262,7 @@ def test_interruption_before_any_stage_leaves_the_data_as_start(lotka_volterra_d
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["ude.training.fit"], "smooth", interrupt)
+    monkeypatch.setattr(sys.modules["ude.training.training"], "smooth", interrupt)
     data = lotka_volterra_data(points=11)
     result = quick(half_known, data)
     assert result.interrupted
@@ -275,7 +275,10 @@ def test_interruption_before_any_stage_leaves_the_data_as_start(lotka_volterra_d
 
 def test_history_has_every_stage_with_a_falling_loss(lotka_volterra_data, half_known):
     history = quick(half_known, lotka_volterra_data(points=11)).history
-    assert list(history.columns) == ["stage", "iteration", "loss", "seconds"]
+    columns = ["stage", "iteration", "loss", "validation", "rate", "evaluations", "steps", "seconds"]
+    assert list(history.columns) == columns
+    assert (history.steps.diff().dropna() >= 0).all()
+    assert history.rate[history.stage == "derivatives"].notna().sum() == 20  # of Adam
     assert list(history.stage.unique()) == ["derivatives", "multiple shooting", "single shooting"]
     assert (history.seconds.diff().dropna() >= 0).all()
     derivatives = history[history.stage == "derivatives"]

@@ -14,7 +14,7 @@ from ude.discovery.selection import Combination, SelectionOptions, select
 from ude.errors import InputError
 from ude.models import FunctionModel
 from ude.progress import ProgressBar
-from ude.training.fit import Fit
+from ude.training.result import Fit
 
 
 def discover(

@@ -21,7 +21,7 @@ from ude.errors import DataError, InputError
 from ude.models import UDE, Parameter, Symbolic, to_text
 from ude.problems import ODEProblem
 from ude.training.data import Dataset, root_mean_square
-from ude.training.fit import Fit
+from ude.training.result import Fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

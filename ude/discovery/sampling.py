@@ -16,8 +16,8 @@ from ude.errors import ModelError
 from ude.models import UDE
 from ude.models.expression import TIME
 from ude.training.data import Dataset
-from ude.training.fit import Fit
 from ude.training.inputs import restored
+from ude.training.result import Fit
 
 
 def sample_terms(fit: Fit, total: int = 300) -> dict[str, Samples]:

@@ -6,7 +6,6 @@ Both main files are plain data: nothing is unpickled, so that a folder from else
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -23,8 +22,11 @@ from torch import Tensor, nn
 from ude.errors import InputError
 from ude.models import UDE, FunctionModel, Model
 from ude.training.data import Array, Dataset, Trajectory
-from ude.training.fit import Fit, FitOptions
+from ude.training.noise import NoiseModel
 from ude.training.observables import Measurement
+from ude.training.options import FitOptions
+from ude.training.result import Fit
+from ude.training.run_folder import replace_file
 from ude.training.shooting import SolverOptions
 
 FORMAT = 1
@@ -56,12 +58,17 @@ def save_fit(fit: Fit, directory: str | Path) -> Path:
             "notes": list(fit.data.notes),
             "names": [trajectory.name for trajectory in fit.data.trajectories],
             "trained_on": [len(trajectory) for trajectory in fit.train.trajectories],
+            "validated_on": [] if fit.validation is None else [len(tr) for tr in fit.validation.trajectories],
             "digest": fit.data.digest,
             "holdout": fit.holdout,
             "conditions": [dict(trajectory.conditions) for trajectory in fit.data.trajectories],
             "units": dict(fit.data.units),
             "covariate_kind": fit.data.covariate_kind,
         },
+        "noise_models": {
+            name: {"kind": type(model).__name__, **asdict(model)} for name, model in fit.noise_models.items()
+        },
+        "fitted_numbers": fit.fitted_numbers,
         "seed": fit.seed,
         "interrupted": fit.interrupted,
         "positive": [bool(flag) for flag in fit.positive],
@@ -75,9 +82,9 @@ def save_fit(fit: Fit, directory: str | Path) -> Path:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / _TENSORS, lambda path: save_file(tensors, path))
-        _replace(folder / _HISTORY, lambda path: fit.history.to_csv(path, index=False))
-        _replace(folder / _JSON, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
+        replace_file(folder / _TENSORS, lambda path: save_file(tensors, path))
+        replace_file(folder / _HISTORY, lambda path: fit.history.to_csv(path, index=False))
+        replace_file(folder / _JSON, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
     except OSError as error:
         raise InputError(
             f"the fit cannot be written to {folder}", got=str(error), fix="Choose another folder."
@@ -148,7 +155,9 @@ def _rebuild(
         raise ValueError("the data are not those that the fit was made from")
     kept = info["trained_on"]
     train = replace(data, trajectories=tuple(_part(tr, slice(k)) for tr, k in zip(trajectories, kept, strict=True)))
-    tail = tuple(_part(tr, slice(k, None)) for tr, k in zip(trajectories, kept, strict=True))
+    seen = info.get("validated_on") or [0] * len(kept)
+    middle = tuple(_part(tr, slice(k, k + v)) for tr, k, v in zip(trajectories, kept, seen, strict=True))
+    tail = tuple(_part(tr, slice(k + v, None)) for tr, k, v in zip(trajectories, kept, seen, strict=True))
     settings = description["options"]
     for name in ("derivative_iterations", "continuity", "single_iterations"):
         settings[name] = tuple(settings[name])
@@ -166,6 +175,9 @@ def _rebuild(
         positive=np.array(description["positive"], dtype=bool),
         scale=tensors["scale"].numpy(),
         noise=tensors["noise"].numpy(),
+        noise_models={name: _noise_model(entry) for name, entry in description.get("noise_models", {}).items()},
+        fitted_numbers=description.get("fitted_numbers", 0),
+        validation=replace(data, trajectories=middle) if any(seen) else None,
         # folders of format 1 from before there were observables: every column was a state
         measurement=Measurement(model, data.states, description.get("observe", {})),
         state_scale=tensors.get("state_scale", tensors["scale"]).numpy(),
@@ -173,6 +185,12 @@ def _rebuild(
         per_trajectory={name[15:]: v.numpy() for name, v in tensors.items() if name.startswith("per_trajectory.")},
         holdout=info.get("holdout", 0),
     )
+
+
+def _noise_model(entry: Mapping[str, Any]) -> NoiseModel:
+    kinds = {kind.__name__: kind for kind in NoiseModel.__subclasses__()}
+    model: NoiseModel = kinds[entry["kind"]](**{name: value for name, value in entry.items() if name != "kind"})
+    return model
 
 
 def _covariates(tensors: Mapping[str, Tensor], trajectory: int) -> dict[str, tuple[Array, Array]]:
@@ -198,13 +216,6 @@ def _model(
 
 def _part(trajectory: Trajectory, points: slice) -> Trajectory:
     return replace(trajectory, t=trajectory.t[points], u=trajectory.u[points])
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside and rename: an interruption leaves the old file or the new one, never half of either."""
-    beside = path.with_name(f".{path.name}.tmp")
-    write(beside)
-    os.replace(beside, path)
 
 
 def _version(package: str) -> str:

@@ -27,9 +27,10 @@ class Coordinates:
     def __init__(self, positive: npt.ArrayLike, scale: npt.ArrayLike) -> None:
         self.positive = torch.as_tensor(np.asarray(positive, dtype=bool))
         self.scale = torch.as_tensor(np.asarray(scale, dtype=np.float64))
+        self.all_positive = bool(self.positive.all())  # asked here: a program that is traced cannot ask a tensor
 
     def natural(self, z: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
-        if bool(self.positive.all()):
+        if self.all_positive:
             return z.exp()
         # The other branch of a `where` must stay finite, or its zero gradient becomes 0 * inf.
         return torch.where(self.positive, torch.where(self.positive, z, 0.0).exp(), z * self.scale)

@@ -67,9 +67,10 @@ class DrivenStates(nn.Module):
             problem,
             Tsit5(),
             saveat=self.t,
-            abstol=options.tolerance,
-            reltol=options.tolerance,
+            abstol=options.settled(self.field.model).tolerance,
+            reltol=options.settled(self.field.model).tolerance,
             maxiters=options.steps(self.t.shape[1]),
+            engine="torch",  # always the same, so that a fit that goes on after a kill finds the same numbers
         ).partial
         reached = torch.isfinite(found).all(-1)
         last = (reached.sum(-1) - 1).clamp(min=0)

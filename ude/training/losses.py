@@ -10,26 +10,29 @@ from torch import Tensor
 
 from ude.models import Model, Neural
 
-# What a point costs that a failed solve did not reach, in squared scales: as if it were this far off. Finite, so that
-# an optimiser can compare two failures (the one that got further is better), and far above any fit worth keeping.
+# What a number costs at least that a failed solve did not reach, in squared scales: as if it were this far off. Finite,
+# so that an optimiser can compare two failures (the one that got further is better), and far above any fit to keep.
 COST_OF_A_MISSING_POINT = 100.0
 
 
-def misfit(
-    predicted: Float[Tensor, "*batch time observable"],
-    observed: Float[Tensor, "*batch time observable"],
-    scale: Float[Tensor, " observable"],
-    mask: Bool[Tensor, "*batch time observable"],
-) -> Float[Tensor, ""]:
-    """Mean of ``((predicted - observed) / scale)²`` over the numbers that were measured, those where `mask` holds.
+def residuals(
+    predicted: Float[Tensor, "*batch time state"],
+    observed: Float[Tensor, "*batch time state"],
+    scale: Float[Tensor, " state"],
+    mask: Bool[Tensor, "*batch time state"],
+    reached: Bool[Tensor, "*batch time"],
+) -> Float[Tensor, " residual"]:
+    """The vector whose sum of squares is the mean of ``((predicted - observed) / scale)²`` over the numbers measured.
 
-    `observed` is finite everywhere; what it says outside the mask does not matter. A number that is not finite (the
-    solve failed before it) costs `COST_OF_A_MISSING_POINT` and has no gradient.
+    A number at a point that the solve did not reach, where `predicted` holds the last that it did, has as its residual
+    the root of `COST_OF_A_MISSING_POINT` and ``log(1 + r²)``, r what the prediction is off. It is finite whatever broke
+    down, says that reaching further is better, and its gradient leads to where the last point reached fits better.
     """
-    reached = torch.isfinite(predicted)
-    residual = (torch.where(reached & mask, predicted, observed) - observed) / scale
-    total = (residual**2).sum() + COST_OF_A_MISSING_POINT * (mask & ~reached).sum()
-    return total / mask.sum().clamp(min=1)
+    wrong = (predicted - torch.where(mask, observed, 0.0)) / scale
+    there = reached.unsqueeze(-1).expand(mask.shape)
+    missing = wrong[mask & ~there]
+    parts = [wrong[mask & there], (COST_OF_A_MISSING_POINT + torch.log1p(missing**2)).sqrt()]
+    return torch.cat(parts) / mask.sum().clamp(min=1).sqrt()
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,13 @@ class Prior:
         common = strength * noise**2 / max(observations, 1)
         return cls(tuple(weights), tuple(common * (w.shape[0] + w[0].numel()) / 2.0 for w in weights))
 
+    def residuals(self) -> Float[Tensor, " weight"]:
+        """Whose sum of squares is the prior's part of the loss."""
+        parts = [factor**0.5 * w.reshape(-1) for factor, w in zip(self.factors, self.weights, strict=True)]
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *parts])
+
     def __call__(self) -> Tensor:
-        terms = (factor * (w**2).sum() for factor, w in zip(self.factors, self.weights, strict=True))
-        return sum(terms, torch.zeros((), dtype=torch.float64))
+        return (self.residuals() ** 2).sum()
 
 
 def network_weights(model: Model) -> list[Tensor]:

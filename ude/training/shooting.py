@@ -13,13 +13,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ude.errors import EngineRefused
 from ude.methods import Tsit5
+from ude.models import Model, Neural
 from ude.problems import ODEProblem
 from ude.solution import Solution
 from ude.solve import solve
 from ude.training.coordinates import Coordinates, InnerField
 from ude.training.data import Dataset
-from ude.training.losses import misfit
+from ude.training.evaluations import Meter
+from ude.training.losses import COST_OF_A_MISSING_POINT, residuals
+from ude.training.noise import Likelihood
 from ude.training.observables import Measurement
 
 
@@ -78,14 +82,24 @@ def cut(data: Dataset, steps: int | None = None) -> Windows:
 class SolverOptions:
     """Tolerance (absolute and relative, in inner coordinates) and the most steps of one window.
 
+    Left out, the tolerance is 1e-4 with networks and 1e-8 without: where a few parameters are fitted by least squares,
+    they get as many digits as the data allow.
+
     A trial of a line search may be wild and take thousands of steps to no purpose. A window therefore gets at most
     `patience` times the steps that the start of the stage took, and never more than `maxiters` (None: 200, and 20 for
     each of its points). What it did not reach then counts as missing.
     """
 
-    tolerance: float = 1e-4
+    tolerance: float | None = None
     maxiters: int | None = None
     patience: float = 4.0
+
+    def settled(self, model: Model) -> SolverOptions:
+        """The same with the tolerance that this model gets."""
+        if self.tolerance is not None:
+            return self
+        networks = any(isinstance(term, Neural) for term in model.terms.values())
+        return replace(self, tolerance=1e-4 if networks else 1e-8)
 
     def steps(self, points: int) -> int:
         """The most steps of a window of that many points."""
@@ -93,21 +107,41 @@ class SolverOptions:
 
 
 def simulate(
-    field: InnerField, z0: Float[Tensor, "window state"], t: Float[Tensor, "window time"], options: SolverOptions
+    field: InnerField,
+    z0: Float[Tensor, "window state"],
+    t: Float[Tensor, "window time"],
+    options: SolverOptions,
+    meter: Meter | None = None,
 ) -> Solution:
     """Inner states at the times `t` of each window, from z0 at its first time; `.partial` of it may hold NaN.
 
-    Always with `Tsit5`: the windows are short, and an objective whose method changes with p jumps where it does.
+    Always with `Tsit5`: the windows are short, and an objective whose method changes with p jumps where it does. With a
+    meter, the engine is the one that it chooses, and it counts the work.
     """
     problem = ODEProblem(field, z0, (t[:, 0], t[:, -1]))
-    return solve(
-        problem,
-        Tsit5(),
-        saveat=t,
-        abstol=options.tolerance,
-        reltol=options.tolerance,
-        maxiters=options.steps(t.shape[1]),
-    )
+    tolerance = options.settled(field.model).tolerance
+    for engine in meter.engines if meter is not None else ("auto",):
+        try:
+            solution = solve(
+                problem,
+                Tsit5(),
+                saveat=t,
+                abstol=tolerance,
+                reltol=tolerance,
+                maxiters=options.steps(t.shape[1]),
+                engine=engine,
+            )
+            break
+        except EngineRefused:
+            if engine != "fused":
+                raise
+    if meter is not None:
+        stats = solution.stats
+        steps = int((stats.accepted_steps + stats.rejected_steps).sum())
+        failed = int((~torch.as_tensor(solution.success)).sum())
+        gradient = 4 if torch.is_grad_enabled() else 1  # a gradient costs about three more calls for each
+        meter.count(calls=stats.nf * gradient, steps=steps, solves=len(t), failed=failed)
+    return solution
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,41 +157,72 @@ class Shooting:
     spread: Float[Tensor, " state"]
     options: SolverOptions
     measurement: Measurement | None = None  # None: the columns of the data are the states
+    meter: Meter | None = None
+    likelihood: Likelihood | None = None
+    unit: float = 1.0
 
     @property
     def coordinates(self) -> Coordinates:
         return self.field.coordinates
 
     @torch.no_grad()
-    def limited(self, starts: Float[Tensor, "window state"]) -> Shooting:
-        """The same with the number of steps limited by what `starts` takes; see `SolverOptions`."""
-        stats = simulate(self.field, starts, self.windows.t, self.options).stats
+    def most_steps(self, starts: Float[Tensor, "window state"]) -> int:
+        """The number of steps that windows get, by what `starts` takes; see `SolverOptions`."""
+        stats = simulate(self.field, starts, self.windows.t, self.options, self.meter).stats
         tried = int((stats.accepted_steps + stats.rejected_steps).max())
-        most = self.options.steps(self.windows.t.shape[1])
-        maxiters = min(most, int(self.options.patience * tried) + 20)
-        return replace(self, options=replace(self.options, maxiters=maxiters))
+        return min(self.options.steps(self.windows.t.shape[1]), int(self.options.patience * tried) + 20)
+
+    def limited(self, starts: Float[Tensor, "window state"]) -> Shooting:
+        """The same with the number of steps limited by what `starts` takes."""
+        return replace(self, options=replace(self.options, maxiters=self.most_steps(starts)))
+
+    def _simulated(
+        self, starts: Float[Tensor, "window state"]
+    ) -> tuple[Float[Tensor, "window time state"], Float[Tensor, "window time state"], Bool[Tensor, "window time"]]:
+        """Inner and natural states, held at the last that was reached; which were reached."""
+        z = simulate(self.field, starts, self.windows.t, self.options, self.meter).partial
+        reached = torch.isfinite(z).all(-1)
+        # What was not reached is compared at the point where the simulation broke down: its cost is then downhill to
+        # where that point fits better. Held before exp: the gradient of NaN must be zero, not 0 * NaN.
+        last = (reached.sum(1, keepdim=True) - 1).clamp(min=0)
+        place = torch.minimum(torch.arange(z.shape[1]).expand(reached.shape), last)
+        held = z.gather(1, place.unsqueeze(-1).expand(z.shape))
+        held = torch.where(torch.isfinite(held), held, starts.detach().unsqueeze(1))
+        return held, self.coordinates.natural(held), reached
+
+    def _gaps(self, z: Float[Tensor, "window time state"], starts: Tensor, continuity: float) -> Float[Tensor, " gap"]:
+        """Root of the penalty of each jump between windows; their sum of squares is the penalty."""
+        linked = self.windows.linked
+        if not continuity or not len(linked):
+            return starts.new_zeros(0)
+        gap = (z[linked, self.windows.last[linked]] - starts[linked + 1]) / self.spread
+        return gap.reshape(-1) * (continuity / gap.numel()) ** 0.5
+
+    def residuals(self, starts: Float[Tensor, "window state"], continuity: float = 0.0) -> Float[Tensor, " residual"]:
+        """Whose sum of squares is the loss where noise is Gaussian of known relative sizes."""
+        z, u, reached = self._simulated(starts)
+        wrong = residuals(self.observed(u), self.windows.u, self.scale, self.windows.mask, reached)
+        return torch.cat([wrong, self._gaps(z, starts, continuity)])
 
     def observed(self, u: Float[Tensor, "window time state"]) -> Float[Tensor, "window time observable"]:
-        """What the states would be measured as. NaN where a simulation did not come, without a gradient there."""
-        if self.measurement is None or not self.measurement.formulas:
-            return u if self.measurement is None else self.measurement(u, self.windows.t, {})
-        # A formula of NaN has a gradient of NaN, by the parameters too.
-        reached = torch.isfinite(u).all(-1, keepdim=True)
-        safe = torch.where(reached, u, u[:, :1].detach().nan_to_num(1.0))
-        values = self.field.model.parameter_tensors(self.field.overrides(self.windows.t), u)
-        return torch.where(reached, self.measurement(safe, self.windows.t, values), torch.nan)
+        """What the states would be measured as."""
+        if self.measurement is None:
+            return u
+        own = self.field.overrides(self.windows.t) if self.measurement.formulas else None
+        values = self.field.model.parameter_tensors(own, u) if self.measurement.formulas else {}
+        return self.measurement(u, self.windows.t, values)
 
     def __call__(self, starts: Float[Tensor, "window state"], continuity: float = 0.0) -> Float[Tensor, ""]:
-        z = simulate(self.field, starts, self.windows.t, self.options).partial
-        # Before exp: the gradient of a point that was not reached must be zero, not 0 * NaN.
-        reached = torch.isfinite(z).all(-1, keepdim=True)
-        u = torch.where(reached, self.coordinates.natural(torch.where(reached, z, 0.0)), torch.nan)
-        loss = misfit(self.observed(u), self.windows.u, self.scale, self.windows.mask)
-        linked = self.windows.linked
-        if continuity and len(linked):
-            ends = z[linked, self.windows.last[linked]]
-            gap = (
-                torch.where(torch.isfinite(ends), ends, starts[linked + 1].detach()) - starts[linked + 1]
-            ) / self.spread
-            loss = loss + continuity * (gap**2).mean()
-        return loss
+        """The loss; with a likelihood, ``unit * -log p / N`` instead of the mean square."""
+        if self.likelihood is None:
+            return (self.residuals(starts, continuity) ** 2).sum()
+        z, u, reached = self._simulated(starts)
+        y = self.observed(u)
+        mask, there = self.windows.mask, reached.unsqueeze(-1)
+        nats = self.likelihood(y, self.windows.u, mask & there)
+        missing = residuals(y, self.windows.u, self.scale, mask & ~there, reached)
+        number = mask.sum().clamp(min=1)
+        share = (mask & ~there).sum() / number
+        # what is missing costs its price in nats, and pulls as it does in least squares
+        loss = self.unit * (nats / number + COST_OF_A_MISSING_POINT * share) + share * (missing**2).sum()
+        return loss + (self._gaps(z, starts, continuity) ** 2).sum()

@@ -1,0 +1,499 @@
+"""The state of one fit while it runs, and what its stages have in common."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ude.errors import InputError
+from ude.models import Model
+from ude.progress import ProgressBar
+from ude.progress import Stage as ProgressStage
+from ude.training import initialise
+from ude.training.collocation import Smoothing, smooth
+from ude.training.coordinates import Coordinates, InnerField
+from ude.training.data import Array, Dataset
+from ude.training.evaluations import EvaluationLog, Meter
+from ude.training.initial_states import InitialStates, InitialValue, starting_values
+from ude.training.inputs import Inputs
+from ude.training.latent import DrivenMatch
+from ude.training.losses import Prior, network_weights
+from ude.training.noise import Likelihood, NoiseModel
+from ude.training.observables import Measurement
+from ude.training.optimisers import LBFGS, Adam, LevenbergMarquardt, Objective, Optimiser
+from ude.training.options import FitOptions
+from ude.training.penalties import ParameterPrior, Penalty, Scene, bind_all
+from ude.training.run_folder import RunFolder
+from ude.training.shooting import Shooting, Windows, cut
+from ude.training.stages import Callback, Iteration, Stage
+
+COLUMNS = ("stage", "iteration", "loss", "validation", "rate", "evaluations", "steps", "seconds")
+
+# A Jacobian takes a reverse sweep through all simulations for each residual. 20 runs with 1000 numbers took minutes.
+_FEW_RESIDUALS = 300
+
+# Simulations that break down now and then belong to any line search; more than so many, which are more than this
+# fraction, are worth a word.
+_MANY, _LARGE_PART = 20, 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What a fit is asked to do, checked. `whole` is training and validation data together."""
+
+    model: Model
+    train: Dataset
+    measurement: Measurement
+    inputs: Inputs
+    initial: Sequence[InitialValue]
+    positive: npt.NDArray[np.bool_]
+    options: FitOptions
+    seed: int = 0
+    whole: Dataset | None = None
+    noise: Mapping[str, NoiseModel] | None = None
+    priors: Mapping[str, ParameterPrior] = field(default_factory=dict)
+    penalties: Sequence[Penalty] = ()
+    callback: Callback | None = None
+
+
+class StopStage(Exception):
+    """Ends a stage from inside of its optimiser."""
+
+
+class Training:
+    """At every moment `model` and `initial_states()` are usable."""
+
+    def __init__(self, setup: Setup, bar: ProgressBar) -> None:
+        self.setup, self.bar = setup, bar
+        self.model, self.train, self.options = setup.model, setup.train, setup.options
+        self.inputs = setup.inputs
+        self.meter = Meter()
+        self.log = EvaluationLog(self.meter)
+        self.rows: list[tuple[object, ...]] = []
+        values = self.train.values()
+        deviation = np.nanstd(values, axis=0)
+        # A constant column has no spread of its own: measure it by its size.
+        deviation = np.where(deviation > 1e-12, deviation, np.maximum(np.nanmax(np.abs(values), axis=0), 1.0))
+        scale = [self.options.scale.get(name, float(deviation[i])) for i, name in enumerate(self.train.states)]
+        self.scale = torch.tensor(scale, dtype=torch.float64)
+        self.noise = np.zeros(len(self.train.states))
+        self.notes: list[str] = []
+        self._place_states(values)
+        self._starts_now: Callable[[], Tensor] | None = None
+        self.trainable = [p for p in (*self.model.parameters(), *self.inputs.parameters()) if p.requires_grad]
+        self.likelihood: Likelihood | None = None
+        self.validation: Shooting | None = None
+        if not self.trainable and not self.free_starts:
+            raise InputError(
+                "there is nothing to fit",
+                expected="a network, a fitted parameter or a free u0",
+                fix="Name parameters to fit (fit=...), or leave u0 out.",
+            )
+
+    def _place_states(self, values: Array) -> None:
+        """Which states are seen and which hidden, the coordinates of all, and where they start."""
+        setup, measurement, states = self.setup, self.setup.measurement, self.model.states
+        self.driven: DrivenMatch | None = None
+        self.hidden = [states.index(state) for state in measurement.unmeasured]
+        self.columns = [measurement.column_of[s] for s in states if s in measurement.column_of]
+        starts = starting_values(setup.initial, self.spread_out(self.train.first_values()))
+        _check_starts(starts, setup.positive, setup.initial)
+        state_scale = self.spread_out(self.scale.numpy())
+        for i in self.hidden:
+            own = self.options.scale.get(states[i], float(np.abs(starts[:, i]).max()))
+            state_scale[i] = own if own > 0 else 1.0
+        lanes = self.inputs.lanes(torch.arange(len(self.train)))
+        self.field = InnerField(self.model, Coordinates(setup.positive, state_scale), lanes)
+        self.initial = InitialStates.of(setup.initial, self.field.coordinates, len(self.train))
+        self.free_starts = bool(self.initial.free.any())
+        self.starts = self.field.coordinates.inner(self.initial.inside(torch.as_tensor(starts)))
+        inner = self.field.coordinates.inner(torch.as_tensor(self.spread_out(values, fill=1.0))).numpy()
+        self.spread = torch.as_tensor(np.nanstd(inner, axis=0)).clamp(min=1e-6)
+        self.spread[self.hidden] = 1.0
+
+    def spread_out(self, columns: Array, fill: float = np.nan) -> Array:
+        """What is known of columns (..., column) as states (..., state), `fill` for those that no column measures."""
+        seen = [i for i in range(len(self.model.states)) if i not in self.hidden]
+        states = np.full((*columns.shape[:-1], len(self.model.states)), fill)
+        states[..., seen] = columns[..., self.columns]
+        return states
+
+    def positive_columns(self) -> npt.NDArray[np.bool_]:
+        """(column,): those of positive states; of formulas, those whose data all are."""
+        state_of = {column: state for state, column in self.setup.measurement.column_of.items()}
+        least = np.nanmin(self.train.values(), axis=0)
+        flags = dict(zip(self.model.states, self.setup.positive, strict=True))
+        return np.array([flags[state_of[i]] if i in state_of else least[i] > 0 for i in range(len(least))])
+
+    # -- the whole ------------------------------------------------------------------------------------------------
+
+    def run(self, stages: Sequence[Stage], folder: RunFolder | None, checkpoint: Callable[[], None]) -> None:
+        """Prepare, then one stage after another; those that the folder holds are read from it."""
+        self.checkpoint = checkpoint
+        self._prepare()
+        for index, stage in enumerate(stages):
+            done = folder.finished(index) if folder is not None else None
+            if done is not None:
+                self._restore(*done)
+                continue
+            path = folder.log_path(index) if folder is not None else None
+            with EvaluationLog(self.meter, path) as self.log:
+                stage.run(self)
+            if folder is not None:
+                folder.finish(index, self._tensors(), {"rows": self.rows, "meter": self.meter.state()})
+
+    def _prepare(self) -> None:
+        setup, options = self.setup, self.options
+        self.smoothing = smooth(self.train, self.positive_columns())
+        self.noise = self.smoothing.noise
+        first = np.stack([self.smoothing(i, tr.t[:1])[0][0] for i, tr in enumerate(self.train.trajectories)])
+        starts = starting_values(setup.initial, self.spread_out(first))
+        self.starts = self.field.coordinates.inner(self.initial.inside(torch.as_tensor(starts)))
+        initialise.redraw_networks(self.model, setup.seed)
+        points = Points.along(self.train, self.smoothing)
+        # columns and their rates, in logarithms where they are positive
+        columns = Coordinates(self.positive_columns(), self.scale.numpy())
+        unset = initialise.unset_parameters(self.model)
+        rate = initialise.rate_of(columns.inner(points.u), columns.inner_rate(points.u, points.du))
+        self.model.set_values(initialise.start_values(unset, rate))
+        self.inputs.begin(self.model.values())
+        if self.hidden:
+            self.driven = DrivenMatch.along(self.field, self.hidden, self.train, self.smoothing, self.spread_out)
+            rows = torch.arange(len(self.train)).repeat_interleave(self.driven.states.t.shape[1])
+            points = Points(*self.driven.points(self.starts, options.solver), rows)
+        else:
+            points = replace(points, u=points.u[:, self.columns], du=points.du[:, self.columns])
+        self.points = points
+        if options.rescale:
+            initialise.set_network_scales(self.model, points.u, points.du, points.t, self.overrides(points)())
+        relative = max(float(np.sqrt(np.mean((self.noise / self.scale.numpy()) ** 2))), 1e-3)
+        observations = sum(self.train.counts().values())
+        # N observations of noise ν: -log p of the data is N r²/2ν², which in the mean square r² is 2ν²/N a unit.
+        unit = 2.0 * relative**2 / observations
+        self.nats = unit * observations
+        self.prior = Prior.of(self.model, relative, observations, options.weight_prior)
+        self.known = bind_all(Scene(self.model, points.u, points.t, unit), setup.priors, setup.penalties)
+        if setup.noise is not None:
+            observed = torch.as_tensor(self.train.values())
+            self.likelihood = Likelihood(setup.noise, observed, torch.isfinite(observed), self.noise.tolist())
+        if setup.whole is not None:
+            self.validation = self._validation(setup.whole)
+
+    def overrides(self, points: Points) -> Callable[[], dict[str, Tensor] | None]:
+        """What stands in the place of the model's parameters at single points, as the parameters are now."""
+        if not self.inputs.names:
+            return lambda: None
+        forcing = self.inputs.forcing_at(points.trajectory, points.t)
+        return lambda: {**self.inputs.numbers(points.trajectory), **forcing}
+
+    def initial_states(self) -> Array:
+        starts = self.starts if self._starts_now is None else self._starts_now()
+        return self.field.coordinates.natural(starts.detach()).numpy()
+
+    def history(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+
+    def fitted_numbers(self) -> int:
+        scales = 0 if self.likelihood is None else self.likelihood.logs.numel()
+        return sum(p.numel() for p in self.trainable) + scales + self._free_starts()
+
+    def _free_starts(self) -> int:
+        """How many numbers the starts are: a shared one counts once."""
+        own = self.initial.rows == torch.arange(len(self.train)).unsqueeze(-1)
+        return int((self.initial.free & own).sum())
+
+    def warn(self) -> None:
+        """One warning for all simulations that broke down, if they were many."""
+        if self.meter.failed > max(_MANY, _LARGE_PART * self.meter.solves):
+            warnings.warn(
+                f"{self.meter.failed} of {self.meter.solves} simulations of a window broke down during the fit, and "
+                "their missing points cost a penalty. Begin with ude.DerivativeMatching() or shorter windows "
+                "(ude.MultipleShooting(window_steps=...)), or bound the parameters.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    # -- what a stage leaves behind -------------------------------------------------------------------------------
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"inputs.{i}": value for i, value in enumerate(self.inputs.parameters())}
+        tensors["starts"] = self.starts
+        if self.likelihood is not None:
+            tensors["noise"] = self.likelihood.logs
+        return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+
+    def _restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        self.model.load_state_dict({name[6:]: v for name, v in tensors.items() if name.startswith("model.")})
+        with torch.no_grad():
+            for i, value in enumerate(self.inputs.parameters()):
+                value.copy_(tensors[f"inputs.{i}"])
+        self.starts = tensors["starts"]
+        if self.likelihood is not None:
+            with torch.no_grad():
+                self.likelihood.logs.copy_(tensors["noise"])
+        self.rows = [tuple(row) for row in notes["rows"]]
+        self.meter.restore(notes["meter"])
+
+    # -- for stages -----------------------------------------------------------------------------------------------
+
+    def default_optimisers(self, first: int, second: int, residuals: int) -> tuple[Optimiser, ...]:
+        """Least squares where there are few parameters and few squares, else Adam, then L-BFGS."""
+        if not network_weights(self.model) and self.likelihood is None and residuals <= _FEW_RESIDUALS:
+            return (LevenbergMarquardt(first + second),)
+        return (Adam(first), LBFGS(second))
+
+    def known_residuals(self) -> Tensor:
+        """What is known beside the data; the sum of squares adds to the loss."""
+        return torch.cat([self.prior.residuals(), self.known()])
+
+    def objective(
+        self,
+        loss: Callable[[], Tensor],
+        more: Sequence[Tensor],
+        *,
+        residuals: Callable[[], Tensor] | None,
+        batched: bool = False,
+    ) -> Objective:
+        return Objective(
+            loss,
+            [*self.trainable, *more],
+            residuals=residuals,
+            record=self.log,
+            decays=network_weights(self.model),
+            floor=0.0 if self.likelihood is None else self.nats,
+            batched=batched,
+        )
+
+    def stage(self, stage: Stage, optimisers: Sequence[Optimiser], rounds: int = 1) -> StageLog:
+        total = rounds * sum(optimiser.iterations for optimiser in optimisers)
+        return StageLog(self, stage, self.bar.stage(stage.name, total))
+
+    def smooth_starts(self, windows: Windows) -> Tensor:
+        """The smoothed data at the start of each window, in inner coordinates."""
+        if self.driven is not None:
+            return self.driven.at(self.starts, windows.trajectory, windows.t[:, 0], self.options.solver)
+        starts = [self.smoothing(int(i), windows.t[row, :1].numpy())[0][0] for row, i in enumerate(windows.trajectory)]
+        return self.field.coordinates.inner(torch.as_tensor(self.spread_out(np.stack(starts))))
+
+    def shooting(self, windows: Windows) -> Shooting:
+        field = InnerField(self.model, self.field.coordinates, self.inputs.lanes(windows.trajectory))
+        return Shooting(
+            field,
+            windows,
+            self.scale,
+            self.spread,
+            self.options.solver,
+            self.setup.measurement,
+            self.meter,
+            self.likelihood,
+            self.nats,
+        )
+
+    def _limited(self, shooting: Shooting, starts: Tensor) -> Shooting:
+        (most,) = self.log(lambda: np.array([float(shooting.most_steps(starts))]))
+        return replace(shooting, options=replace(shooting.options, maxiters=int(most)))
+
+    def match_driven(self, stage: Stage, driven: DrivenMatch, optimisers: Sequence[Optimiser]) -> None:
+        """Match the rates of the measured states, the others being simulated along."""
+        offset = torch.zeros_like(self.starts, requires_grad=True)
+        starts = self.starts
+
+        def now() -> Tensor:
+            return self.initial.place(starts, offset, self.spread)
+
+        def loss() -> Tensor:
+            return driven(now(), self.options.solver) + (self.known_residuals() ** 2).sum()
+
+        self._starts_now = lambda: now().detach()
+        try:
+            with self.stage(stage, optimisers) as log:
+                log.minimise(self.objective(loss, [offset], residuals=None), optimisers)
+        finally:
+            self._starts_now = None
+            self.starts = now().detach().clone()
+
+    def shoot(
+        self,
+        stage: Stage,
+        rounds: Sequence[tuple[Shooting, float]],
+        starts: Tensor,
+        heads: Tensor,
+        optimisers: Sequence[Optimiser],
+    ) -> None:
+        """Optimise model and window starts with one loss and continuity penalty after another; `heads`: each
+        trajectory's first window, whose start is the trajectory's."""
+        # Offsets in units of the spread: numbers near one, as the weights are.
+        offset = torch.zeros_like(starts, requires_grad=True)
+        # What is known of the first states stays, and so does what an earlier stage found of the hidden ones.
+        kept = ~self.initial.free
+        kept[:, self.hidden] = True
+        begin = self.initial.inside(self.field.coordinates.natural(torch.where(kept, self.starts, starts[heads])))
+        starts = starts.index_copy(0, heads, self.field.coordinates.inner(begin))
+
+        def now() -> Tensor:
+            moved = starts + offset * self.spread
+            return moved.index_copy(0, heads, self.initial.place(starts[heads], offset[heads], self.spread))
+
+        if any(isinstance(optimiser, LevenbergMarquardt) for optimiser in optimisers):
+            self.meter.hurry()  # a Jacobian takes a reverse sweep for every residual
+        more = [offset] if self.free_starts or len(heads) < len(starts) else []
+        if self.likelihood is not None and self.likelihood.logs.numel():
+            more.append(self.likelihood.logs)
+        self._starts_now = lambda: now().detach()[heads]
+        try:
+            with self.stage(stage, optimisers, len(rounds)) as log:
+                last: Shooting | None = None
+                for shooting, continuity in rounds:
+                    if shooting is not last:
+                        last, limited = shooting, self._limited(shooting, now().detach())
+
+                    def residuals(case: Shooting = limited, weight: float = continuity) -> Tensor:
+                        return torch.cat([case.residuals(now(), weight), self.known_residuals()])
+
+                    def loss(case: Shooting = limited, weight: float = continuity) -> Tensor:
+                        return case(now(), weight) + (self.known_residuals() ** 2).sum()
+
+                    squares = residuals if self.likelihood is None else None
+                    log.minimise(self.objective(loss, more, residuals=squares), optimisers)
+        finally:
+            self._starts_now = None
+            self.starts = now().detach()[heads].clone()
+
+    # -- validation -----------------------------------------------------------------------------------------------
+
+    def _validation(self, whole: Dataset) -> Shooting:
+        windows = cut(whole)
+        mask = windows.mask.clone()
+        for row, trajectory in enumerate(self.train.trajectories):
+            mask[row, : len(trajectory)] = False
+        return replace(self.shooting(replace(windows, mask=mask)), likelihood=None)
+
+    def validate(self) -> float:
+        """Mean square, in scales, of the prediction of the validation data from the starts as they are."""
+        if self.validation is None or self._starts_now is None:
+            return float("nan")
+        case, starts = self.validation, self._starts_now()
+
+        def compute() -> Array:
+            with torch.no_grad():
+                return np.array([float((case.residuals(starts) ** 2).sum())])
+
+        return float(self.log(compute)[0])
+
+
+def _check_starts(starts: Array, positive: npt.NDArray[np.bool_], initial: Sequence[InitialValue]) -> None:
+    """Raise InputError for a start that was given and is not positive where the state is."""
+    given = np.array([value.value is not None for value in initial])
+    if (starts[:, positive & given] <= 0).any():
+        raise InputError(
+            "u0 is not positive for a state that is",
+            expected="numbers above zero",
+            got=f"{starts.tolist()}",
+            fix="Give positive=False, or the states that are.",
+        )
+
+
+class StageLog(AbstractContextManager["StageLog"]):
+    """Called with the loss of every iteration: into the history, onto the bar, to callbacks; stops early."""
+
+    def __init__(self, training: Training, stage: Stage, shown: ProgressStage) -> None:
+        self.training, self.stage, self.shown = training, stage, shown
+        self.name, self.count, self.evaluations = stage.name, 0, 0
+        self.best_validation, self.best_point, self.waited = np.inf, np.zeros(0), 0
+        self.saved = time.monotonic()
+        self.objective: Objective
+
+    def minimise(self, objective: Objective, optimisers: Sequence[Optimiser]) -> None:
+        """One optimiser after another; with validation data, the point that they liked best is kept."""
+        before = self.evaluations
+        self.best_validation, self.waited = np.inf, 0
+        try:
+            for optimiser in optimisers:
+                self.objective, self.before = objective, before
+                optimiser.minimise(objective, stall=self.training.options.stall, on_iteration=self)
+        finally:
+            self.evaluations = before + objective.evaluations
+            if np.isfinite(self.best_validation):
+                objective.assign(self.best_point)
+
+    def __call__(self, loss: float) -> None:
+        training, objective = self.training, self.objective
+        self.count += 1
+        # Whoever looks at the model now sees it at its best. The optimiser assigns its own point before it evaluates.
+        objective.assign(objective.best_point)
+        validation = self._look()
+        evaluations = self.before + objective.evaluations
+        meter = training.meter
+        row = (self.name, self.count, loss, validation, objective.rate, evaluations, meter.steps, meter.seconds)
+        training.rows.append(row)
+        self.shown.advance(loss)
+        if not training.log.replaying and time.monotonic() - self.saved > training.options.checkpoint_seconds:
+            training.checkpoint()
+            self.saved = time.monotonic()
+        told = Iteration(self.name, self.count, loss, validation, training.model)
+        stop = [callback(told) for callback in (self.stage.callback, training.setup.callback) if callback is not None]
+        if any(stop) or self.waited > training.options.validation_patience:
+            raise StopStage
+
+    def _look(self) -> float:
+        """The validation loss where it is time to look, else NaN."""
+        if self.count % self.training.options.validation_every:
+            return float("nan")
+        value = self.training.validate()
+        if value < self.best_validation:
+            self.best_validation, self.best_point, self.waited = value, self.objective.best_point.copy(), 0
+        elif np.isfinite(value):
+            self.waited += 1
+        return value
+
+    def __enter__(self) -> StageLog:
+        self.shown.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        stopped = kind is StopStage
+        self.shown.__exit__(None if stopped else kind, None if stopped else error, tb)
+        return stopped
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Dense points along the smoothed trajectories: u and du (point, state), t (point,), and whose they are."""
+
+    u: Tensor
+    du: Tensor
+    t: Tensor
+    trajectory: Tensor
+
+    @classmethod
+    def along(cls, data: Dataset, smoothing: Smoothing, total: int = 200) -> Points:
+        """About `total` points over all trajectories, at least two an interval of data, at most 4000.
+
+        Points outside of the times at which every state was measured are left out where there are others.
+        """
+        number = max(total // len(data), 4)
+        most = max(4000 // len(data), 4)
+        parts: list[tuple[npt.NDArray[Any], ...]] = []
+        inside = []
+        for i, trajectory in enumerate(data.trajectories):
+            t = np.linspace(trajectory.t[0], trajectory.t[-1], min(max(number, 2 * len(trajectory)), most))
+            inside.append(smoothing.inside(i, t).all(axis=1))
+            parts.append((*smoothing(i, t), t, np.full(len(t), i)))
+        known = np.concatenate(inside)
+        known |= known.sum() < 2
+        u, du, times, rows = (torch.as_tensor(np.concatenate(part)[known]) for part in zip(*parts, strict=True))
+        return cls(u, du, times, rows)
