@@ -61,6 +61,22 @@ def test_end_values_of_stiff_and_unstable_problems_agree_with_scipys(problem: st
     assert float(reference.error(scipy_end(reference, method, rtol, atol))) < bound
 
 
+def test_the_end_value_of_e5_agrees_with_scipys_and_with_a_second_order_decay():
+    # once y1 is gone, y3 decays by itself: 1/y3 grows by M C per unit of time
+    reference = reference_problems.get("e5")
+    f, leaves = flatten(reference.problem)
+
+    def g(t: float, u: np.ndarray) -> np.ndarray:
+        return f(torch.from_numpy(u), leaves, torch.tensor(t, dtype=torch.float64)).numpy()
+
+    solved = solve_ivp(
+        g, (0.0, 1e13), [1.76e-3, 0.0, 0.0], method="LSODA", rtol=1e-11, atol=[1e-23, 1e-41, 1e-41], t_eval=[1e12, 1e13]
+    )
+    assert float(reference.error(torch.from_numpy(solved.y[:, -1]))) < 1e-7
+    before, after = 1 / solved.y[1]
+    assert abs((after - before) / (1.13e9 * 9e12) - 1) < 1e-8
+
+
 def ring_modulator(t: float, y: np.ndarray) -> list[float]:
     """The ring modulator in plain Python, a hundred times faster for one state, and written apart from ours."""
 
@@ -154,7 +170,7 @@ def test_the_masses_of_the_chains_are_conserved():
 
 def test_names_are_sorted_into_stiff_and_not():
     assert set(NON_STIFF) | set(STIFF) == set(reference_problems.names())
-    assert STIFF == ("vdpol", "rober", "rober_dae", "chemakzo", "hires", "orego", "pollu", "ring_modulator")
+    assert STIFF == ("vdpol", "rober", "rober_dae", "chemakzo", "hires", "orego", "pollu", "e5", "ring_modulator")
     assert reference_problems.get("Pleiades").name == "pleiades"
     assert ude.reference_problems.get("rober").digits == 8
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -253,3 +255,25 @@ def test_a_failed_backsolve_gives_nan_never_a_number():
 def test_numpy_is_not_needed_to_read_a_detached_solution():
     sol = ude.solve(ude.ODEProblem(lotka_volterra, [1.0, 1.0], (0.0, 1.0), LV), saveat=0.5)
     assert isinstance(sol.u.numpy(), np.ndarray)
+
+
+def test_logarithmic_checkpoints_hold_a_logarithm_of_states(monkeypatch):
+    checkpoints = importlib.import_module("ude.engines.torch_engine.checkpoints")
+    most = 0
+    original = checkpoints.Starts.__call__
+
+    def counting(self, row):
+        nonlocal most
+        found = original(self, row)
+        most = max(most, len(self._held) + len(self._record.u))
+        return found
+
+    monkeypatch.setattr(checkpoints.Starts, "__call__", counting)
+    u0 = torch.tensor([1.0], dtype=torch.float64).requires_grad_()
+    prob = ude.ODEProblem(lambda u, p, t: torch.cos(t) * u, u0, (0.0, 10.0))
+    sensealg = ude.DiscreteAdjoint(checkpoints="logarithmic")
+    sol = ude.solve(prob, ude.RK4(), dt=0.01, adaptive=False, saveat=[10.0], sensealg=sensealg)
+    sol.u.sum().backward()
+    # 1000 steps: ten states on the way, and the first and the last of the record
+    assert 8 <= most <= 14
+    assert int(sol.stats.accepted_steps) == 1000

@@ -94,6 +94,8 @@ class DiagonallyImplicitRungeKutta(Algorithm):
 
     Args:
         newton_tolerance: Newton's iteration for a stage ends when its error is below this part of the tolerance.
+            0.1 takes a seventh fewer calls of f than 0.01 and is as accurate at tight tolerances, but at 1e-3 it
+            lets the Oregonator miss its next pulse.
         newton_maxiters: Most iterations for a stage; a trajectory that needs more tries a smaller step.
         linsolve: How the linear systems are solved: `LU()`, or `GMRES()` for many states.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ _SHRINK = 0.5
 # iteration gives up as soon as it foresees that its iterations will not do, so a slow one needs many to be allowed.
 TIGHT_ITERATIONS = 1000
 TIGHT_TOLERANCE = 1e-9
+# By how much a guess of a stage may magnify errors of the stages that it is made of.
+_MOST_AMPLIFICATION = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,18 +74,26 @@ def esdirk_tensors(tableau: DiagonallyImplicitTableau, dtype: torch.dtype, devic
 
 
 def _predictor(c: Sequence[float], stage: int) -> list[float]:
-    """Weights of the earlier stages in a straight line through the two whose nodes lie nearest to c[stage]."""
+    """Weights of the earlier stages in the parabola through the three whose nodes lie nearest to c[stage], or in the
+    straight line through two, where that extrapolates too far."""
     weights = [0.0] * stage
-    if not stage:
-        return weights
-    nearest = sorted(range(stage), key=lambda j: (abs(c[j] - c[stage]), -j))
-    first = nearest[0]
-    second = next((j for j in nearest[1:] if abs(c[j] - c[first]) > 1e-3), None)
-    share = 0.0 if second is None else (c[stage] - c[first]) / (c[second] - c[first])
-    weights[first] = 1.0 - share
-    if second is not None:
-        weights[second] = share
+    chosen: list[int] = []
+    for j in sorted(range(stage), key=lambda j: (abs(c[j] - c[stage]), -j)):
+        if all(abs(c[j] - c[k]) > 1e-3 for k in chosen):
+            chosen.append(j)
+    # a straight line needs 5 to 10 % more calls of f on stiff chemistry, a cubic as many as the parabola
+    for count in range(min(3, len(chosen)), 0, -1):
+        found = _lagrange([c[j] for j in chosen[:count]], c[stage])
+        if sum(map(abs, found)) <= _MOST_AMPLIFICATION:
+            for j, weight in zip(chosen, found, strict=False):
+                weights[j] = weight
+            break
     return weights
+
+
+def _lagrange(nodes: Sequence[float], x: float) -> list[float]:
+    """Weights of the values at `nodes` in the polynomial through them, at x."""
+    return [prod((x - other) / (node - other) for other in nodes if other != node) for node in nodes]
 
 
 class EsdirkScheme:

@@ -1,0 +1,35 @@
+"""All benchmarks by one command: ``python -m benchmarks`` runs them, ``--list`` says what exists."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+#: Module, and how long it takes on one core.
+BENCHMARKS = {
+    "gradient_speed": "1 minute",
+    "compaction": "2 minutes",
+    "work_precision": "2 minutes",
+    "stiff_work_precision": "5 minutes",
+    "reference_accuracy": "15 minutes",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"which to run, of {', '.join(BENCHMARKS)}; all when left out")
+    parser.add_argument("--list", action="store_true", help="say what exists and run nothing")
+    chosen = parser.parse_args()
+    unknown = set(chosen.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}. Choose of {', '.join(BENCHMARKS)}.")
+    for name in chosen.names or BENCHMARKS:
+        module = importlib.import_module(f"benchmarks.{name}")
+        first = (module.__doc__ or "").partition("\n")[0]
+        print(f"{name} ({BENCHMARKS[name]}): {first}", flush=True)
+        if not chosen.list:
+            module.main()
+
+
+if __name__ == "__main__":
+    main()
