@@ -7,11 +7,15 @@ import importlib
 
 #: Module, and how long it takes on one core.
 BENCHMARKS = {
+    "fused_speed": "15 minutes, and hours with --long",
+    "fused_overhead": "1 minute",
     "gradient_speed": "1 minute",
     "compaction": "2 minutes",
     "work_precision": "2 minutes",
     "stiff_work_precision": "5 minutes",
     "reference_accuracy": "15 minutes",
+    "parameter_estimation": "1 minute",
+    "universal_fits": "20 minutes",
 }
 
 

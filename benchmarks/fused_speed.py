@@ -340,7 +340,7 @@ def _versions() -> str:
     return ", ".join(told)
 
 
-def main(effort: Effort, only: Sequence[str] = (), stem: Path | None = None) -> str:
+def main(effort: Effort = USUAL, only: Sequence[str] = (), stem: Path | None = None) -> str:
     """Measure, write the table and the picture, and return the table."""
     bind(CORES[:1])
     torch.set_num_threads(1)

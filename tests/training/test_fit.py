@@ -199,6 +199,16 @@ def test_network_scales_are_those_of_data_and_derivatives():
     torch.testing.assert_close(term.output_scale, torch.tensor([2.0, 0.5], dtype=torch.float64))
 
 
+def test_a_network_applied_to_every_cell_of_a_grid_is_scaled_by_all_cells():
+    model = ude.FunctionModel(lambda u, p, t: 4.0 * p.R(u), "a, b, c", terms=[ude.MLP("R", "u")])
+    u = torch.arange(30, dtype=torch.float64).reshape(10, 3)
+    set_network_scales(model, u, torch.full_like(u, 8.0), u[:, 0])
+    term = model.terms["R"]
+    torch.testing.assert_close(term.input_shift, u.mean().reshape(1))
+    torch.testing.assert_close(term.input_scale, u.std().reshape(1))
+    torch.testing.assert_close(term.output_scale, torch.tensor([2.0], dtype=torch.float64))
+
+
 def test_unset_parameters_start_inside_their_bounds():
     model = ude.UDE(["dx/dt = -a*x + b - c*x**2"], fit="a, b in [5, 6], c=0.1")
     unset = unset_parameters(model)

@@ -49,7 +49,7 @@ def set_network_scales(
         seen = calls[next(name for name in term.outputs if name in calls)]
         shift, spread = [], []
         for name in term.inputs:
-            values = torch.cat([call.inputs[name].expand(len(u)) for call in seen])
+            values = torch.cat([_at_points(call.inputs[name], len(u)) for call in seen])
             values = values[torch.isfinite(values)]
             mean = values.mean() if len(values) else torch.zeros(())
             deviation = values.std() if len(values) > 1 else torch.zeros(())
@@ -57,6 +57,11 @@ def set_network_scales(
             spread.append(float(deviation) if deviation > 1e-9 * abs(mean) else max(abs(float(mean)), 1.0))
         sizes = [_output_size(term, index, du, lambda: model(u, p, t)) for index in range(len(term.outputs))]
         term.set_scales(shift, spread, sizes)
+
+
+def _at_points(value: Tensor, points: int) -> Tensor:
+    """All values of an input: a constant has no axis of points; a field, such as the cells of a grid, one more."""
+    return value.expand(points, *value.shape[1:]).reshape(-1)
 
 
 def _has_no_scales(term: Neural) -> bool:
