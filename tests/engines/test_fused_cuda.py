@@ -1,4 +1,4 @@
-"""The CUDA program: its text, that nvcc takes it, and its logic, run thread by thread on a CPU against the C program."""
+"""The CUDA program: its text, that nvcc takes it, its logic on a CPU thread by thread against the C program."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A program in CUDA's words: one trajectory a thread, weights in shared memory where they fit.
 
 What a step computes, and its reverse, is the text of the C program with one lane; this module replaces what languages
-spell differently, and c/cuda.h has the kernels around it. Nothing here runs on a GPU yet: the text is generated, compiled
-by nvcc where there is one, and its logic tested on a CPU.
+spell differently, and c/cuda.h has the kernels around it. Nothing here runs on a GPU yet: the text is generated, nvcc
+compiles it, and its logic is tested on a CPU.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _wanted(traced: Traced, *, mine: bool) -> list[tuple[int, int]]:
 
 
 def _places(traced: Traced) -> tuple[int, ...]:
-    """Where the gradient of each leaf begins among a thread's sums; first come those that all threads have a share in."""
+    """Where the gradient of each leaf begins among a thread's sums; first those that all threads share in."""
     places, next_place = [0] * len(traced.sizes), 0
     for mine in (False, True):
         for leaf, size in _wanted(traced, mine=mine):
