@@ -137,7 +137,8 @@ def test_saves_and_dense_output_agree_with_scipy_across_switches(stiff, switchin
             t_eval=times.numpy(),
         )
         np.testing.assert_allclose(sol.u[i, :, 0].numpy(), solved.y[0], atol=2e-4)
-    torch.testing.assert_close(sol(times.tolist()), sol.u, rtol=1e-9, atol=1e-9)
+    # implicit stages are solved again for the dense output, to a hundredth of the tolerance
+    torch.testing.assert_close(sol(times.tolist()), sol.u, rtol=1e-9, atol=5e-9)
 
 
 END = 2.6

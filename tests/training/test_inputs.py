@@ -49,7 +49,7 @@ def test_a_condition_of_the_data_stands_in_for_the_parameter_of_its_name():
     assert fit(model, runs_of([0.7] * 3, DOSES), holdout=0, progress=False).rmse()["x"] > 0.1  # without the condition
 
 
-@pytest.mark.parametrize("u0", [None, {"x": 2.0}])
+@pytest.mark.parametrize("u0", [None, pytest.param({"x": 2.0}, marks=pytest.mark.slow)])
 def test_a_covariate_drives_the_right_hand_side(u0):
     grid = (np.linspace(0.0, 6.0, 13), np.random.default_rng(0).uniform(0.0, 2.0, 13))
     data = runs_of([0.7] * 3, [0.0] * 3, grid).with_covariates("rain", *grid)

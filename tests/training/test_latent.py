@@ -107,7 +107,7 @@ def test_the_true_model_matches_the_rates_and_another_does_not():
 # ---------------------------------------------------------------- recovered by a fit
 
 
-@pytest.mark.parametrize("z0", [0.2, "fit"])
+@pytest.mark.parametrize("z0", [pytest.param(0.2, marks=pytest.mark.slow), "fit"])
 def test_one_hidden_state_of_three_is_recovered_with_its_equation(z0):
     result = fit(hidden_z(), two_columns(), holdout=0, progress=False, u0={"z": z0})
     for name, value in TRUTH.items():

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ude.engines.engine import NO_CHECKS, ForwardResult, SolveSpec, StepRecord, as_batch, differentiable
 from ude.engines.fused.build import compile_kernel, why_no_compiler
+from ude.engines.fused.cuda import write_cuda
 from ude.engines.fused.explicit import calls_of
 from ude.engines.fused.fingerprint import Fingerprint, fingerprint
 from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, Outcome, Prototype, run_forward, run_pullback
@@ -23,7 +24,7 @@ from ude.engines.fused.prepared import Shelf
 from ude.engines.fused.program import Unfusable
 from ude.engines.fused.result import FusedResult
 from ude.engines.fused.shelf import leave, take
-from ude.engines.fused.source import Shape, trace_program, write_source
+from ude.engines.fused.source import Shape, Traced, trace_program, write_source
 from ude.engines.fused.switching import why_not as why_not_switching
 from ude.engines.fused.trace import line_of
 from ude.engines.torch_engine import TorchEngine
@@ -220,14 +221,12 @@ class FusedEngine:
     def _build(self, spec: SolveSpec, asked: _Asked) -> _Built | str:
         """Find the kernel that an earlier process left, or trace f and compile one."""
         u0, leaves = _start(spec)
-        wanted = asked.wanted
         found = self._from_disk(spec, asked)
         if found is not None:
             return found
         u, one, t = _single(spec, u0, leaves, asked.own)
         try:
-            implicit = isinstance(spec.algorithm, DiagonallyImplicitRungeKutta)
-            traced = trace_program(spec.f, u, one, t, asked.own, wanted, jacobian=implicit)
+            traced = _traced(spec, asked)
             shape = _shape(spec, asked)
             source = write_source(traced, spec.algorithm, spec.controller, shape)
         except Unfusable as reason:
@@ -263,7 +262,7 @@ class FusedEngine:
             return self._fallback.forward(spec, u0, p)
         noted = _NOTED.get()
         if noted is not None:
-            noted.append(Path(bound.kernel.path))
+            noted.append((Path(bound.kernel.path), spec))
         call = Call.of(bound.kernel, bound.prototype, u0, p, bound.captured)
         call.saves(spec.saveat)
         keep = spec.saveat is None or spec.gradient
@@ -342,10 +341,15 @@ class FusedEngine:
     ) -> Iterator[tuple[Float[Tensor, "B n"], Float[Tensor, "B"], Float[Tensor, "B"]]]:
         return self._fallback.quadrature_nodes(*self._steps(spec, record), p, rule)
 
+    def cuda(self, spec: SolveSpec) -> str:
+        """The program of a solve that was noted, in CUDA's words."""
+        traced = _traced(spec, self._asked(spec))
+        return write_cuda(traced, spec.algorithm, spec.controller, _start(spec)[0].dtype)
+
     @contextmanager
-    def noting(self) -> Iterator[list[Path]]:
-        """Note which kernels run inside of a ``with``, as the paths of their libraries."""
-        noted: list[Path] = []
+    def noting(self) -> Iterator[list[tuple[Path, SolveSpec]]]:
+        """Note which kernels run inside of a ``with``, as the paths of their libraries, and what they solve."""
+        noted: list[tuple[Path, SolveSpec]] = []
         token = _NOTED.set(noted)
         try:
             yield noted
@@ -354,7 +358,7 @@ class FusedEngine:
 
 
 # of this thread or task only
-_NOTED: ContextVar[list[Path] | None] = ContextVar("kernels", default=None)
+_NOTED: ContextVar[list[tuple[Path, SolveSpec]] | None] = ContextVar("kernels", default=None)
 
 
 def _stiff_at(spec: SolveSpec, out: Outcome) -> float | None:
@@ -421,6 +425,12 @@ def _single(
         for leaf, shape, mine in zip(detached, rest, own, strict=True)
     ]
     return u0[0].detach().reshape(*ones, -1), one, spec.t0[0].detach().reshape(ones)
+
+
+def _traced(spec: SolveSpec, asked: _Asked) -> Traced:
+    u, leaves, t = _single(spec, *_start(spec), asked.own)
+    implicit = isinstance(spec.algorithm, DiagonallyImplicitRungeKutta)
+    return trace_program(spec.f, u, leaves, t, asked.own, asked.wanted, jacobian=implicit)
 
 
 def _own(spec: SolveSpec, leaves: Sequence[Tensor]) -> tuple[bool, ...]:

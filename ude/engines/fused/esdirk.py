@@ -7,11 +7,11 @@ engine's esdirk.py, so that both take the same steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 
 import torch
 
 from ude.engines.fused.explicit import interpolant
+from ude.engines.fused.texts import section, text_of
 from ude.engines.torch_engine.esdirk import esdirk_tensors
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
 
@@ -19,11 +19,15 @@ from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitT
 MOST_STATES = 32
 
 
-def esdirk_method(algorithm: DiagonallyImplicitRungeKutta, *, gradient: bool) -> str:
-    """The parts of c/lanes.h that belong to the method."""
+#: What bounds loops over states, where compilers should not unroll them.
+ROWS = section("newton.h", "loops over rows")
+
+
+def esdirk_method(algorithm: DiagonallyImplicitRungeKutta, *, gradient: bool, rows: str = ROWS) -> str:
+    """The parts of c/lanes.h that belong to the method; `rows` is the language's own form of `ROWS`."""
     tableau = algorithm.tableau
     parts = [
-        _text("newton.h"),
+        section("newton.h", "") + rows + section("newton.h", "factors and Newton's iteration"),
         _solve_stages(tableau),
         _attempt(algorithm),
         _settle(tableau),
@@ -32,7 +36,7 @@ def esdirk_method(algorithm: DiagonallyImplicitRungeKutta, *, gradient: bool) ->
         interpolant(tableau.interpolant),
     ]
     if gradient:
-        parts += [_text("transposed.h"), _pull_row(tableau)]
+        parts += [text_of("transposed.h"), _pull_row(tableau)]
     return "\n".join(parts)
 
 
@@ -57,10 +61,6 @@ def macros(algorithm: DiagonallyImplicitRungeKutta, *, gradient: bool) -> dict[s
 def error_order(tableau: DiagonallyImplicitTableau) -> int:
     """The power of dt to which the estimated error behaves."""
     return min(tableau.order, tableau.embedded_order) + 1 if tableau.b_error else tableau.order
-
-
-def _text(name: str) -> str:
-    return (files("ude.engines.fused") / "c" / name).read_text(encoding="utf-8")
 
 
 def _weighted(weights: Sequence[object], of: str = "k[{i}][n]") -> str:

@@ -62,6 +62,7 @@ class Renderer:
     #: Strings of the language.
     function_qualifier = "static "
     table_qualifier = "static const "
+    array_qualifier = " ALIGNED"
 
     @property
     def wide(self) -> bool:
@@ -227,7 +228,7 @@ class Renderer:
             return f"/* {buffer.name} */"
         if buffer.numel == 1:
             return f"v_t {buffer.name};"
-        return f"v_t {buffer.name}[{self.padded(buffer.numel)}] ALIGNED;"
+        return f"v_t {buffer.name}[{self.padded(buffer.numel)}]{self.array_qualifier};"
 
     def padded(self, numel: int) -> int:
         """Room for whole wide vectors, so that loops need no remainder."""
@@ -498,6 +499,10 @@ class Renderer:
     def _sink(self, number: int, sink: Sink) -> list[str]:
         if isinstance(sink, Added):
             return self._added(sink)
+        return self.products(number, sink)
+
+    def products(self, number: int, sink: AddedProducts) -> list[str]:
+        """Hold back the factors of outer products, which are multiplied for many stages at once."""
         rows, depth = sink.left.shape
         columns = sink.right.shape[0]
         lines = []
@@ -506,6 +511,10 @@ class Renderer:
                 base = f"c->{side}{number} + (c->slot * {depth} + {k}) * {self.padded(size)}"
                 lines += self._stored(base, np.ascontiguousarray(part[:, k]))
         return lines
+
+    def accumulator(self, leaf: int, index: str) -> str:
+        """Where the gradient of a leaf's numbers is added up."""
+        return f"c->added{leaf}[{index}]"
 
     def _stored(self, target: str, part: Addresses) -> list[str]:
         lines = []
@@ -526,15 +535,14 @@ class Renderer:
             access = self.program.access(source)
             if length < 3 or access is None:
                 lines += [
-                    f"c->added{sink.leaf}[{int(i)}] += {self.at(int(a), 'v_')};"
+                    f"{self.accumulator(sink.leaf, str(int(i)))} += {self.at(int(a), 'v_')};"
                     for i, a in zip(at, source, strict=True)
                 ]
                 continue
             step = int(at[1] - at[0])
             text = self.element(access.buffer, f"{access.offset} + {access.strides[0]} * i", prefix="v_")
-            lines.append(
-                f"for (int i = 0; i < {length}; i++) c->added{sink.leaf}[{int(at[0])} + {step} * i] += {text};"
-            )
+            target = self.accumulator(sink.leaf, f"{int(at[0])} + {step} * i")
+            lines.append(f"for (int i = 0; i < {length}; i++) {target} += {text};")
         return lines
 
 

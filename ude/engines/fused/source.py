@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from ude.engines.fused import esdirk, explicit, switching
 from ude.engines.fused.lower import Lowering, sinks_of
 from ude.engines.fused.program import Added, AddedProducts, Addresses, Program, Sink, Unfusable
 from ude.engines.fused.render import Renderer, product_sinks
+from ude.engines.fused.texts import text_of
 from ude.engines.fused.trace import trace_forward, trace_jacobian, trace_pullback
 from ude.methods import Algorithm, AutoSwitch, ExplicitRungeKutta
 from ude.methods.controller import SMALLEST_ERROR
@@ -140,22 +140,14 @@ def write_source(traced: Traced, algorithm: Algorithm, controller: Any, shape: S
     """Write the C program."""
     renderer = Renderer(traced.program, shape.lanes, shape.width)
     gradient = traced.of_u is not None
-    method, own_names = _method(algorithm, gradient=gradient)
-    arguments = "Context *c, const v_t *u, const v_t *t"
-    functions = [renderer.function(f"void f({arguments}, v_t *restrict du)", {"du": traced.du})]
-    if traced.of_u is not None:
-        functions.append(_flush(traced, renderer))
-        pull = renderer.function(
-            f"void f_pull({arguments}, const v_t *g, v_t *restrict gu)", {"gu": traced.of_u}, traced.sinks
-        )
-        functions.append(_counting(pull, traced))
-    if traced.jacobian is not None:
-        functions.append(
-            renderer.function(f"void f_jacobian({arguments}, v_t *restrict jacobian)", {"jacobian": traced.jacobian})
-        )
-    names = {**own_names, **_macros(traced, shape), "MEMORY": len(controller.start())}
+    method, own_names = method_text(algorithm, gradient=gradient)
+    functions = functions_of(traced, renderer)
+    if gradient:
+        functions.insert(1, _flush(traced, renderer))
+        functions[2] = _counting(functions[2], traced)
+    names = {**own_names, **macros(traced, shape), "MEMORY": len(controller.start())}
     once = "".join(f"    {line}\n" for line in renderer.once)
-    loops = [_text("lanes.h"), _text("team.h")]
+    loops = [text_of("lanes.h"), text_of("team.h")]
     if not gradient:
         loops = [text[: text.index("/* -- the reverse sweep")] for text in loops]
     parts = [
@@ -163,7 +155,7 @@ def write_source(traced: Traced, algorithm: Algorithm, controller: Any, shape: S
         "#include <math.h>\n#include <stdint.h>\n#include <stdlib.h>\n#include <string.h>",
         _types(shape),
         "\n".join(f"#define {name} {value}" for name, value in names.items()),
-        _text("common.h"),
+        text_of("common.h"),
         "\n".join(renderer.static),
         _context(traced, renderer),
         "EXPORT void ude_once(const Arguments *a) {\n    Context context, *c = &context;\n    open_context(c, a);",
@@ -177,23 +169,34 @@ def write_source(traced: Traced, algorithm: Algorithm, controller: Any, shape: S
     return Source("\n".join(parts), max(8, renderer.uniform_size))
 
 
-def _method(algorithm: Algorithm, *, gradient: bool) -> tuple[str, dict[str, Any]]:
-    """The text of a method and its macros."""
+def functions_of(traced: Traced, renderer: Renderer) -> list[str]:
+    """f, and where they are asked for its pullback and its Jacobian."""
+    arguments = "Context *c, const v_t *u, const v_t *t"
+    functions = [renderer.function(f"void f({arguments}, v_t *restrict du)", {"du": traced.du})]
+    if traced.of_u is not None:
+        pull = f"void f_pull({arguments}, const v_t *g, v_t *restrict gu)"
+        functions.append(renderer.function(pull, {"gu": traced.of_u}, traced.sinks))
+    if traced.jacobian is not None:
+        jacobian = f"void f_jacobian({arguments}, v_t *restrict jacobian)"
+        functions.append(renderer.function(jacobian, {"jacobian": traced.jacobian}))
+    return functions
+
+
+def method_text(algorithm: Algorithm, *, gradient: bool, rows: str = esdirk.ROWS) -> tuple[str, dict[str, Any]]:
+    """The text of a method and its macros; `rows` as of `esdirk_method`."""
     if isinstance(algorithm, ExplicitRungeKutta):
         return explicit.explicit_method(algorithm.tableau, gradient=gradient), explicit.macros(algorithm.tableau)
     if isinstance(algorithm, AutoSwitch):
         return switching.switching_method(algorithm, gradient=gradient), switching.macros(algorithm)
     if isinstance(algorithm, DiagonallyImplicitRungeKutta):
-        return esdirk.esdirk_method(algorithm, gradient=gradient), esdirk.macros(algorithm, gradient=gradient)
+        return esdirk.esdirk_method(algorithm, gradient=gradient, rows=rows), esdirk.macros(
+            algorithm, gradient=gradient
+        )
     raise Unfusable(f"{algorithm.name} has no fused form")
 
 
-def _text(name: str) -> str:
-    return (files("ude.engines.fused") / "c" / name).read_text(encoding="utf-8")
-
-
 def _types(shape: Shape) -> str:
-    math = _text("vector_math.h")
+    math = text_of("vector_math.h")
     kinds = [("s_", 1), ("v_", shape.lanes)] if shape.lanes > 1 else [("v_", 1), ("w_", shape.width)]
     lines = [
         f"typedef {shape.real} real;",
@@ -211,18 +214,19 @@ def _types(shape: Shape) -> str:
     if shape.lanes == 1:
         # single numbers are lanes of one
         lines += ["typedef v_t s_t;", "typedef v_i s_i;"]
-        lines += [f"#define s_{name} v_{name}" for name in _SHARED_NAMES.split()]
+        lines += [f"#define s_{name} v_{name}" for name in SINGLE_NAMES.split()]
     return "\n".join(lines)
 
 
-_SHARED_NAMES = """
+SINGLE_NAMES = """
     splat select lt le gt ge eq ne any all hsum min max fmin fmax abs floor ceil round trunc sqrt rsqrt exp expm1
     exp2 log log1p log2 log10 tanh sigmoid sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh erf erfc lgamma
     digamma pow hypot fmod remainder number
 """
 
 
-def _macros(traced: Traced, shape: Shape) -> dict[str, Any]:
+def macros(traced: Traced, shape: Shape) -> dict[str, Any]:
+    """What all parts of a program call by name, beside what belongs to the method."""
     precise = torch.finfo(shape.dtype)
     own = [size for size, mine in zip(traced.sizes, traced.own, strict=True) if mine]
     names: dict[str, Any] = {
@@ -302,7 +306,7 @@ def _flush(traced: Traced, renderer: Renderer) -> str:
         depth = sink.left.shape[1]
         for side, part in (("left", sink.left), ("right", sink.right)):
             sizes.append((f"{side}{i}", f"SLOTS * {depth * renderer.padded(len(part))} * sizeof(v_t)"))
-    lines = [_text("products.h"), "static void flush(Context *c) {"]
+    lines = [text_of("products.h"), "static void flush(Context *c) {"]
     for i, sink in products:
         depth, rows, columns = sink.left.shape[1], len(sink.left), len(sink.right)
         lines.append(
@@ -476,4 +480,15 @@ def controller_source(controller: Any, order: int) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["AddedProducts", "Shape", "Source", "Traced", "trace_program", "write_source"]
+__all__ = [
+    "SINGLE_NAMES",
+    "AddedProducts",
+    "Shape",
+    "Source",
+    "Traced",
+    "controller_source",
+    "macros",
+    "method_text",
+    "trace_program",
+    "write_source",
+]

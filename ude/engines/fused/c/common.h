@@ -47,6 +47,8 @@ typedef struct {
     v_t k[KEPT_STAGES][STATES];
 } Row;
 
+/* -- rows in the memory of this machine --------------------------------------------------------------------------- */
+
 /* small blocks: a large one is fetched from the system, and given back, at every short solve */
 enum { ROWS_A_BLOCK = (1 << 13) / sizeof(Row) > 4 ? (1 << 13) / sizeof(Row) : 4 };
 
@@ -99,6 +101,8 @@ EXPORT void ude_unpack(const Record *record, int64_t steps, int64_t *filled, rea
         }
     }
 }
+
+/* -- what an attempt works on ------------------------------------------------------------------------------------ */
 
 static inline v_t v_number(v_i condition) { return v_select(condition, v_splat(1), v_splat(0)); }
 #if LANES > 1

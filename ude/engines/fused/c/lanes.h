@@ -128,6 +128,29 @@ static void save_steps(Context *c, const Arguments *a, const State *s, Trial *tr
     }
 }
 
+/* Root mean square of error / (abstol + reltol max(|u|, |u_next|)) of each lane; not finite when the step is not. */
+static v_t scaled_error(const Arguments *a, const State *s, const Trial *trial) {
+    if (!a->adaptive) {
+        v_t total = v_abs(trial->u[0]);
+        for (int n = 1; n < STATES; n++) total += v_abs(trial->u[n]);
+        return v_select(v_eq(total - total, v_splat(0)), v_splat(0), v_splat((real)NAN));
+    }
+    v_t scale[STATES], scaled[STATES];
+    const real per_root = 1 / s_sqrt((real)STATES);
+    for (int n = 0; n < STATES; n++)
+        scale[n] = v_max(v_abs(s->u[n]), v_abs(trial->u[n])) * v_splat(a->reltol[n]) + v_splat(a->abstol[n]);
+    for (int n = 0; n < STATES; n++) scaled[n] = trial->error[n] / scale[n];
+    v_t norm = v_sqrt(sum_of_squares(scaled)) * per_root;
+#if TWO_ERRORS
+    for (int n = 0; n < STATES; n++) scaled[n] = trial->error_low[n] / scale[n];
+    const v_t low = v_sqrt(sum_of_squares(scaled)) * (per_root * (real)0.1);
+    norm = norm * (norm / v_max(v_sqrt(norm * norm + low * low), v_splat((real)SMALLEST_ERROR)));
+#endif
+    return norm;
+}
+
+/* -- lanes of a chunk ------------------------------------------------------------------------------------------- */
+
 static int keep_row(Record *record, const State *s, const Book *book, const Trial *trial, v_t h, v_t t_next, v_i accept) {
     Row *row = new_row(record);
     if (!row) return 0;
@@ -186,26 +209,89 @@ static real *all_starts(Context *c, const Arguments *a, int64_t first, int64_t l
     return starts;
 }
 
-/* Root mean square of error / (abstol + reltol max(|u|, |u_next|)) of each lane; not finite when the step is not. */
-static v_t scaled_error(const Arguments *a, const State *s, const Trial *trial) {
-    if (!a->adaptive) {
-        v_t total = v_abs(trial->u[0]);
-        for (int n = 1; n < STATES; n++) total += v_abs(trial->u[n]);
-        return v_select(v_eq(total - total, v_splat(0)), v_splat(0), v_splat((real)NAN));
-    }
-    v_t scale[STATES], scaled[STATES];
-    const real per_root = 1 / s_sqrt((real)STATES);
-    for (int n = 0; n < STATES; n++)
-        scale[n] = v_max(v_abs(s->u[n]), v_abs(trial->u[n])) * v_splat(a->reltol[n]) + v_splat(a->abstol[n]);
-    for (int n = 0; n < STATES; n++) scaled[n] = trial->error[n] / scale[n];
-    v_t norm = v_sqrt(sum_of_squares(scaled)) * per_root;
-#if TWO_ERRORS
-    for (int n = 0; n < STATES; n++) scaled[n] = trial->error_low[n] / scale[n];
-    const v_t low = v_sqrt(sum_of_squares(scaled)) * (per_root * (real)0.1);
-    norm = norm * (norm / v_max(v_sqrt(norm * norm + low * low), v_splat((real)SMALLEST_ERROR)));
+/* -- one attempt ---------------------------------------------------------------------------------------------- */
+
+enum { GOES_ON = 0, SOME_FINISHED = 1, GIVEN_UP = 2, OUT_OF_MEMORY = 3 };
+
+/* Try one step of every lane, and move those that accept it. */
+static int try_step(Context *c, Method *method, const Arguments *a, State *s, Book *book, Trial *trial, Record *record) {
+    const v_t remaining = (s->end - s->t) * s->sign;
+    const v_i is_last = v_ge(s->dt, remaining * (real)(1 - 1e-10));
+    const v_t size = v_select(s->active, v_select(v_lt(s->dt, remaining), s->dt, remaining), v_splat(0));
+    const v_t h = size * s->sign;
+    attempt(c, method, a, s, h, trial);
+    v_t error = scaled_error(a, s, trial);
+    const v_i finite = v_eq(error - error, v_splat(0));
+    error = v_select(finite, error, v_splat((real)INFINITY));
+    v_i accept = finite & controller_accepts(error, s->memory) & s->active;
+#if IMPLICIT
+    accept = accept & trial->converged;
 #endif
-    return norm;
+    const v_t before = s->t;
+    const v_t t_next = v_select(accept, v_select(is_last, s->end, s->t + h), s->t);
+    if (v_any(accept)) {
+        settle(c, method, s, h, trial, accept);
+        if (record && !keep_row(record, s, book, trial, h, t_next, accept)) return OUT_OF_MEMORY;
+        if (a->saves) save_steps(c, a, s, trial, h, t_next, accept, book);
+        for (int n = 0; n < STATES; n++) {
+            s->u[n] = v_select(accept, trial->u[n], s->u[n]);
+            s->k1[n] = v_select(accept, trial->after[n], s->k1[n]);
+        }
+        s->t = t_next;
+    }
+#if SWITCHES
+    const v_i stiff = turns_stiff(method, a, trial, h, accept);
+    if (v_any(stiff)) {
+        /* nothing of this solve is used, so that the others need not go on */
+        for (int lane = 0; lane < LANES; lane++)
+            if (CONST_MASK(stiff, lane)) finish_lane(a, s, book, lane, TURNED_STIFF);
+        return GIVEN_UP;
+    }
+#endif
+    if (a->adaptive) {
+        v_t factor = controller_factor(error, s->memory, accept);
+#if IMPLICIT
+        factor = v_select(trial->converged, factor, trial->shrink);
+#endif
+        s->dt = v_select(s->active, v_min(size * factor, v_splat(a->dtmax)), s->dt);
+        controller_learn(error, s->memory, accept);
+    }
+    const v_t smallest = v_max(v_abs(s->t) * (real)RESOLUTION, v_splat(a->dtmin > TINIEST ? a->dtmin : TINIEST));
+    const v_i small = v_lt(s->dt, smallest);
+    v_i stuck = ~accept & (a->adaptive ? small : ~(s->active & ~s->active));
+#if IMPLICIT
+    stuck = stuck & (trial->converged | v_lt(trial->shrink, v_splat(1)));
+#endif
+    stuck = (stuck | (accept & v_eq(s->t, before) & small)) & s->active;
+    if (a->dtmin > 0) s->dt = v_max(s->dt, v_splat(a->dtmin));
+    int finished = 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        if (!MASK(s->active, lane)) continue;
+        book->attempts[lane]++;
+        if (MASK(accept, lane)) book->accepted[lane]++;
+        else book->rejected[lane]++;
+        int64_t code = -1;
+        if (MASK(stuck, lane)) {
+            code = DT_LESS_THAN_MIN;
+#if IMPLICIT
+            if (!MASK(trial->converged, lane)) code = CONVERGENCE_FAILURE;
+#endif
+            if (!CONST_MASK(finite, lane)) code = UNSTABLE;
+        } else if (!((LANE(s->end, lane) - LANE(s->t, lane)) * LANE(s->sign, lane) > 0))
+            code = SUCCESS;
+        else if (book->attempts[lane] >= a->maxiters)
+            code = MAX_ITERS;
+        if (code < 0) continue;
+#if IMPLICIT
+        method_finish(method, a, lane, book->at[lane]);
+#endif
+        finish_lane(a, s, book, lane, code);
+        finished = 1;
+    }
+    return finished ? SOME_FINISHED : GOES_ON;
 }
+
+/* -- a chunk ----------------------------------------------------------------------------------------------------- */
 
 /* Integrate trajectories first..last; the record is NULL unless `keep`. Returns 0, or 1 when memory ran out. */
 EXPORT int ude_forward(const Arguments *a, int64_t first, int64_t last, Record **kept) {
@@ -216,6 +302,7 @@ EXPORT int ude_forward(const Arguments *a, int64_t first, int64_t last, Record *
     Trial trial;
     Record *record = NULL;
     int64_t next = first;
+    int failed = 0;
     memset(&s, 0, sizeof(s));
     memset(&method, 0, sizeof(method));
     for (int lane = 0; lane < LANES; lane++) book.at[lane] = -1, book.cursor[lane] = 0;
@@ -228,86 +315,13 @@ EXPORT int ude_forward(const Arguments *a, int64_t first, int64_t last, Record *
     for (int lane = 0; lane < LANES; lane++) load_lane(&context, a, &s, lane, first);
     refill(&context, &method, a, &s, &book, starts, first, last, &next);
     while (v_any(s.active)) {
-        const v_t remaining = (s.end - s.t) * s.sign;
-        const v_i is_last = v_ge(s.dt, remaining * (real)(1 - 1e-10));
-        const v_t size = v_select(s.active, v_select(v_lt(s.dt, remaining), s.dt, remaining), v_splat(0));
-        const v_t h = size * s.sign;
-        attempt(&context, &method, a, &s, h, &trial);
-        v_t error = scaled_error(a, &s, &trial);
-        const v_i finite = v_eq(error - error, v_splat(0));
-        error = v_select(finite, error, v_splat((real)INFINITY));
-        v_i accept = finite & controller_accepts(error, s.memory) & s.active;
-#if IMPLICIT
-        accept = accept & trial.converged;
-#endif
-        const v_t before = s.t;
-        const v_t t_next = v_select(accept, v_select(is_last, s.end, s.t + h), s.t);
-        if (v_any(accept)) {
-            settle(&context, &method, &s, h, &trial, accept);
-            if (record && !keep_row(record, &s, &book, &trial, h, t_next, accept)) {
-                free(starts);
-                return 1;
-            }
-            if (a->saves) save_steps(&context, a, &s, &trial, h, t_next, accept, &book);
-            for (int n = 0; n < STATES; n++) {
-                s.u[n] = v_select(accept, trial.u[n], s.u[n]);
-                s.k1[n] = v_select(accept, trial.after[n], s.k1[n]);
-            }
-            s.t = t_next;
-        }
-#if SWITCHES
-        const v_i stiff = turns_stiff(&method, a, &trial, h, accept);
-        if (v_any(stiff)) {
-            /* nothing of this solve is used, so that the others need not go on */
-            for (int lane = 0; lane < LANES; lane++)
-                if (CONST_MASK(stiff, lane)) finish_lane(a, &s, &book, lane, TURNED_STIFF);
-            break;
-        }
-#endif
-        if (a->adaptive) {
-            v_t factor = controller_factor(error, s.memory, accept);
-#if IMPLICIT
-            factor = v_select(trial.converged, factor, trial.shrink);
-#endif
-            s.dt = v_select(s.active, v_min(size * factor, v_splat(a->dtmax)), s.dt);
-            controller_learn(error, s.memory, accept);
-        }
-        const v_t smallest = v_max(v_abs(s.t) * (real)RESOLUTION, v_splat(a->dtmin > TINIEST ? a->dtmin : TINIEST));
-        const v_i small = v_lt(s.dt, smallest);
-        v_i stuck = ~accept & (a->adaptive ? small : ~(s.active & ~s.active));
-#if IMPLICIT
-        stuck = stuck & (trial.converged | v_lt(trial.shrink, v_splat(1)));
-#endif
-        stuck = (stuck | (accept & v_eq(s.t, before) & small)) & s.active;
-        if (a->dtmin > 0) s.dt = v_max(s.dt, v_splat(a->dtmin));
-        int finished = 0;
-        for (int lane = 0; lane < LANES; lane++) {
-            if (!MASK(s.active, lane)) continue;
-            book.attempts[lane]++;
-            if (MASK(accept, lane)) book.accepted[lane]++;
-            else book.rejected[lane]++;
-            int64_t code = -1;
-            if (MASK(stuck, lane)) {
-                code = DT_LESS_THAN_MIN;
-#if IMPLICIT
-                if (!MASK(trial.converged, lane)) code = CONVERGENCE_FAILURE;
-#endif
-                if (!CONST_MASK(finite, lane)) code = UNSTABLE;
-            } else if (!((LANE(s.end, lane) - LANE(s.t, lane)) * LANE(s.sign, lane) > 0))
-                code = SUCCESS;
-            else if (book.attempts[lane] >= a->maxiters)
-                code = MAX_ITERS;
-            if (code < 0) continue;
-#if IMPLICIT
-            method_finish(&method, a, lane, book.at[lane]);
-#endif
-            finish_lane(a, &s, &book, lane, code);
-            finished = 1;
-        }
-        if (finished) refill(&context, &method, a, &s, &book, starts, first, last, &next);
+        const int outcome = try_step(&context, &method, a, &s, &book, &trial, record);
+        if (outcome == SOME_FINISHED) refill(&context, &method, a, &s, &book, starts, first, last, &next);
+        if (outcome == OUT_OF_MEMORY) failed = 1;
+        if (outcome >= GIVEN_UP) break;
     }
     free(starts);
-    return 0;
+    return failed;
 }
 
 /* -- the reverse sweep ------------------------------------------------------------------------------------------ */
@@ -386,6 +400,8 @@ static void pull_still(const Arguments *a, int64_t at) {
         a->grad_u0[at * STATES + n] = sum;
     }
 }
+
+/* -- a chunk backward -------------------------------------------------------------------------------------------- */
 
 /* Pull the cotangents of the values of trajectories first..last back. Returns 0, or 1 when memory ran out. */
 EXPORT int ude_pullback(const Arguments *a, int64_t first, int64_t last, const Record *record) {

@@ -10,6 +10,8 @@ typedef struct {
     int pivot[STATES][LANES], swapped;
 } Factors;
 
+/* -- loops over rows ---------------------------------------------------------------------------------------------- */
+
 /* Loops over a known number of rows are unrolled by compilers, which for more than a few rows takes them seconds. */
 #if STATES > 4
 #define SEPARATE __attribute__((noinline))
@@ -24,6 +26,8 @@ static inline int row_count(void) { return STATES; }
 #endif
 
 #define ROWS row_count()
+
+/* -- factors and Newton's iteration ----------------------------------------------------------------------------- */
 
 static void swap_lanes(v_t *x, v_t *y, int lane) {
     const real kept = LANE(*x, lane);
