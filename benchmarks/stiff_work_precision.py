@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 
 import ude
-from benchmarks.work_precision import Curve, ratio
+from benchmarks.work_precision import Curve, legend_apart, ratio_rows
 from ude import reference_problems
 from ude.methods import Algorithm
 from ude.problems import flatten
@@ -86,11 +86,7 @@ def draw(curves: dict[str, dict[str, Curve]], path: Path) -> None:
             axis.loglog(one.calls, one.errors, style, color=color, marker="o", markersize=3, label=label)
         axis.set(title=problem, xlabel="calls of f, Jacobians included", ylabel="scaled error at the end")
         axis.grid(alpha=0.3)
-    last = axes[len(curves)]
-    last.axis("off")
-    last.legend(*axes[0].get_legend_handles_labels(), loc="center", frameon=False)
-    for axis in axes[len(curves) + 1 :]:
-        axis.axis("off")
+    legend_apart(axes, len(curves))
     figure.savefig(path, dpi=110)
 
 
@@ -104,17 +100,11 @@ def table(curves: dict[str, dict[str, Curve]]) -> str:
         f"Calls of ours over calls of SciPy's at the same scaled error (geometric mean over the errors that both reach"
         f" with tolerances from {TOLERANCES[0]:.0e} to {TOLERANCES[-1]:.0e}); below 1 means that ours needs fewer.",
         "",
-        "| problem | " + " | ".join(f"{name} / {peer}" for name, peer in columns) + " |",
-        "|---|" + "---:|" * len(columns),
     ]
-    rows = []
-    for problem, found in curves.items():
-        rows.append([ratio(found[name], found[peer]) for name, peer in columns])
-        lines.append(f"| {problem} | " + " | ".join(f"{value:.2f}" for value in rows[-1]) + " |")
-    means = np.exp(np.nanmean(np.log(np.array(rows)), axis=0))
-    lines.append("| **geometric mean** | " + " | ".join(f"**{value:.2f}**" for value in means) + " |")
+    rows, means = ratio_rows(curves, columns)
+    lines += rows
     lines += ["", "The bar is 1.5 against the peer of the same order; SciPy has one of order 5, Radau:", ""]
-    for (name, peer), value in zip(columns, means, strict=True):
+    for (name, peer), value in means.items():
         if SAME_ORDER.get(name) == peer:
             lines.append(f"- {name}: {value:.2f}, {'met' if value <= 1.5 else 'missed'}")
     return "\n".join(lines) + "\n"

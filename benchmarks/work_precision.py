@@ -95,6 +95,30 @@ def ratio(one: Curve, other: Curve) -> float:
     return math.exp(np.mean(np.log(finite))) if finite else math.nan
 
 
+def ratio_rows(
+    curves: dict[str, dict[str, Curve]], columns: list[tuple[str, str]]
+) -> tuple[list[str], dict[tuple[str, str], float]]:
+    """A Markdown table of `ratio`s, a row a problem and a column a pair of ours and a peer; means of the columns."""
+    lines = [
+        "| problem | " + " | ".join(f"{name} / {peer}" for name, peer in columns) + " |",
+        "|---|" + "---:|" * len(columns),
+    ]
+    rows = []
+    for problem, found in curves.items():
+        rows.append([ratio(found[name], found[peer]) for name, peer in columns])
+        lines.append(f"| {problem} | " + " | ".join(f"{value:.2f}" for value in rows[-1]) + " |")
+    means = np.exp(np.nanmean(np.log(np.array(rows)), axis=0)).tolist()
+    lines.append("| **geometric mean** | " + " | ".join(f"**{value:.2f}**" for value in means) + " |")
+    return lines, dict(zip(columns, means, strict=True))
+
+
+def legend_apart(axes: np.ndarray, used: int) -> None:
+    """The legend of the first axes in the place after the `used` ones, and nothing in those behind."""
+    for axis in axes[used:]:
+        axis.axis("off")
+    axes[used].legend(*axes[0].get_legend_handles_labels(), loc="center", frameon=False)
+
+
 def draw(curves: dict[str, dict[str, Curve]], path: Path) -> None:
     figure = Figure(figsize=(15, 8), layout="constrained")
     axes = figure.subplots(2, 4).ravel()
@@ -110,11 +134,7 @@ def draw(curves: dict[str, dict[str, Curve]], path: Path) -> None:
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda calls, _: f"{calls:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
-    last = axes[len(curves)]
-    last.axis("off")
-    last.legend(*axes[0].get_legend_handles_labels(), loc="center", frameon=False)
-    for axis in axes[len(curves) + 1 :]:
-        axis.axis("off")
+    legend_apart(axes, len(curves))
     figure.savefig(path, dpi=110)
 
 
@@ -128,16 +148,8 @@ def table(curves: dict[str, dict[str, Curve]]) -> str:
         "scaled error at the end of the span (geometric mean over the errors that both reach with tolerances from 1e-3",
         "to 1e-12); below 1 means that ours needs fewer.",
         "",
-        "| problem | " + " | ".join(f"{name} / {peer}" for name, peer in columns) + " |",
-        "| --- |" + " ---: |" * len(columns),
     ]
-    rows = []
-    for problem, found in curves.items():
-        rows.append([ratio(found[name], found[peer]) for name, peer in columns])
-        lines.append(f"| {problem} | " + " | ".join(f"{value:.2f}" for value in rows[-1]) + " |")
-    means = np.exp(np.nanmean(np.log(np.array(rows)), axis=0))
-    lines.append("| **geometric mean** | " + " | ".join(f"**{value:.2f}**" for value in means) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + ratio_rows(curves, columns)[0]) + "\n"
 
 
 def main(problems: tuple[str, ...] = PROBLEMS, folder: Path = HERE) -> dict[str, dict[str, Curve]]:

@@ -19,6 +19,12 @@ def lotka_volterra(u: Tensor, p: Any, t: Tensor) -> Tensor:
     return torch.stack([p.alpha * x - p.beta * x * y, p.gamma * x * y - p.delta * y], -1)
 
 
+def predator_prey(u: Tensor, p: Any, t: Tensor) -> Tensor:
+    """Lotka and Volterra's equations with one rate of both for what is eaten."""
+    x, y = u.unbind(-1)
+    return torch.stack([p.a * x - p.b * x * y, p.b * x * y - p.c * y], -1)
+
+
 def lotka_volterra_problem(**changes: Any) -> ude.ODEProblem:
     prob = ude.ODEProblem(lotka_volterra, u0=[1.0, 1.0], tspan=(0.0, 10.0), p=LV)
     return ude.remake(prob, **changes) if changes else prob

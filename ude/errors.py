@@ -35,6 +35,13 @@ class InputError(UdeError, ValueError):
     """An argument is not usable: a wrong shape, name, order, range or file."""
 
 
+def unusable(owner: object, name: str, expected: str) -> InputError:
+    """The error for a field of an options object: ``NAME of CLASS is not usable: expected E, got ITS VALUE.``"""
+    return InputError(
+        f"{name} of {type(owner).__name__} is not usable", expected=expected, got=repr(getattr(owner, name))
+    )
+
+
 class DataError(InputError):
     """The measurements are not usable: a missing column, text in a number column, unsorted times."""
 

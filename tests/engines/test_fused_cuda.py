@@ -16,28 +16,15 @@ import torch
 from torch import Tensor, nn
 
 import ude
-from tests.stiff_problems_for_tests import hires_problem
+from tests.problems_for_tests import predator_prey
+from tests.stiff_problems_for_tests import hires_problem, van_der_pol
 from ude.engines.fused.build import why_no_compiler
+from ude.engines.fused.kernel import ARGUMENTS
 from ude.errors import InputError
 
 pytestmark = pytest.mark.skipif(why_no_compiler() is not None, reason="there is no C compiler")
 
 HERE = Path(__file__).parent
-#: Of c/common.h: pointers, numbers of 64 bits, and reals, in order.
-POINTERS, COUNTS = ctypes.c_void_p, ctypes.c_int64
-
-
-def arguments_type(real: type) -> type[ctypes.Structure]:
-    kinds = [
-        (POINTERS, "u0 t0 t1 saveat"),
-        (COUNTS, "saves saveat_stride"),
-        (POINTERS, "values t_end u_end code accepted rejected calls jacobians abstol reltol"),
-        (real, "dt dtmin dtmax"),
-        (COUNTS, "maxiters adaptive keep"),
-        (POINTERS, "shared own uniform grad grad_u0 grad_shared grad_own"),
-    ]
-    fields = [(name, kind) for kind, names in kinds for name in names.split()]
-    return type("Arguments", (ctypes.Structure,), {"_fields_": fields})
 
 
 class OnCpu:
@@ -74,7 +61,6 @@ class OnCpu:
     ) -> dict[str, Tensor]:
         dtype, u0 = self.dtype, prob.u0.detach().reshape(-1, prob.u0.shape[-1]).contiguous()
         count, states = u0.shape
-        real = ctypes.c_double if dtype == torch.float64 else ctypes.c_float
         shared, own = ([one.detach().to(dtype).contiguous() for one in part] for part in (shared, own))
         t0, t1 = (torch.as_tensor(t, dtype=dtype).expand(count).contiguous() for t in prob.tspan)
         out = {
@@ -96,7 +82,7 @@ class OnCpu:
             (ctypes.c_void_p * max(1, len(part)))(*[one.data_ptr() for one in part])
             for part in (shared, own, own_grads)
         ]
-        a = arguments_type(real)(
+        a = ARGUMENTS[dtype](
             saves=len(times), saveat_stride=0, dt=0.0, dtmin=0.0, dtmax=math.inf, maxiters=10_000, adaptive=1
         )
         assert ctypes.sizeof(a) == self.library.arguments_size()
@@ -121,16 +107,6 @@ class OnCpu:
         return {**out, **counts, "own": own_grads}  # type: ignore[dict-item]
 
 
-def lotka_volterra(u: Tensor, p: ude.Parameters, t: Tensor) -> Tensor:
-    x, y = u.unbind(-1)
-    return torch.stack([p.a * x - p.b * x * y, p.b * x * y - p.c * y], -1)
-
-
-def van_der_pol(u: Tensor, p: ude.Parameters, t: Tensor) -> Tensor:
-    x, y = u.unbind(-1)
-    return torch.stack([y, p.mu * ((1 - x * x) * y) - x], -1)
-
-
 def number(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64, requires_grad=True)
 
@@ -140,7 +116,7 @@ def own_rates(count: int = 11) -> tuple[ude.ODEProblem, list[Tensor], list[Tenso
     b = (0.5 + torch.rand(count, dtype=torch.float64)).requires_grad_()
     p = {"a": number(1.5), "b": b, "c": number(2.0)}
     u0 = (0.5 + torch.rand(count, 2, dtype=torch.float64)).requires_grad_()
-    return ude.ODEProblem(lotka_volterra, u0, (0.0, 3.0), p), [p["a"], p["c"]], [b]
+    return ude.ODEProblem(predator_prey, u0, (0.0, 3.0), p), [p["a"], p["c"]], [b]
 
 
 def network(width: int = 9) -> tuple[ude.ODEProblem, list[Tensor], list[Tensor]]:
@@ -208,7 +184,7 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
 def test_float32_is_as_good_as_the_c_program(tmp_path):
     u0 = torch.rand(6, 2).add(0.5)
     p = {"a": torch.tensor(1.5), "b": torch.tensor(1.0), "c": torch.tensor(2.0)}
-    prob = ude.ODEProblem(lotka_volterra, u0, (0.0, 1.0), p)
+    prob = ude.ODEProblem(predator_prey, u0, (0.0, 1.0), p)
     times = torch.tensor([0.5, 1.0])
     text = ude.fused.source(prob, ude.Tsit5(), target="cuda", saveat=times)
     found = OnCpu(text, tmp_path).solve(prob, times, list(p.values()), reltol=1e-3, abstol=1e-6)
@@ -296,11 +272,11 @@ class TestText:
         assert all(line.startswith("SEPARATE __device__ static") for line in heads)
 
     def test_without_a_gradient_there_is_no_reverse_sweep(self):
-        prob = ude.ODEProblem(lotka_volterra, [1.0, 1.0], (0.0, 1.0), {"a": 1.0, "b": 1.0, "c": 1.0})
+        prob = ude.ODEProblem(predator_prey, [1.0, 1.0], (0.0, 1.0), {"a": 1.0, "b": 1.0, "c": 1.0})
         assert "ude_pullback(" not in ude.fused.source(prob, ude.Tsit5(), target="cuda")
 
     def test_another_target_is_refused(self):
-        prob = ude.ODEProblem(lotka_volterra, [1.0, 1.0], (0.0, 1.0), {"a": 1.0, "b": 1.0, "c": 1.0})
+        prob = ude.ODEProblem(predator_prey, [1.0, 1.0], (0.0, 1.0), {"a": 1.0, "b": 1.0, "c": 1.0})
         with pytest.raises(InputError, match=r"no such target.*'c' or 'cuda'"):
             ude.fused.source(prob, ude.Tsit5(), target="metal")
 

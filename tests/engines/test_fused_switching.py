@@ -7,22 +7,13 @@ import torch
 from torch import Tensor, nn
 
 import ude
-from tests.stiff_problems_for_tests import robertson_problem, van_der_pol_problem
+from tests.problems_for_tests import predator_prey
+from tests.stiff_problems_for_tests import robertson_problem, van_der_pol, van_der_pol_problem
 from ude.engines.fused.build import why_no_compiler
 from ude.engines.torch_engine import TorchEngine
 from ude.errors import EngineRefused
 
 pytestmark = pytest.mark.skipif(why_no_compiler() is not None, reason="there is no C compiler")
-
-
-def lotka_volterra(u: Tensor, p: ude.Parameters, t: Tensor) -> Tensor:
-    x, y = u.unbind(-1)
-    return torch.stack([p.a * x - p.b * x * y, p.b * x * y - p.c * y], -1)
-
-
-def van_der_pol(u: Tensor, p: ude.Parameters, t: Tensor) -> Tensor:
-    x, y = u.unbind(-1)
-    return torch.stack([y, p.mu * ((1 - x * x) * y) - x], -1)
 
 
 def rates() -> dict[str, Tensor]:
@@ -45,7 +36,7 @@ class TestNothingStiff:
     @pytest.mark.parametrize("batch", [(), (7,)])
     def test_steps_values_and_gradients_are_the_torch_engines(self, alg, batch):
         p, u0 = rates(), torch.rand(*batch, 2, dtype=torch.float64).add(0.5).requires_grad_()
-        prob = ude.ODEProblem(lotka_volterra, u0, (0.0, 6.0), p)
+        prob = ude.ODEProblem(predator_prey, u0, (0.0, 6.0), p)
         fused, plain = (ude.solve(prob, alg, engine=name, saveat=0.7, reltol=1e-6) for name in ("fused", "torch"))
         assert (fused.stats.engine, fused.stats.algorithm) == ("fused", plain.stats.algorithm)
         assert torch.equal(fused.stats.accepted_steps, plain.stats.accepted_steps)
@@ -58,7 +49,7 @@ class TestNothingStiff:
             assert float((ours - theirs).norm()) <= 1e-10 * float(theirs.norm())
 
     def test_auto_fuses_the_default_algorithm_once_it_was_called_often_enough(self):
-        prob = ude.ODEProblem(lotka_volterra, [1.0, 1.0], (0.0, 200.0), rates())
+        prob = ude.ODEProblem(predator_prey, [1.0, 1.0], (0.0, 200.0), rates())
         sols = [ude.solve(prob, saveat=50.0) for _ in range(4)]
         assert [sol.stats.engine for sol in sols] == ["torch", "torch", "fused", "fused"]
         assert {sol.stats.algorithm for sol in sols} == {"AutoTsit5(Rodas5P)"}
@@ -139,7 +130,7 @@ class TestStiffness:
         assert torch.equal(gradients(found, [mu])[0], gradients(plain, [mu])[0])
 
     def test_auto_compiles_nothing_for_what_has_always_turned_stiff(self, monkeypatch):
-        monkeypatch.setattr("ude.engines.fused.engine._PATIENCE", 100)
+        monkeypatch.setattr("ude.engines.fused.engine.PATIENCE", 100)
         prob = van_der_pol_problem(1e3, 2000.0)
         for _ in range(2):
             sol = ude.solve(prob, saveat=[2000.0])
@@ -149,4 +140,4 @@ class TestStiffness:
     def test_methods_that_begin_with_the_implicit_one_are_refused(self):
         alg = ude.AutoTsit5(ude.Rodas5P(), stiffalgfirst=True)
         with pytest.raises(EngineRefused, match="starts with its implicit method"):
-            ude.solve(ude.ODEProblem(lotka_volterra, [1.0, 1.0], (0.0, 1.0), rates()), alg, engine="fused")
+            ude.solve(ude.ODEProblem(predator_prey, [1.0, 1.0], (0.0, 1.0), rates()), alg, engine="fused")

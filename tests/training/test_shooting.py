@@ -223,4 +223,4 @@ def test_steps_are_limited_by_what_the_start_took():
     case = shooting(decay_model(), decay_data(), None, tolerance=1e-6)
     starts = case.coordinates.inner(case.windows.u[:, 0])
     taken = int(simulate(case.field, starts, case.windows.t, case.options).stats.accepted_steps.max())
-    assert taken < case.limited(starts).options.maxiters <= 8 * taken + 20 < case.options.steps(9)
+    assert taken < case.most_steps(starts) <= 8 * taken + 20 < case.options.steps(9)

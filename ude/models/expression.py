@@ -19,7 +19,7 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -139,6 +139,21 @@ class Parsed:
     expression: sympy.Expr
     names: tuple[tuple[str, Span], ...]
     calls: tuple[Call, ...]
+
+    def refuse_other_names(self, known: Sequence[str], where: str) -> None:
+        """Raise ModelError, with a caret, for a name that is not one of `known`; `where`: "in a formula"."""
+        for name, span in self.names:
+            if name not in known:
+                raise span.error(
+                    f"unknown symbol {name} {where}",
+                    expected=f"one of {', '.join(known)}",
+                    fix=did_you_mean(name, known),
+                )
+
+    def refuse_calls(self, where: str) -> None:
+        """Raise ModelError, with a caret, for an unknown function."""
+        for call in self.calls:
+            raise call.span.error(f"unknown function {call.name} {where}", fix=did_you_mean(call.name, KNOWN_FUNCTIONS))
 
 
 def normalise_name(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ude.errors import InputError, ModelError
-from ude.models.expression import KNOWN_FUNCTIONS, TIME, Parsed, did_you_mean, is_name, parse, to_text
+from ude.models.expression import TIME, Parsed, is_name, parse, to_text
 
 
 class Observation:
@@ -30,10 +30,7 @@ class Observation:
             if name in self.parsed:
                 raise ModelError(f"the observable {name} is given twice", source=line, position=0, length=len(name))
             self.parsed[name] = parse(right, source=line, offset=len(line) - len(right))
-            for call in self.parsed[name].calls:
-                raise call.span.error(
-                    f"unknown function {call.name} in an observable", fix=did_you_mean(call.name, KNOWN_FUNCTIONS)
-                )
+            self.parsed[name].refuse_calls("in an observable")
         if not self.parsed:
             raise InputError("observe has no formula", expected='text such as "y = scale*x"', got=repr(formulas))
 
@@ -51,13 +48,7 @@ class Observation:
         """Raise ModelError, with a caret, for a name that is neither a state, nor a parameter, nor ``t``."""
         known = (*states, *parameters, TIME)
         for parsed in self.parsed.values():
-            for name, span in parsed.names:
-                if name not in known:
-                    raise span.error(
-                        f"unknown symbol {name} in an observable",
-                        expected=f"one of {', '.join(known)}",
-                        fix=did_you_mean(name, known),
-                    )
+            parsed.refuse_other_names(known, "in an observable")
 
     def __repr__(self) -> str:
         return f"Observation({'; '.join(f'{name} = {text}' for name, text in self.formulas.items())!r})"

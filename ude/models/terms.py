@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ude.errors import InputError, ModelError
 from ude.models.expression import (
     KNOWN_FUNCTIONS,
-    did_you_mean,
     parse,
     split_names,
     to_real_symbols,
@@ -161,17 +160,8 @@ class Symbolic(nn.Module):
         text = formula if isinstance(formula, str) else to_text(to_real_symbols(formula))
         known = (*self.inputs, *self.store.names())
         parsed = parse(text, symbols=known)
-        for name, span in parsed.names:
-            if name not in known:
-                raise span.error(
-                    f"unknown symbol {name} in a formula",
-                    expected=f"one of {', '.join(known)}",
-                    fix=did_you_mean(name, known),
-                )
-        for call in parsed.calls:
-            raise call.span.error(
-                f"unknown function {call.name} in a formula", fix=did_you_mean(call.name, KNOWN_FUNCTIONS)
-            )
+        parsed.refuse_other_names(known, "in a formula")
+        parsed.refuse_calls("in a formula")
         return parsed.expression
 
     def _compile(self) -> None:

@@ -154,10 +154,10 @@ def _rebuild(
     if data.digest != info["digest"]:
         raise ValueError("the data are not those that the fit was made from")
     kept = info["trained_on"]
-    train = replace(data, trajectories=tuple(_part(tr, slice(k)) for tr, k in zip(trajectories, kept, strict=True)))
+    train = replace(data, trajectories=tuple(tr.part(slice(k)) for tr, k in zip(trajectories, kept, strict=True)))
     seen = info.get("validated_on") or [0] * len(kept)
-    middle = tuple(_part(tr, slice(k, k + v)) for tr, k, v in zip(trajectories, kept, seen, strict=True))
-    tail = tuple(_part(tr, slice(k + v, None)) for tr, k, v in zip(trajectories, kept, seen, strict=True))
+    middle = tuple(tr.part(slice(k, k + v)) for tr, k, v in zip(trajectories, kept, seen, strict=True))
+    tail = tuple(tr.part(slice(k + v, None)) for tr, k, v in zip(trajectories, kept, seen, strict=True))
     settings = description["options"]
     for name in ("derivative_iterations", "continuity", "single_iterations"):
         settings[name] = tuple(settings[name])
@@ -212,10 +212,6 @@ def _model(
             expected=f"f={description['function']}",
         )
     return FunctionModel.from_dict(description, f, modules)
-
-
-def _part(trajectory: Trajectory, points: slice) -> Trajectory:
-    return replace(trajectory, t=trajectory.t[points], u=trajectory.u[points])
 
 
 def _version(package: str) -> str:

@@ -44,7 +44,7 @@ class Trajectory:
         """(T, state): which numbers were measured."""
         return np.isfinite(self.u)
 
-    def part(self, points: slice) -> Trajectory:
+    def part(self, points: slice | npt.NDArray[np.bool_]) -> Trajectory:
         """Some of the points, with all covariates: what drove a run is known beyond its training data."""
         return replace(self, t=self.t[points], u=self.u[points])
 
@@ -220,8 +220,8 @@ class Dataset:
         """
         columns = {}
         for name, values in conditions.items():
-            numbers = np.broadcast_to(np.asarray(values, dtype=np.float64), len(self)) if np.ndim(values) == 0 else None
-            numbers = np.asarray(values, dtype=np.float64) if numbers is None else numbers
+            numbers = np.asarray(values, dtype=np.float64)
+            numbers = np.full(len(self), numbers) if numbers.ndim == 0 else numbers
             if numbers.shape != (len(self),) or not np.isfinite(numbers).all():
                 raise DataError(
                     f"the condition {name!r} does not fit the data",
@@ -335,9 +335,9 @@ def without_empty(
     """
     kept, dropped = [], 0
     for trajectory in trajectories:
-        some = trajectory.measured.any(axis=1)
+        some = np.asarray(trajectory.measured.any(axis=1))
         dropped += int((~some).sum())
-        kept.append(replace(trajectory, t=trajectory.t[some], u=trajectory.u[some]))
+        kept.append(trajectory.part(some))
         if len(kept[-1]) < 2:
             run = f" in trajectory {trajectory.name!r}" if trajectory.name else ""
             raise DataError(

@@ -25,6 +25,7 @@ from ude.training.data import Array, Dataset
 from ude.training.fit import fit
 from ude.training.result import Fit
 from ude.training.stages import Iteration, checked_stages
+from ude.training.uncertainty import check_level
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,8 +250,7 @@ def _last_loss(one: Fit) -> float:
 
 
 def _edges(level: float) -> list[float]:
-    if not 0 < level < 1:
-        raise InputError("level is not usable", expected="a number between 0 and 1", got=repr(level))
+    check_level(level)
     return [(1 - level) / 2, (1 + level) / 2]
 
 

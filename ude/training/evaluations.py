@@ -19,10 +19,10 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from ude.engines.fused.engine import PATIENCE
+
 Array = npt.NDArray[np.float64]
 
-# Calls of f after which a compiled kernel (a second or two) pays: the number that the fused engine takes itself.
-_PATIENCE = 20_000
 # Count of numbers, seconds since the start of the fit, calls, steps, simulations, simulations that broke down.
 _HEADER = struct.Struct("<qdqqqq")
 
@@ -37,7 +37,7 @@ class Meter:
     def __init__(self) -> None:
         self.start = time.perf_counter()
         self.calls = self.steps = self.solves = self.failed = 0
-        self.patience: float = _PATIENCE
+        self.patience: float = PATIENCE
 
     def hurry(self) -> None:
         """A kernel pays at once."""

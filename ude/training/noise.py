@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ude.errors import DataError, InputError
+from ude.errors import DataError, InputError, unusable
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -38,11 +38,7 @@ class NoiseModel(ABC):
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise InputError(
-                    f"{field.name} of {type(self).__name__} is not usable",
-                    expected="a positive number, or None to have it estimated",
-                    got=repr(value),
-                )
+                raise unusable(self, field.name, "a positive number, or None to have it estimated")
 
     @property
     def estimated(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import torch
 from scipy.optimize import least_squares, minimize
 from torch import Tensor
 
-from ude.errors import InputError
+from ude.errors import InputError, unusable
 
 Array = npt.NDArray[np.float64]
 LARGEST_GRADIENT = 1e100
@@ -166,7 +166,7 @@ class Optimiser(ABC):
 
     def __post_init__(self) -> None:
         if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 0:
-            raise _unusable(self, "iterations", "zero or more")
+            raise unusable(self, "iterations", "zero or more")
 
     @abstractmethod
     def minimise(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:
@@ -190,11 +190,11 @@ class Adam(Optimiser):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.learning_rate < math.inf:
-            raise _unusable(self, "learning_rate", "a positive number")
+            raise unusable(self, "learning_rate", "a positive number")
         if not 0 <= self.weight_decay < math.inf:
-            raise _unusable(self, "weight_decay", "zero or a positive number")
+            raise unusable(self, "weight_decay", "zero or a positive number")
         if self.schedule not in ("cosine", "exponential", "constant"):
-            raise _unusable(self, "schedule", "'cosine', 'exponential' or 'constant'")
+            raise unusable(self, "schedule", "'cosine', 'exponential' or 'constant'")
 
     def factor(self, done: float) -> float:
         """The fraction of the learning rate after the fraction `done` of the iterations."""
@@ -227,12 +227,6 @@ class LevenbergMarquardt(Optimiser):
 
     def minimise(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:
         return levenberg_marquardt(objective, self.iterations, on_iteration=on_iteration)
-
-
-def _unusable(optimiser: Optimiser, name: str, expected: str) -> InputError:
-    return InputError(
-        f"{name} of {type(optimiser).__name__} is not usable", expected=expected, got=repr(getattr(optimiser, name))
-    )
 
 
 def adam(

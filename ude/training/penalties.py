@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.errors import InputError
+from ude.errors import InputError, unusable
 from ude.models import Model, Neural
 from ude.models.expression import did_you_mean, parse
 from ude.models.parameters import unknown_parameter
@@ -230,8 +230,4 @@ def _check_number(owner: object, name: str, *, positive: bool) -> None:
     value = getattr(owner, name)
     usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not usable or (positive and value <= 0):
-        raise InputError(
-            f"{name} of {type(owner).__name__} is not usable",
-            expected="a positive number" if positive else "a finite number",
-            got=repr(value),
-        )
+        raise unusable(owner, name, "a positive number" if positive else "a finite number")

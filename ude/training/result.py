@@ -74,10 +74,7 @@ class Fit:
     def log_likelihood(self) -> float:
         """Σ log p of the training data. After a fit by least squares, of Gaussian noise with each state's own scale at
         its best, which is the root mean square of its residuals. -inf where the simulation breaks down."""
-        runs = enumerate(self.train.trajectories)
-        predicted = np.concatenate(
-            [self._observed(i, self._simulated(i, tr.t, 1e-6, partial=True), tr.t) for i, tr in runs]
-        )
+        predicted = np.concatenate([self._reached(i, tr.t) for i, tr in enumerate(self.train.trajectories)])
         observed = self.train.values()
         models = dict(self.noise_models)
         measured = np.isfinite(observed)
@@ -143,9 +140,7 @@ class Fit:
         runs = [(i, trajectory) for i, trajectory in enumerate(data.trajectories) if len(trajectory)]
         if not runs:
             raise DataError("there are no points to compare with", got="empty trajectories")
-        predicted = np.concatenate(
-            [self._observed(i, self._simulated(i, tr.t, 1e-6, partial=True), tr.t) for i, tr in runs]
-        )
+        predicted = np.concatenate([self._reached(i, tr.t) for i, tr in runs])
         values = root_mean_square(predicted, np.concatenate([tr.u for _, tr in runs]))
         return dict(zip(self.measurement.names, values.tolist(), strict=True))
 
@@ -179,6 +174,10 @@ class Fit:
             z = solution.partial if partial else solution.u
             return coordinates.natural(z if lanes is None else z[0]).numpy()
 
+    def _reached(self, trajectory: int, times: Array) -> Array:
+        """The columns (T, column) as far as the simulation gets; NaN from where it breaks down."""
+        return self._observed(trajectory, self._simulated(trajectory, times, 1e-6, partial=True), times)
+
     def _observed(self, trajectory: int, u: Array, times: Array) -> Array:
         with torch.no_grad():
             t, lanes = torch.as_tensor(times), self._lanes(trajectory)
@@ -195,7 +194,7 @@ class Fit:
         model, data = [], []
         for i, trajectory in enumerate(self.data.trajectories):
             dense = np.union1d(np.linspace(trajectory.t[0], trajectory.t[-1], 400), trajectory.t)
-            model.append(plots.Series(dense, self._observed(i, self._simulated(i, dense, 1e-6, partial=True), dense)))
+            model.append(plots.Series(dense, self._reached(i, dense)))
             data.append(plots.Series(trajectory.t, trajectory.u))
         tails = None
         if self.held_out is not None:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ude.engines.fused.engine import WORK_OF_A_GRADIENT
 from ude.errors import EngineRefused
 from ude.methods import Tsit5
 from ude.models import Model, Neural
@@ -139,7 +140,7 @@ def simulate(
         stats = solution.stats
         steps = int((stats.accepted_steps + stats.rejected_steps).sum())
         failed = int((~torch.as_tensor(solution.success)).sum())
-        gradient = 4 if torch.is_grad_enabled() else 1  # a gradient costs about three more calls for each
+        gradient = WORK_OF_A_GRADIENT if torch.is_grad_enabled() else 1
         meter.count(calls=stats.nf * gradient, steps=steps, solves=len(t), failed=failed)
     return solution
 
@@ -171,10 +172,6 @@ class Shooting:
         stats = simulate(self.field, starts, self.windows.t, self.options, self.meter).stats
         tried = int((stats.accepted_steps + stats.rejected_steps).max())
         return min(self.options.steps(self.windows.t.shape[1]), int(self.options.patience * tried) + 20)
-
-    def limited(self, starts: Float[Tensor, "window state"]) -> Shooting:
-        """The same with the number of steps limited by what `starts` takes."""
-        return replace(self, options=replace(self.options, maxiters=self.most_steps(starts)))
 
     def _simulated(
         self, starts: Float[Tensor, "window state"]

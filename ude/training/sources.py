@@ -110,7 +110,8 @@ def from_dict(
     """
     if not columns:
         raise DataError("the dict has no columns", expected='{"t": [...], "x": [...]}')
-    runs = {str(name): run for name, run in columns.items()} if _are_runs(columns) else {"": columns}
+    several = all(isinstance(column, Mapping) for column in columns.values())
+    runs = {str(name): run for name, run in columns.items()} if several else {"": columns}
     frames = []
     for name, run in runs.items():
         try:
@@ -118,17 +119,14 @@ def from_dict(
         except ValueError as error:
             where = f" of {name!r}" if name else ""
             raise DataError(f"the columns{where} do not have one length", got=str(error)) from error
-        frames.append(part.assign(**{_RUN: name}) if _are_runs(columns) else part)
+        frames.append(part.assign(**{_RUN: name}) if several else part)
     frame = pd.concat(frames, ignore_index=True)
-    run = _RUN if _are_runs(columns) else None
-    return Dataset.from_frame(frame, time, states, run, conditions=conditions, covariates=covariates)
+    return Dataset.from_frame(
+        frame, time, states, _RUN if several else None, conditions=conditions, covariates=covariates
+    )
 
 
 _RUN = "trajectory"
-
-
-def _are_runs(columns: Mapping[str, Any]) -> bool:
-    return all(isinstance(column, Mapping) for column in columns.values())
 
 
 def from_xarray(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from ude.errors import InputError
+from ude.errors import InputError, unusable
 from ude.models import Model
 from ude.training.data import Dataset
 from ude.training.optimisers import LBFGS, Optimiser
@@ -115,9 +115,9 @@ class MultipleShooting(Stage):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.window_steps is not None and self.window_steps < 1:
-            raise _unusable(self, "window_steps", "at least 1")
+            raise unusable(self, "window_steps", "at least 1")
         if self.continuity is not None and not all(c > 0 for c in self.continuity):
-            raise _unusable(self, "continuity", "positive penalties")
+            raise unusable(self, "continuity", "positive penalties")
 
     def run(self, training: Training) -> None:
         options = training.options
@@ -151,7 +151,7 @@ class GrowingHorizon(Stage):
         super().__post_init__()
         increasing = all(0 < a < b for a, b in zip(self.fractions[:-1], self.fractions[1:], strict=True))
         if not self.fractions or not increasing or not 0 < self.fractions[-1] == 1:
-            raise _unusable(self, "fractions", "increasing numbers above 0, the last one 1")
+            raise unusable(self, "fractions", "increasing numbers above 0, the last one 1")
 
     def run(self, training: Training) -> None:
         number = sum(training.train.counts().values())
@@ -203,9 +203,3 @@ def _beginning(data: Dataset, fraction: float) -> Dataset:
         points = min(max(round(fraction * len(trajectory)), 2), len(trajectory))
         trajectories.append(trajectory.part(slice(points)))
     return replace(data, trajectories=tuple(trajectories))
-
-
-def _unusable(stage: Stage, name: str, expected: str) -> InputError:
-    return InputError(
-        f"{name} of {type(stage).__name__} is not usable", expected=expected, got=repr(getattr(stage, name))
-    )

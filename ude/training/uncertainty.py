@@ -77,7 +77,7 @@ class _Residuals:
         self.meter.patience = math.inf  # one engine throughout: differences of two would be taken for derivatives
         values = fit.model.values()
         # every noise model here is Gaussian, with one scale
-        scales = sum(1 for _ in fit.noise_models)
+        scales = len(fit.noise_models)
         self.free_starts = fit.fitted_numbers > len(self.names) + scales
         parameters = np.array([values[name] for name in self.names])
         self.best = np.concatenate([parameters, fit.u0.ravel() if self.free_starts else []])
@@ -140,7 +140,7 @@ def fisher_intervals(fit: Fit, level: float = 0.95) -> ParameterIntervals:
     Raises InputError for models with networks, noise that is not Gaussian, nothing fitted, and data that leave a
     direction of the parameters open.
     """
-    _check_level(level)
+    check_level(level)
     residuals = _Residuals(fit)
     unit = np.where(residuals.best != 0, np.abs(residuals.best), 1.0)
     jacobian = _jacobian(residuals, residuals.best) * unit
@@ -167,7 +167,7 @@ def profile_intervals(fit: Fit, names: Sequence[str] | None = None, level: float
 
     Raises InputError as `fisher_intervals`, and for names of parameters that were not fitted.
     """
-    _check_level(level)
+    check_level(level)
     residuals = _Residuals(fit)
     chosen = list(residuals.names) if names is None else list(names)
     for name in chosen:
@@ -216,6 +216,7 @@ def _end(residuals: _Residuals, best: Array, least: float, index: int, side: flo
     return float(best[index] + side * distance)
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
+    """Raise InputError for what is no level of confidence."""
     if not 0 < level < 1:
         raise InputError("level is not usable", expected="a number between 0 and 1", got=repr(level))

@@ -43,7 +43,9 @@ _FEW = 3
 # How far a kernel's f may lie from torch's: the order of sums differs, and functions by a few units in the last place.
 _AGREEMENT = 1e-9
 # Calls of f in the torch engine after which compiling a kernel (a second or two) pays.
-_PATIENCE = 20_000
+PATIENCE = 20_000
+# What a gradient costs, in solves.
+WORK_OF_A_GRADIENT = 4
 _MOST_REMEMBERED = 1000
 # Of c/common.h, beside the return codes.
 _TURNED_STIFF = -1
@@ -157,9 +159,10 @@ class FusedEngine:
         if not isinstance(built, _Built) or not built.plain:
             return False
         bound = built.bound(spec, asked.print)
-        if bound.fits():
+        fits = bound.fits()
+        if fits:
             self._bound[spec] = bound
-        return bound.fits()
+        return fits
 
     def recall(self, prob: ODEProblem, options: Sequence[Any], saveat: Any) -> SolveSpec | None:
         """The solve that `prepare` was given for this problem and these options, if all of it is as it was then."""
@@ -177,7 +180,7 @@ class FusedEngine:
             return reason
         asked = self._asked(spec)
         # counted in calls and not in seconds, so that the same program takes the same engines every time
-        if asked.key in self._built or self._spent.get(asked.key, 0) >= _PATIENCE:
+        if asked.key in self._built or self._spent.get(asked.key, 0) >= PATIENCE:
             return None
         return "a kernel is compiled once this right-hand side has been called often enough for that to pay"
 
@@ -187,8 +190,7 @@ class FusedEngine:
             return
         if len(self._spent) > _MOST_REMEMBERED:
             self._spent.clear()
-        # a gradient costs about three more calls for each
-        self._spent[asked.key] = self._spent.get(asked.key, 0) + calls * (4 if spec.gradient else 1)
+        self._spent[asked.key] = self._spent.get(asked.key, 0) + calls * (WORK_OF_A_GRADIENT if spec.gradient else 1)
 
     def _asked(self, spec: SolveSpec) -> _Asked:
         """What a kernel for this solve must fit."""
@@ -210,9 +212,11 @@ class FusedEngine:
         if refusal is not None:
             return refusal
         built = self._built.get(asked.key)
-        if isinstance(built, _Built) and not built.bound(spec, asked.print).fits():
-            built = None
-        if built is None:
+        if isinstance(built, _Built):
+            bound = built.bound(spec, asked.print)
+            if bound.fits():
+                return bound
+        if not isinstance(built, str):
             if len(self._built) > _MOST_REMEMBERED:
                 self._built.clear()
             built = self._built[asked.key] = self._build(spec, asked)

@@ -41,7 +41,7 @@ def _arguments(real: Any) -> type[ctypes.Structure]:
     return type("Arguments", (ctypes.Structure,), {"_fields_": names})
 
 
-_ARGUMENTS = {torch.float64: _arguments(ctypes.c_double), torch.float32: _arguments(ctypes.c_float)}
+ARGUMENTS = {torch.float64: _arguments(ctypes.c_double), torch.float32: _arguments(ctypes.c_float)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +117,7 @@ class Prototype:
         dtype = layout.dtype
         t0, t1 = _plain(spec.t0, dtype), _plain(spec.t1, dtype)
         abstol, reltol = (_plain(_spread(one, layout.states), dtype) for one in (spec.abstol, spec.reltol))
-        arguments = _ARGUMENTS[dtype](
+        arguments = ARGUMENTS[dtype](
             t0=t0.data_ptr(),
             t1=t1.data_ptr(),
             abstol=abstol.data_ptr(),
