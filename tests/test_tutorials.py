@@ -24,7 +24,7 @@ def load(name: str) -> ModuleType:
 
 
 class Stated(NamedTuple):
-    """A number that `main` returns, the words of the text that state it, and between which values the words are true."""
+    """A number that `main` returns, the words of the text that state it, and between which values they are true."""
 
     number: str
     words: str

@@ -11,11 +11,11 @@
 # # Problems and solvers, for those who come from Julia
 #
 # `ude` takes its words from DifferentialEquations.jl: `ODEProblem`, `solve`, `remake`, `saveat`, `reltol`, `retcode`,
-# `Tsit5()`, `Rodas5P()`. What lies under them is torch: states are tensors, everything can be differentiated, and many
-# trajectories are one batch.
+# `Tsit5()`, `Rodas5P()`. What lies under them is torch: states are tensors, everything can be differentiated, and
+# many trajectories are one batch.
 #
-# **The question.** Which method, and which tolerance? The answer is two pictures: what an accurate orbit costs, and what
-# happens to the steps of an explicit method when the problem is stiff.
+# **The question.** Which method, and which tolerance? The answer is two pictures: what an accurate orbit costs, and
+# what happens to the steps of an explicit method when the problem is stiff.
 #
 # | Julia | here |
 # |---|---|
@@ -76,13 +76,13 @@ def first_solve() -> dict[str, float]:
 
 # %% [markdown]
 # With these parameters `x(10)` is 1.0263. `sol(2.55)` reads the dense output between two saved times. The derivative
-# of `x(10)` by `alpha` is 2.161: raise `alpha` by 0.01, and `x(10)` grows by about 0.02. No option was needed for it: a
-# leaf of `p` that requires a gradient gets one.
+# of `x(10)` by `alpha` is 2.161: raise `alpha` by 0.01, and `x(10)` grows by about 0.02. No option was needed for it:
+# a leaf of `p` that requires a gradient gets one.
 #
 # ## What accuracy costs
 #
-# A planet on an ellipse of eccentricity 0.6 is back where it was after one period, so the error after three periods is
-# known without any reference solution. We count the calls of f for tolerances from 1e-3 to 1e-11.
+# A planet on an ellipse of eccentricity 0.6 is back where it was after one period, so the error after three periods
+# is known without any reference solution. We count the calls of f for tolerances from 1e-3 to 1e-11.
 
 
 # %%
@@ -111,15 +111,15 @@ def work_and_precision(tolerances: list[float]) -> dict[str, list[tuple[int, flo
 
 
 # %% [markdown]
-# At Julia's default tolerance for `reltol`, 1e-3, `Tsit5` ends 0.88 away from where it should be, more than
-# twice the planet's smallest distance from the sun. Default tolerances are for pictures, not for fits. For an error below 1e-6
+# At Julia's default tolerance for `reltol`, 1e-3, `Tsit5` ends 0.88 away from where it should be, more than twice the
+# planet's smallest distance from the sun. Default tolerances are for pictures, not for fits. For an error below 1e-6
 # `Vern7` needs 1244 calls and `Tsit5` 1765: the more accurate, the more a high order pays.
 #
 # ## When steps are small for no visible reason
 #
 # Robertson's reactions have rates from 0.04 to 3e7. After the first instant the solution is smooth, and an explicit
-# method still cannot take steps longer than 0.0016: it would become unstable. That is stiffness. An implicit
-# method takes steps as long as the solution is smooth.
+# method still cannot take steps longer than 0.0016: it would become unstable. That is stiffness. An implicit method
+# takes steps as long as the solution is smooth.
 
 
 # %%
@@ -137,9 +137,9 @@ def steps_of(alg: Any, end: float) -> ude.Solution:
 
 
 # %% [markdown]
-# `Tsit5` takes 630 steps to come to t = 1; `Rodas5P` comes to t = 100000 in 130. Who does not know whether a
-# problem is stiff gives no method: `solve` then takes one that begins with an explicit method and changes when it finds
-# that stability, and not accuracy, limits the steps. `sol.stats.why_algorithm` says what was taken and why.
+# `Tsit5` takes 630 steps to come to t = 1; `Rodas5P` comes to t = 100000 in 130. Who does not know whether a problem
+# is stiff gives no method: `solve` then takes one that begins with an explicit method and changes when it finds that
+# stability, and not accuracy, limits the steps. `sol.stats.why_algorithm` says what was taken and why.
 #
 # ## Many at once
 #
@@ -179,14 +179,14 @@ def draw(measured: dict[str, list[tuple[int, float]]], explicit: ude.Solution, i
 # ## When this fails
 #
 # **A solve that fails does not raise.** `sol.retcode` says what happened, for each trajectory of a batch; the values
-# raise, with the time and with what to try, when they are asked for. Below, `Tsit5` is given 500 steps for Robertson's
-# problem up to t = 3: the code is `MaxIters`, and it came to t = 0.79.
+# raise, with the time and with what to try, when they are asked for. Below, `Tsit5` is given 500 steps for
+# Robertson's problem up to t = 3: the code is `MaxIters`, and it came to t = 0.79.
 #
-# **f is not in place.** `f!(du, u, p, t)` has no counterpart: return a new tensor. A Python `if` on values of the state
-# decides for a whole batch at once, so write `torch.where`.
+# **f is not in place.** `f!(du, u, p, t)` has no counterpart: return a new tensor. A Python `if` on values of the
+# state decides for a whole batch at once, so write `torch.where`.
 #
-# **Numbers in closures get no gradient.** What shall be differentiated or fitted stands in `p` (or f is an `nn.Module`
-# that owns it).
+# **Numbers in closures get no gradient.** What shall be differentiated or fitted stands in `p` (or f is an
+# `nn.Module` that owns it).
 #
 # **Not everything of Julia's is here.** Delays, noise in the equations and DAEs of an index above one are not.
 
