@@ -98,3 +98,19 @@ def test_solvers_story_is_true(tmp_path: Path) -> None:
     # as SciPy's Radau gives it at rtol 1e-12
     assert got["a at the end"] == pytest.approx(0.0178659, rel=1e-4)
     assert got["a at the end, method chosen by solve"] == pytest.approx(got["a at the end"], rel=1e-4)
+
+
+def test_neural_ode_story_is_true(tmp_path: Path) -> None:
+    stated = [
+        Stated("points", "We see 51 points", 51, 51),
+        Stated("error by hand", "After 400 iterations the error is still 0.98", 0.9, 1.1),
+        Stated("error in stages", "The error is then 0.021, which is the noise", 0.018, 0.023),
+        Stated("distance where seen", "is 0.03 away from the true motion", 0.024, 0.036),
+        # what a network does where it saw nothing is its own affair, and that of the last bits
+        Stated("distance of the forecast", "from t = 5 to 10 is 0.5 away", 0.3, 1.2),
+        Stated("distance from inside", "From (1, 0) it is 0.2 away", 0.1, 0.6),
+        Stated("distance from outside", "and from (2.5, 0) 1.7", 1.0, 3.0),
+        Stated("distance of the forecast from two runs", "the forecast is 0.12 away", 0.05, 0.2),
+        Stated("distance from outside, two runs", "no data, it is 1.5", 0.8, 3.0),
+    ]
+    assert_story_is_true("03_neural_ode", tmp_path, stated, {"spiral.png"})
