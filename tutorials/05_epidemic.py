@@ -68,7 +68,7 @@ def train(data: ude.Dataset) -> ude.Fit:
 
 def search(fit: ude.Fit) -> Discovery:
     """The rule."""
-    return ude.discover(fit, options=SelectionOptions(max_candidates=6), progress=False)
+    return ude.discover(fit, ude.LibraryRegressor(), options=SelectionOptions(max_candidates=6), progress=False)
 
 
 # %%
@@ -81,7 +81,23 @@ def reproduction(fit: ude.Fit, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 # %% [markdown]
-# PLACEHOLDER
+# The measurements choose $Q = 0.603\,I/(0.101 + I)$: the authority takes up to 0.6 of the infected a day, and half of that
+# when a tenth of all are infected, which never happened (the largest share is 0.078). It is the rule that made the data, with
+# 0.6 and 0.1.
+#
+# But look at the table of candidates: a sine, $c_0 \sin(c_1 I)$, scores only 0.9 units worse. Over the shares that occurred
+# the two are nearly one curve. The data say that the quarantine falls behind as the cases rise. That it
+# levels off, and does not fall again, they do not say; that is what we know of authorities.
+#
+# The fitted network is enough for the number that everybody asks for. The effective reproduction number
+# $0.5\,S/(0.1 + Q(I))$ passes through 1 where the infected are most, as it must: at the peak it is 1.00.
+
+
+# %%
+def score_of_sine(found: Discovery) -> float:
+    """How much worse a sine scores than what was chosen."""
+    front = found.front
+    return float(front.loc[front["Q"] == "c0*sin(I*c1)", "score"].min() - front.loc[front["chosen"], "score"].iloc[0])
 
 
 # %%
@@ -130,7 +146,6 @@ def main(fast: bool = False, folder: str | Path | None = None) -> dict[str, floa
     """The whole story; returns the numbers that the text states. The picture goes to `folder` when it is given."""
     fit = train(measure())
     found = search(fit)
-    print(found, "\n", found.front.head(6).to_string())
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         draw(fit, found).savefig(Path(folder) / "epidemic.png")
@@ -140,7 +155,9 @@ def main(fast: bool = False, folder: str | Path | None = None) -> dict[str, floa
         wrong = fit.model.term("Q")(seen) - STRENGTH * seen / (HALF + seen)
     return {
         "saturating rule": float("/" in str(found.chosen.candidates["Q"].expression)),
-        **found.constants,
+        "strength": found.constants["Q_c0"],
+        "half": found.constants["Q_c1"],
+        "score of the sine less that of the rule": score_of_sine(found),
         "largest share infected": float(infected.max()),
         "largest error of the network": float(wrong.abs().max()),
         "reproduction number at the peak": float(numbers[infected.argmax()]),

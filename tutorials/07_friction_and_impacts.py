@@ -91,7 +91,7 @@ def train(data: ude.Dataset) -> ude.Fit:
 # %%
 def search(fit: ude.Fit) -> Discovery:
     """The formula that the data prefer."""
-    return ude.discover(fit, options=SelectionOptions(max_candidates=6), progress=False)
+    return ude.discover(fit, ude.LibraryRegressor(), options=SelectionOptions(max_candidates=6), progress=False)
 
 
 # %% [markdown]

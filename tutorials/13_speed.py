@@ -32,7 +32,7 @@ import ude
 # ## Engines
 #
 # torch spends some microseconds on every operation, however small its tensors. A right-hand side with a small network
-# takes thirty operations, and a solve calls it hundreds of times: the time goes into bookkeeping. The fused engine traces
+# takes some thirty operations, and a solve calls it hundreds of times: the time goes into bookkeeping. The fused engine traces
 # the right-hand side once and compiles the whole solve, and its gradient, into one C program.
 
 
@@ -73,7 +73,7 @@ def seconds(prob: ude.ODEProblem, engine: str, repeats: int = 3) -> float:
 
 # %% [markdown]
 # For one trajectory the compiled gradient takes less than a twentieth of the time, for a hundred still less than a
-# third, and the two gradients agree to ten digits: it is the same computation.
+# fifth, and the two gradients agree to twelve digits: it is the same computation.
 #
 # You need not ask for it. With `engine="auto"` a right-hand side that has been called some twenty thousand times is
 # compiled, which takes a second or two, and what was compiled is kept on disk for the next time. `sol.stats.engine` says
@@ -123,9 +123,14 @@ ALGORITHMS = {
 }
 
 # %% [markdown]
-# All but one are right to 1e-5 and better. `BacksolveAdjoint` is off by more than its own size: it saves memory by integrating
-# the state backwards, and backwards a system that forgets explodes, by a factor of $e^{60}$ here. No tolerance mends that.
-# It is the method of the paper that made neural ODEs known, and the default of no library today for this reason.
+# `DiscreteAdjoint`, `ForwardSensitivity` and `QuadratureAdjoint` are right to seven digits, at a tolerance of 1e-8.
+#
+# `InterpolatingAdjoint` is off by 0.4 % and `GaussAdjoint` by 0.14 %. Their integral over time is taken along the steps of the
+# adjoint, and these are long here, because the adjoint is smooth; in the first instant, in which the temperature jumps to
+# that of its surroundings and everything depends on k, they take one or two. The tolerance does not watch this integral.
+#
+# `BacksolveAdjoint` is wrong by a factor of $10^8$ and more: it saves memory by integrating the state backwards, and
+# backwards a system that forgets explodes, by $e^{40}$ here. It is the method of the paper that made neural ODEs known.
 #
 # | you have | take |
 # |---|---|
@@ -151,7 +156,7 @@ def draw(times: dict[tuple[str, int], float], errors: dict[str, float]) -> Figur
     names = list(errors)[::-1]
     right.barh(range(len(names)), [errors[name] for name in names], color="0.6", edgecolor="k")
     right.set_yticks(range(len(names)), names)
-    right.set(xscale="log", xlabel="relative error of the gradient", xlim=(1e-10, None))
+    right.set(xscale="log", xlabel="relative error of the gradient", xlim=(1e-9, 1e10))
     right.axvline(1.0, color="k", linestyle=":")
     return figure
 
@@ -188,7 +193,7 @@ def main(fast: bool = False, folder: str | Path | None = None) -> dict[str, floa
         "difference of the engines": float((compiled - usual).norm() / usual.norm()),
         "difference with checkpoints": float((sparing - usual).norm() / usual.norm()),
         **{f"error of {name}": value for name, value in errors.items()},
-        "worst of the others": max(value for name, value in errors.items() if name != "BacksolveAdjoint"),
+        "worst of the good ones": max(errors[name] for name in ("DiscreteAdjoint", "ForwardSensitivity", "QuadratureAdjoint")),
     }
 
 
