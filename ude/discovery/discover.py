@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
-from ude.discovery.library import LibraryRegressor
-from ude.discovery.regressor import Candidate, SymbolicRegressor, mark_pareto
+from ude.discovery.fronts import default_searches, front
+from ude.discovery.knowledge import Knowledge, knowledge_by_term
+from ude.discovery.regressor import SymbolicRegressor
 from ude.discovery.result import Discovery
 from ude.discovery.sampling import observed, open_system, sample_terms
 from ude.discovery.selection import Combination, SelectionOptions, select
+from ude.discovery.shared import tied
 from ude.errors import InputError
 from ude.models import FunctionModel
 from ude.progress import ProgressBar
 from ude.training.result import Fit
+
+KnowledgeLike = Knowledge | str | Sequence[Knowledge | str] | None
 
 
 def discover(
@@ -23,6 +27,7 @@ def discover(
     *,
     max_candidates: int | None = None,
     options: SelectionOptions | None = None,
+    knowledge: KnowledgeLike = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Discovery:
@@ -38,9 +43,11 @@ def discover(
        error on held-out data is that of the constants from training data alone.
 
     fit: the result of `ude.fit` for a `UDE`, a `NeuralODE`, or a `FunctionModel` whose function can be read as
-    equations (`FunctionModel.to_ude`). regressors: one or several searches; `LibraryRegressor()` when None.
+    equations (`FunctionModel.to_ude`). regressors: one or several searches; None: `LibraryRegressor()`, and `Operon()`
+    where pyoperon is installed. Of several, one that fails is left out with a warning.
     max_candidates: how many formulas of each function are put back; options: the other settings of the selection.
-    seed: of the starts of refits, for options with several.
+    knowledge: what is known of terms beforehand, `Knowledge` objects or their text; what disagrees is left out.
+    seed: of Operon, and of the starts of refits for options with several.
 
     Ctrl-C ends the selection and returns the best so far, with ``interrupted=True``.
 
@@ -48,23 +55,21 @@ def discover(
     what the regressors raise (BackendMissing).
     """
     chosen_options = _options(options, max_candidates, seed)
-    searches = _searches(regressors)
+    searches = _searches(regressors, seed)
     if isinstance(fit.model, FunctionModel):
         # candidates are refitted as formulas, so the torch function is read as equations first
         fit = replace(fit, model=fit.model.to_ude())
-    system = open_system(fit)
     samples = sample_terms(fit)
+    known = knowledge_by_term(knowledge or (), list(samples))
+    fit, samples = tied(fit, samples, known)
+    system = open_system(fit)
     train = observed(fit, fit.train)
     held_out = observed(fit, fit.held_out) if fit.held_out is not None else []
     with ProgressBar(progress) as bar:
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
             fronts = {}
             for name, own in samples.items():
-                found = []
-                for search in searches:
-                    found += search.search(own)
-                    stage.advance()
-                fronts[name] = _merged(found)
+                fronts[name] = front(own, searches, known.get(name), on_search=stage.advance)
         with bar.stage("fitting them to the data", None) as stage:
             selection = select(
                 system,
@@ -101,19 +106,11 @@ def refit_on_all(chosen: Combination, fit: Fit, options: FitOptions) -> Embedded
     return final if final.sse < float("inf") else chosen.fit
 
 
-def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates of all searches; of equal formulas the closer one."""
-    best: dict[str, Candidate] = {}
-    for candidate in candidates:
-        key = str(candidate.expression)
-        if key not in best or candidate.nmse < best[key].nmse:
-            best[key] = candidate
-    return mark_pareto(list(best.values()))
-
-
-def _searches(regressors: SymbolicRegressor | Sequence[SymbolicRegressor] | None) -> list[SymbolicRegressor]:
+def _searches(
+    regressors: SymbolicRegressor | Sequence[SymbolicRegressor] | None, seed: int = 0
+) -> list[SymbolicRegressor]:
     if regressors is None:
-        return [LibraryRegressor()]
+        return default_searches(seed)
     given = [regressors] if isinstance(regressors, SymbolicRegressor) else regressors
     searches = list(given) if isinstance(given, Sequence) else []
     if not searches or not all(isinstance(search, SymbolicRegressor) for search in searches):
