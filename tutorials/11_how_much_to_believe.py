@@ -10,10 +10,12 @@
 # %% [markdown]
 # # How much to believe
 #
-# A fit always returns numbers, and a discovery always returns a formula. Whether the data had to say so is another matter.
+# A fit always returns numbers, and a discovery always returns a formula. Whether the data had to say so is another
+# matter.
 #
-# **The question.** An enzyme breaks down a substance, by Michaelis and Menten, $\dot x = -v x/(k + x)$, with v = 1 and k = 1.
-# We measure x, with noise of 0.02. Which of the numbers can be believed, and over which range can a learned law be believed?
+# **The question.** An enzyme breaks down a substance, by Michaelis and Menten, $\dot x = -v x/(k + x)$, with v = 1
+# and k = 1. We measure x, with noise of 0.02. Which of the numbers can be believed, and over which range can a
+# learned law be believed?
 #
 # One experiment begins with x = 5, where the enzyme is busy; the other with x = 0.2, where it never is.
 
@@ -77,9 +79,9 @@ def intervals(fit: ude.Fit, samples: int) -> dict[str, tuple[float, float]]:
 #
 # ## Structure: what no experiment of this kind can tell
 #
-# From x = 0.2 the equation is nearly $\dot x = -(v/k)\,x$. The ratio is known well, each constant alone hardly: `v` and `k`
-# may grow together. A fit shows none of this; it prints two numbers with four digits. A profile shows it, because it has no
-# upper end within a factor of a thousand of the estimate.
+# From x = 0.2 the equation is nearly $\dot x = -(v/k)\,x$. The ratio is known well, each constant alone hardly: `v`
+# and `k` may grow together. A fit shows none of this; it prints two numbers with four digits. A profile shows it,
+# because it has no upper end within a factor of a thousand of the estimate.
 
 
 # %%
@@ -100,8 +102,8 @@ def ratio_profile(fit: ude.Fit) -> tuple[np.ndarray, np.ndarray]:
 # %% [markdown]
 # ## Support: where a learned law was seen
 #
-# Now a network in the place of the formula, $\dot x = -U(x)$, from the experiment with x = 5. Five members of an ensemble
-# differ in nothing but the seed of their weights. Where they agree, the data speak; where they part, each
+# Now a network in the place of the formula, $\dot x = -U(x)$, from the experiment with x = 5. Five members of an
+# ensemble differ in nothing but the seed of their weights. Where they agree, the data speak; where they part, each
 # speaks for itself.
 
 
@@ -111,7 +113,14 @@ def ensemble(members: int) -> tuple[np.ndarray, np.ndarray]:
     open_model = ude.UDE("dx/dt = -U(x)", unknown=ude.MLP("U", inputs="x", width=8))
     options = ude.FitOptions(derivative_iterations=(100, 100), multiple_iterations=10, single_iterations=(0, 30))
     found = ude.fit_ensemble(
-        open_model, measure(5.0), members=members, processes=1, holdout=0, u0={"x": 5.0}, positive=False, options=options
+        open_model,
+        measure(5.0),
+        members=members,
+        processes=1,
+        holdout=0,
+        u0={"x": 5.0},
+        positive=False,
+        options=options,
     )
     x = np.linspace(0.0, 10.0, 201)
     with torch.no_grad():
@@ -119,9 +128,7 @@ def ensemble(members: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 # %%
-def draw(
-    profiles: dict[float, tuple[np.ndarray, np.ndarray]], learned: tuple[np.ndarray, np.ndarray]
-) -> Figure:
+def draw(profiles: dict[float, tuple[np.ndarray, np.ndarray]], learned: tuple[np.ndarray, np.ndarray]) -> Figure:
     """Left: profiles of v. Right: the ensemble."""
     figure = Figure(figsize=(8.0, 3.3), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -145,14 +152,15 @@ def draw(
 # %% [markdown]
 # ## When this fails
 #
-# **All members wrong together.** An ensemble sees what is left open by the data, not what is wrong with the model. Five networks
-# with the same missing state agree beautifully.
+# **All members wrong together.** An ensemble sees what is left open by the data, not what is wrong with the model.
+# Five networks with the same missing state agree beautifully.
 #
-# **Noise that hangs together.** Fisher's and the profile's intervals count every point as new evidence. With noise that
-# lasts over several points they are too narrow; the bootstrap draws blocks of residuals for this reason.
+# **Noise that hangs together.** Fisher's and the profile's intervals count every point as new evidence. With noise
+# that lasts over several points they are too narrow; the bootstrap draws blocks of residuals for this reason.
 #
-# **Reading a formula's constants as if it had been given.** Intervals after a discovery hold *if the formula is right*. That
-# another formula might have won is not in them: look at the table of candidates, and at how close the second was.
+# **Reading a formula's constants as if it had been given.** Intervals after a discovery hold *if the formula is
+# right*. That another formula might have won is not in them: look at the table of candidates, and at how close the
+# second was.
 
 
 # %%
