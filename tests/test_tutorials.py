@@ -134,6 +134,40 @@ def test_epidemic_story_is_true(tmp_path: Path) -> None:
     assert got["sum of the shares at the end"] == pytest.approx(1.0, abs=2e-3)
 
 
+def test_kinetics_story_is_true(tmp_path: Path) -> None:
+    stated = [
+        Stated("steps of Tsit5", "`Tsit5` takes 434 steps", 400, 470),
+        Stated("steps of KenCarp4", "takes 43 for all ten", 38, 48),
+        Stated("residual of the network", "The residual is the noise, 0.01", 0.009, 0.0105),
+        Stated("blocking formula in the front", "Among the simplest that follow the network", 1, 1),
+        Stated("residual with n = 0", "The residuals are 0.137", 0.136, 0.139),
+        Stated("residual with n = 1", "0.137, 0.023", 0.022, 0.024),
+        Stated("residual with n = 2", "0.023 and 0.0094", 0.0092, 0.0096),
+        Stated("v", "It has $v = 2.07$", 2.0, 2.14),
+        Stated("K", "and $K = 1.54$", 1.48, 1.6),
+    ]
+    assert_story_is_true("06_stiff_kinetics", tmp_path, stated, {"kinetics.png"})
+
+
+def test_pharmacokinetics_story_is_true(tmp_path: Path) -> None:
+    stated = [
+        Stated("Michaelis-Menten", "The concentrations choose", 1, 1),
+        Stated("fastest", "$E = 1.00\\,c/", 0.99, 1.01),
+        Stated("half", "c/(3.03 + c)$", 2.95, 3.1),
+        Stated("uptake", "the uptake is 1.21 an hour", 1.195, 1.215),
+        Stated("highest with 60 mg", "is 2.7, 8.9 and 20.7 mg/l", 2.7, 2.8),
+        Stated("highest with 120 mg", "is 2.7, 8.9 and 20.7 mg/l", 8.7, 9.1),
+        Stated("highest with 180 mg", "is 2.7, 8.9 and 20.7 mg/l", 20.4, 21.0),
+        Stated("dose", "It is 134 mg", 133, 135),
+        Stated("mean in the end", "about 15.6 mg/l", 15.0, 16.2),
+        Stated("dose for a mean of 7", "takes 112 mg", 111, 113),
+        Stated("lowest of the second day", "lies between 5.0 and 11.2 mg/l", 4.99, 5.01),
+        Stated("highest of the second day", "lies between 5.0 and 11.2 mg/l", 11.0, 11.4),
+        Stated("largest concentration seen", "seen up to 13 mg/l", 13, 13.5),
+    ]
+    assert_story_is_true("08_pharmacokinetics", tmp_path, stated, {"doses.png"})
+
+
 def test_friction_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("k beside the network", "`k` comes out as 4.00", 3.985, 4.015),

@@ -241,7 +241,6 @@ def main(fast: bool = False, folder: str | Path | None = None) -> dict[str, floa
         Path(folder).mkdir(parents=True, exist_ok=True)
         draw(fit, found, own, motions).savefig(Path(folder) / "friction.png")
     values = own.model.values()
-    assert fit.held_out is not None
     return {
         "k beside the network": fit.model.values()["k"],
         **{f"found {name}": value for name, value in found.training_constants.items()},
@@ -251,7 +250,7 @@ def main(fast: bool = False, folder: str | Path | None = None) -> dict[str, floa
         "c": values["F_c"],
         "d": values["F_d"],
         "w": values["F_w"],
-        "held out, own formula": 1e3 * own.rmse(own.held_out)["x"],
+        "held out, own formula": 1e3 * own.rmse(fit.held_out)["x"],
         "held out, found formula": 1e3 * found.held_out_rmse["x"],
         "held out, network": 1e3 * fit.rmse(fit.held_out)["x"],
         "impacts": float(len(times[0])),

@@ -169,7 +169,7 @@ def main(fast: bool = False, folder: str | Path | None = None) -> dict[str, floa
     busy, idle = fitted(5.0), fitted(0.2, noise=0.004)
     by_all = intervals(busy, 20 if fast else 100)
     open_end = ude.profile_intervals(idle, ["v"])
-    ratio = idle.model.values()["v"] / (idle.model.values()["k"] + 0.0)
+    ratio = idle.model.values()["v"] / idle.model.values()["k"]
     x, members = learned = ensemble(5)
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,11 @@ def main(fast: bool = False, folder: str | Path | None = None) -> dict[str, floa
     return {
         "v": busy.model.values()["v"],
         "k": busy.model.values()["k"],
-        **{f"{name}, {end}": value for name, pair in by_all.items() for end, value in zip(("lower", "upper"), pair)},
+        **{
+            f"{name}, {end}": value
+            for name, pair in by_all.items()
+            for end, value in zip(("lower", "upper"), pair, strict=True)
+        },
         "v from 0.2": idle.model.values()["v"],
         "k from 0.2": idle.model.values()["k"],
         "v/k from 0.2": ratio,
