@@ -158,7 +158,7 @@ def draw(fit: ude.Fit, found: Discovery, days: ude.Solution) -> Figure:
 # It is 134 mg. The second day then lies between 5.0 and 11.2 mg/l; the shaded band is what was asked for.
 #
 # But the picture still rises, and the formula says how far. 134 mg in eight hours are 0.84 mg/l an hour, and the
-# enzyme manages 1.00: where the two balance, the mean is $3.03 \cdot 0.84/(1.00 - 0.84)$, about 15.6 mg/l, far above
+# enzyme manages 1.00: where the two balance, the mean is $3.03 \cdot 0.84/(1.00 - 0.84)$, about 15.5 mg/l, far above
 # the band. For a treatment of weeks, a mean of 7 mg/l takes 112 mg every eight hours, and more only for the first
 # dose.
 #

@@ -96,7 +96,8 @@ def train(data: ude.Dataset) -> ude.Fit:
 
 # %% [markdown]
 # `D` comes out as 0.0094, and the learned reaction is nowhere more than 0.05 away from $u(1-u)$, which is at most
-# 0.25; it is worst at densities near 1, where the noise is as large as the law.
+# 0.25. The two errors belong together: at the foot of the front, where densities are low, a little less diffusion and
+# a little more growth look alike.
 #
 # ## A formula
 #
