@@ -117,7 +117,7 @@ def test_front_shows_every_combination_and_which_was_chosen(found: Discovery) ->
     front = found.front
     assert list(front.columns) == [
         "U1", "U2", "complexity", "sse", "score", "nmse U1", "nmse U2",
-        "held-out rmse x", "held-out rmse y", "step", "chosen",
+        "held-out rmse x", "held-out rmse y", "step", "chosen", "bic", "probability",
     ]  # fmt: skip
     assert front["chosen"].sum() == 1
     assert front["score"].is_monotonic_increasing

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
+from ude.discovery.belief import BeliefOptions
+from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
 from ude.discovery.library import LibraryRegressor
 from ude.discovery.regressor import Candidate, SymbolicRegressor, mark_pareto
 from ude.discovery.result import Discovery
@@ -23,6 +24,7 @@ def discover(
     *,
     max_candidates: int | None = None,
     options: SelectionOptions | None = None,
+    belief: BeliefOptions | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Discovery:
@@ -36,11 +38,12 @@ def discover(
     4. Constants of the winner are tried at zero, refitted and scored.
     5. The winner's constants are refitted on all data, held-out ones included. Both sets of constants are kept; the
        error on held-out data is that of the constants from training data alone.
+    6. How far that can be believed is weighed: see `Discovery.verdict` and the properties beside it.
 
     fit: the result of `ude.fit` for a `UDE`, a `NeuralODE`, or a `FunctionModel` whose function can be read as
     equations (`FunctionModel.to_ude`). regressors: one or several searches; `LibraryRegressor()` when None.
     max_candidates: how many formulas of each function are put back; options: the other settings of the selection.
-    seed: of the starts of refits, for options with several.
+    belief: settings of the sixth step. seed: of the starts of refits, for options with several.
 
     Ctrl-C ends the selection and returns the best so far, with ``interrupted=True``.
 
@@ -84,7 +87,15 @@ def discover(
                 except KeyboardInterrupt:
                     interrupted = True
                 stage.advance()
-    return Discovery(fit, samples, fronts, selection, final, interrupted)
+        discovery = Discovery(fit, samples, fronts, selection, final, interrupted, belief or BeliefOptions())
+        if not interrupted:
+            with bar.stage("weighing what was found", 1) as stage:
+                try:
+                    discovery.belief  # noqa: B018  computed here, where there is a bar, and kept
+                except KeyboardInterrupt:
+                    discovery = replace(discovery, interrupted=True)
+                stage.advance()
+    return discovery
 
 
 def refit_on_all(chosen: Combination, fit: Fit, options: FitOptions) -> EmbeddedFit:
@@ -95,8 +106,11 @@ def refit_on_all(chosen: Combination, fit: Fit, options: FitOptions) -> Embedded
     started = {
         name: replace(constant, start=chosen.fit.values[name]) for name, constant in chosen.closed.parameters.items()
     }
+    data = observed(fit, fit.data)
+    scale = state_scale(data)
+    sizes = open_system(fit).sizes(scale)
     final = fit_closed_form(
-        replace(chosen.closed, parameters=started), observed(fit, fit.data), chosen.fit.u0, options=options
+        replace(chosen.closed, parameters=started), data, chosen.fit.u0, scale, options, state_scale=sizes
     )
     return final if final.sse < float("inf") else chosen.fit
 
