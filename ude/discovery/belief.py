@@ -13,6 +13,7 @@ from ude.discovery.closed_form import Array, Trajectory
 from ude.discovery.confounding import confounding_table, correlation_table
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
 from ude.discovery.inclusion import InclusionOptions, inclusion_table, probabilities
+from ude.discovery.integration import Integrator, along, simulate
 from ude.discovery.intervals import covariance, observed_columns, wald_intervals
 from ude.discovery.regressor import Samples
 from ude.discovery.selection import Combination, OpenSystem, Selection, score
@@ -79,7 +80,8 @@ def assess(subject: Subject, options: BeliefOptions = BeliefOptions()) -> Belief
     intervals = wald_intervals(chosen.closed, final, subject.trajectories, options.level)
     matrix = covariance(final, columns)
     constants = {name: value for name, value in final.values.items() if name in subject.system.parameters}
-    support = support_of(subject.samples, subject.system.equations, constants, subject.system.time)
+    visited = _visited(subject)
+    support = support_of(subject.samples, subject.system.equations, constants, subject.system.time, visited)
     stability = screen(
         chosen.closed, final.values, final.u0, subject.trajectories, subject.state_scale, options.horizon
     )
@@ -147,6 +149,26 @@ def _on_all_data(subject: Subject, contenders: int) -> list[Combination]:
         value = score(fit.sse, fit.n_observations, combination.complexity, subject.floor)
         found.append(replace(combination, fit=fit, score=value))
     return sorted(found, key=lambda c: (c.score, c.complexity, str(c)))
+
+
+def _visited(subject: Subject) -> dict[str, Array | float]:
+    """States, parameters and time (N,) along the trajectories of the system that was found, over all data."""
+    closed, final = subject.selection.chosen.closed, subject.final
+    dense = []
+    for own in subject.trajectories:
+        t = np.union1d(own.t, np.linspace(own.t[0], own.t[-1], 100))
+        dense.append(replace(own, t=t, u=np.full((len(t), own.u.shape[1]), np.nan)))
+    runs = simulate(Integrator(closed), dense, final.u0, final.values, subject.state_scale)
+    pairs = [(own, run) for own, run in zip(dense, runs, strict=True) if run is not None]
+    if not pairs:
+        pairs = [(own, u0[None].repeat(len(own.t), axis=0)) for own, u0 in zip(dense, final.u0, strict=True)]
+    states = np.concatenate([run for _, run in pairs])
+    where: dict[str, Array | float] = {**final.values}
+    where |= {state: states[:, i] for i, state in enumerate(subject.system.states)}
+    where[subject.system.time] = np.concatenate([own.t for own, _ in pairs])
+    for name in pairs[0][0].inputs:
+        where[name] = np.concatenate([along(own.inputs[name], own.t) * np.ones(len(own.t)) for own, _ in pairs])
+    return where
 
 
 def _misfit(subject: Subject) -> dict[str, float]:

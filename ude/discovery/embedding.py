@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from ude.discovery.closed_form import Array, ClosedForm, Trajectory
@@ -46,7 +47,7 @@ class EmbeddedFit:
     residuals: Array | None = None
     jacobian: Array | None = None
     slopes: Array | None = None
-    logarithmic: Array | None = None
+    logarithmic: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class Observer:
         """Columns (T, column), and their derivatives (T, column, fitted + state) from those of the states."""
         if not self.system.observables:
             return u, sensitivity
-        constants = [_along(values[name], t) for name in self.system.parameters]
+        constants = [along(values[name], t) for name in self.system.parameters]
         with np.errstate(all="ignore"):
             found = self._function(t, *u.T, *constants)
         parts = np.stack([np.broadcast_to(np.asarray(part, dtype=np.float64), t.shape) for part in found], axis=1)
@@ -162,7 +162,8 @@ class Observer:
         return columns, total
 
 
-def _along(value: float | Forcing, t: Array) -> float | Array:
+def along(value: float | Forcing, t: Array) -> float | Array:
+    """A number as it is; a forcing at the times t (T,)."""
     return np.array([value(now) for now in t.tolist()]) if isinstance(value, Forcing) else value
 
 

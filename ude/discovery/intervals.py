@@ -3,7 +3,8 @@
 Wald: constants and initial states have the covariance ``(J'J)^-1 J' V J (J'J)^-1`` with V the variance of the noise of
 each column, estimated from its residuals (Seber & Wild, Nonlinear Regression (1989), ch. 2 and 5). Profile: the values
 of one constant for which the misfit, all others refitted, rises by no more than chance explains (Bates & Watts,
-Nonlinear Regression Analysis (1988), ch. 6), which is slower and right for constants that the misfit does not determine well.
+Nonlinear Regression Analysis (1988), ch. 6), which is slower, and right for constants
+that the misfit hardly determines.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from time import perf_counter
 
 import numpy as np
 import sympy as sp
-from scipy.optimize import root
+from scipy.optimize import fsolve
 
 from ude.discovery.closed_form import Array, ClosedForm, Forcing, Trajectory
 from ude.discovery.integration import BudgetSpent, Integrator
@@ -129,16 +129,16 @@ def equilibria(system: ClosedForm, values: Mapping[str, float | Forcing], visite
     picks = visited[np.linspace(0, len(visited) - 1, min(_STARTS, len(visited))).astype(int)]
     corners = [np.array(corner) for corner in list(product(*zip(low, high, strict=True)))[:16]]
     speed = np.abs(np.array([_rates(function, u) for u in picks]))
-    size = np.where(np.isfinite(speed), speed, 0.0).max(axis=0, initial=0.0)
+    size = np.where(speed < 1e299, speed, 0.0).max(axis=0, initial=0.0)
+    unit = np.where(size > 0, size, 1.0)
     found: list[Equilibrium] = []
     kept: list[Array] = []
     for start in [*picks, *corners, np.zeros(len(symbols))]:
         with np.errstate(all="ignore"):
-            result = root(lambda u: _rates(function, u) / np.where(size > 0, size, 1.0), start, method="hybr")
-            rest = np.abs(_rates(function, result.x)) <= 1e-8 * np.where(size > 0, size, 1.0)
-        x = result.x
-        near = np.all((x >= low - 2.0 * width) & (x <= high + 2.0 * width))
-        if not result.success or not rest.all() or not near:
+            found_at = fsolve(lambda u: _rates(function, u) / unit, start, full_output=True)  # type: ignore[call-overload]
+            x = np.asarray(found_at[0])
+            rest = np.abs(_rates(function, x)) <= 1e-8 * unit
+        if not rest.all() or not np.all((x >= low - 2.0 * width) & (x <= high + 2.0 * width)):
             continue
         if any(np.all(np.abs(x - other) <= 1e-5 * width) for other in kept):
             continue

@@ -110,12 +110,15 @@ def support_of(
     equations: Mapping[str, sp.Expr],
     constants: Mapping[str, float],
     time: str,
+    visited: Mapping[str, Array | float],
 ) -> Support:
-    """The support from the samples of each term; equations: state -> right-hand side with the unknown functions."""
+    """The support of each term: its samples, and what it is asked for along the trajectories of the system found.
+
+    equations: state -> right-hand side with the unknown functions. visited: states, parameters and time there (N,).
+    """
     terms, arguments = {}, {}
     for name, own in samples.items():
-        points = np.stack(list(own.inputs.values()), axis=-1)
-        terms[name] = TermSupport(name, tuple(own.inputs), points)
+        points = [np.stack(list(own.inputs.values()), axis=-1)]
         calls = {
             node.args
             for rate in equations.values()
@@ -123,4 +126,9 @@ def support_of(
             if str(node.func) == name
         }
         arguments[name] = sorted(calls, key=str)
+        size = max(np.size(value) for value in visited.values())
+        for call in arguments[name]:
+            asked = np.stack([np.broadcast_to(evaluate(argument, visited), size) for argument in call], axis=-1)
+            points.append(asked[np.isfinite(asked).all(axis=-1)])
+        terms[name] = TermSupport(name, tuple(own.inputs), np.concatenate(points))
     return Support(terms, tuple(equations), arguments, constants, time)
