@@ -8,11 +8,19 @@ from dataclasses import replace
 from ude.discovery.belief import BeliefOptions
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
 from ude.discovery.library import LibraryRegressor
-from ude.discovery.regressor import Candidate, SymbolicRegressor, mark_pareto
+from ude.discovery.regressor import Candidate, Samples, SymbolicRegressor, mark_pareto
 from ude.discovery.result import Discovery
-from ude.discovery.sampling import observed, open_system, sample_terms
+from ude.discovery.sampling import (
+    Points,
+    equations_of,
+    observed,
+    open_system,
+    sample_smooth,
+    sample_terms,
+    trajectory_points,
+)
 from ude.discovery.selection import Combination, SelectionOptions, select
-from ude.errors import InputError
+from ude.errors import InputError, ModelError
 from ude.models import FunctionModel
 from ude.progress import ProgressBar
 from ude.training.result import Fit
@@ -25,6 +33,7 @@ def discover(
     max_candidates: int | None = None,
     options: SelectionOptions | None = None,
     belief: BeliefOptions | None = None,
+    source: str = "auto",
     seed: int = 0,
     progress: bool = True,
 ) -> Discovery:
@@ -43,7 +52,9 @@ def discover(
     fit: the result of `ude.fit` for a `UDE`, a `NeuralODE`, or a `FunctionModel` whose function can be read as
     equations (`FunctionModel.to_ude`). regressors: one or several searches; `LibraryRegressor()` when None.
     max_candidates: how many formulas of each function are put back; options: the other settings of the selection.
-    belief: settings of the sixth step. seed: of the starts of refits, for options with several.
+    belief: settings of the sixth step. source: of the samples: "networks", "smooth" (the smoothed data, see
+    `sampling`), or "auto": the smoothed data where only derivatives were fitted (``stages="derivatives"``) and they
+    give all unknown functions, else the networks. seed: of the starts of refits, for options with several.
 
     Ctrl-C ends the selection and returns the best so far, with ``interrupted=True``.
 
@@ -56,7 +67,7 @@ def discover(
         # candidates are refitted as formulas, so the torch function is read as equations first
         fit = replace(fit, model=fit.model.to_ude())
     system = open_system(fit)
-    samples = sample_terms(fit)
+    samples, points = _samples(fit, source)
     train = observed(fit, fit.train)
     held_out = observed(fit, fit.held_out) if fit.held_out is not None else []
     with ProgressBar(progress) as bar:
@@ -87,7 +98,17 @@ def discover(
                 except KeyboardInterrupt:
                     interrupted = True
                 stage.advance()
-        discovery = Discovery(fit, samples, fronts, selection, final, interrupted, belief or BeliefOptions())
+        along = points.values(equations_of(fit))
+        discovery = Discovery(
+            fit,
+            samples,
+            fronts,
+            selection,
+            final,
+            interrupted,
+            belief or BeliefOptions(),
+            along,
+        )
         if not interrupted:
             with bar.stage("weighing what was found", 1) as stage:
                 try:
@@ -96,6 +117,24 @@ def discover(
                     discovery = replace(discovery, interrupted=True)
                 stage.advance()
     return discovery
+
+
+def _samples(fit: Fit, source: str) -> tuple[dict[str, Samples], Points]:
+    if source not in ("auto", "networks", "smooth"):
+        raise InputError("source is not usable", expected="'auto', 'networks' or 'smooth'", got=repr(source))
+    simulated = any("shooting" in str(stage) for stage in fit.history.get("stage", ()))
+    if source == "smooth" or (source == "auto" and len(fit.history) and not simulated):
+        found = sample_smooth(fit)
+        if found is not None:
+            return found
+        if source == "smooth":
+            raise ModelError(
+                "the smoothed data do not give the unknown functions",
+                expected="every state measured, and each unknown function once, alone and linear in its equation",
+                fix='Use source="networks".',
+            )
+    points = trajectory_points(fit, 300)
+    return sample_terms(fit, points), points
 
 
 def refit_on_all(chosen: Combination, fit: Fit, options: FitOptions) -> EmbeddedFit:

@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ude.discovery.regressor import Array, Samples
-from ude.discovery.sampling import observed, trajectory_points
+from ude.discovery.sampling import observed
 from ude.models import to_text
+from ude.models.expression import TIME
 from ude.reporting import plots, report
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def terms(found: Discovery) -> Figure:
     Where a fitted parameter can take up part of a network (``a`` in ``a*hare - U1(hare, lynx)`` any multiple of
     ``hare``), the network is drawn with that part as the formula has it: two equal models shall not look different.
     """
-    t = trajectory_points(found.fit, 300).t
+    t = np.asarray(found.along[TIME])
     drawn = []
     for name, formula in found.terms.items():
         samples = found.samples[name]

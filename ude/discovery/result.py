@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from ude.discovery.embedding import EmbeddedFit, state_scale
 from ude.discovery.integration import Integrator, Observer, simulate
 from ude.discovery.intervals import profile_interval
 from ude.discovery.regressor import Candidate, Samples
-from ude.discovery.sampling import along_samples, equations_of, expected_residuals, observed, open_system
+from ude.discovery.sampling import equations_of, expected_residuals, observed, open_system
 from ude.discovery.selection import Combination, Selection, score
 from ude.discovery.stability import Stability
 from ude.discovery.support import Support
@@ -49,6 +49,7 @@ class Discovery:
     final:      the chosen system refitted on all data (where nothing was held out: the same as on training data).
     interrupted: Ctrl-C ended the fit or the selection early; this is the best up to there.
     belief_options: how `belief` is computed, which is done once, when first asked for (`discover` asks for it).
+    along: states, parameters and time by name at the points of the samples.
     """
 
     fit: Fit
@@ -58,6 +59,7 @@ class Discovery:
     final: EmbeddedFit
     interrupted: bool
     belief_options: BeliefOptions = BeliefOptions()
+    along: Mapping[str, Array | float] = field(default_factory=dict)
 
     # -- how far it can be believed -------------------------------------------------------------------------------
 
@@ -74,7 +76,7 @@ class Discovery:
             trajectories=everything,
             held_out=self.final is not self.selection.chosen.fit,
             samples=self.samples,
-            along=along_samples(fit),
+            along=self.along,
             expected=expected_residuals(fit),
             scale=scale,
             state_scale=system.sizes(scale),

@@ -1,7 +1,13 @@
-"""What each network did along the fitted trajectories, as samples for a search; and the system that it stands in."""
+"""What each unknown function did along the trajectories, as samples for a search; and the system that it stands in.
+
+There are two sources. The networks, along the trajectories of the fit: what they learned went through the equations, so
+they make the most of few and noisy data. The smoothed data: where an unknown function stands alone in an equation,
+``dx/dt = known + coefficient * U``, its values are ``(dx_smooth/dt - known) / coefficient``, without any training.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,22 +22,21 @@ from ude.errors import ModelError
 from ude.interpolation import Interpolation, Kind
 from ude.models import UDE, Observation
 from ude.models.expression import TIME
+from ude.training.collocation import smooth
 from ude.training.data import Dataset
 from ude.training.inputs import restored
 from ude.training.result import Fit
 
 
-def sample_terms(fit: Fit, total: int = 300) -> dict[str, Samples]:
+def sample_terms(fit: Fit, points: Points) -> dict[str, Samples]:
     """Samples of every unknown function that is still a network, in natural units, along the fitted trajectories.
 
-    fit: a fit of a `UDE`. total: about how many samples of each function.
+    fit: a fit of a `UDE`. points: along its trajectories.
 
-    Every interval between two training observations gets the same number of samples, so that samples are dense where
-    data are. A function that is called with several lists of arguments is sampled at all of them, and then has no
+    A function that is called with several lists of arguments is sampled at all of them, and then has no
     nuisance columns (see `gauge_directions`). Raises ModelError for a model without equations or without networks.
     """
     model = equations_of(fit)
-    points = trajectory_points(fit, total)
     u, t = points.u, points.t
     own = {name: torch.as_tensor(values) for name, values in points.inputs.items()}
     with torch.no_grad():
@@ -44,19 +49,79 @@ def sample_terms(fit: Fit, total: int = 300) -> dict[str, Samples]:
             for key in calls[name][0].inputs
         }
         output = np.concatenate([np.broadcast_to(call.output.numpy(), t.shape) for call in calls[name]])
-        columns = []
-        if len(calls[name]) == 1:
-            # A direction through another unknown function cannot be evaluated, and is no free one either.
-            known = [d for d in gauge_directions(model, name) if not d.atoms(AppliedUndef)]
-            columns = [np.broadcast_to(evaluate(direction, where), t.shape) for direction in known]
-        usable = [column for column in columns if np.all(np.isfinite(column))]
-        samples[name] = Samples(inputs, output, name, np.stack(usable, axis=1) if usable else np.empty((0, 0)))
+        columns = _nuisance(model, name, where, len(t)) if len(calls[name]) == 1 else np.empty((0, 0))
+        samples[name] = Samples(inputs, output, name, columns)
     return samples
 
 
-def along_samples(fit: Fit, total: int = 300) -> dict[str, Array | float]:
-    """States, parameters and time (N,) at the points of `sample_terms`, for terms that are called once."""
-    return trajectory_points(fit, total).values(equations_of(fit))
+def _nuisance(model: UDE, name: str, where: Mapping[str, Array | float], size: int) -> Array:
+    """What free parameters can take up of an unknown function (N, k), see `gauge_directions`."""
+    # A direction through another unknown function cannot be evaluated, and is no free one either.
+    known = [d for d in gauge_directions(model, name) if not d.atoms(AppliedUndef)]
+    columns = [np.broadcast_to(evaluate(direction, where), size) for direction in known]
+    usable = [column for column in columns if np.all(np.isfinite(column))]
+    return np.stack(usable, axis=1) if usable else np.empty((0, 0))
+
+
+def sample_smooth(fit: Fit, total: int = 300) -> tuple[dict[str, Samples], Points] | None:
+    """Samples of the unknown functions from the smoothed training data, and where; None where these do not give them.
+
+    That needs every state measured, and every unknown function once in the equations, alone in its own and linear. The
+    first and the last twentieth of each trajectory is left out, since derivatives are least certain there.
+    """
+    model = equations_of(fit)
+    rates = _solved_for_unknowns(model)
+    if rates is None or fit.measurement.unmeasured:
+        return None
+    own = fit.train.select([fit.measurement.names[fit.measurement.column_of[state]] for state in model.states])
+    smoothing = smooth(own, fit.positive)
+    states, slopes, times, owners = [], [], [], []
+    for index, trajectory in enumerate(own.trajectories):
+        span = trajectory.t[-1] - trajectory.t[0]
+        t = _spread(trajectory.t, max(2, int(np.ceil(total / sum(len(tr) - 1 for tr in own.trajectories)))))
+        t = t[(t >= trajectory.t[0] + 0.05 * span) & (t <= trajectory.t[-1] - 0.05 * span)]
+        u, du = smoothing(index, t)
+        states.append(u)
+        slopes.append(du)
+        times.append(t)
+        owners.append(np.full(len(t), index))
+    points = _points(fit, np.concatenate(states), np.concatenate(times), np.concatenate(owners))
+    where, du = points.values(model), np.concatenate(slopes)
+    where |= {f"d{state}": du[:, i] for i, state in enumerate(model.states)}
+    samples = {}
+    for name, (value, arguments) in rates.items():
+        inputs = dict(zip(model.provider(name).inputs, arguments, strict=True))
+        columns = {key: np.array(np.broadcast_to(evaluate(e, where), len(du))) for key, e in inputs.items()}
+        output = np.array(np.broadcast_to(evaluate(value, where), len(du)))
+        fine = np.isfinite(output) & np.all([np.isfinite(column) for column in columns.values()], axis=0)
+        if fine.sum() < 10:
+            return None
+        nuisance = _nuisance(model, name, where, len(du))
+        samples[name] = Samples(
+            {key: column[fine] for key, column in columns.items()},
+            output[fine],
+            name,
+            nuisance[fine] if nuisance.size else nuisance,
+        )
+    return samples, points
+
+
+def _solved_for_unknowns(model: UDE) -> dict[str, tuple[sp.Expr, tuple[sp.Expr, ...]]] | None:
+    """unknown function -> its value by states, parameters and rates ``dx``, and its arguments; or None."""
+    found: dict[str, tuple[sp.Expr, tuple[sp.Expr, ...]]] = {}
+    for state, rate in model.explicit(values=False).items():
+        calls = rate.atoms(AppliedUndef)
+        if not calls:
+            continue
+        if len(calls) > 1:
+            return None
+        [call] = calls
+        coefficient = sp.diff(rate.xreplace({call: sp.Symbol("_U")}), sp.Symbol("_U"))
+        if str(call.func) in found or coefficient.has(sp.Symbol("_U")):
+            return None
+        rest = rate.xreplace({call: sp.S.Zero})
+        found[str(call.func)] = ((sp.Symbol(f"d{state}") - rest) / coefficient, call.args)
+    return found if set(found) == set(model.unknown_outputs) else None
 
 
 def expected_residuals(fit: Fit) -> dict[str, float]:
@@ -122,18 +187,28 @@ def trajectory_points(fit: Fit, total: int) -> Points:
     each = max(2, int(np.ceil(total / max(intervals, 1))))
     states, times, owners = [], [], []
     for index, trajectory in enumerate(fit.train.trajectories):
-        steps = np.diff(trajectory.t)[:, None] * np.arange(each) / each
-        t = np.append((trajectory.t[:-1, None] + steps).ravel(), trajectory.t[-1])
+        t = _spread(trajectory.t, each)
         only = replace(fit.train, trajectories=(trajectory,))
         alone = replace(fit, data=only, train=only, held_out=None, u0=fit.u0[index : index + 1])
         states.append(alone.predict(t)[0])
         times.append(t)
         owners.append(np.full(len(t), index))
-    when, owner = torch.as_tensor(np.concatenate(times)), torch.as_tensor(np.concatenate(owners))
+    return _points(fit, np.concatenate(states), np.concatenate(times), np.concatenate(owners))
+
+
+def _spread(t: Array, each: int) -> Array:
+    """`each` times from every interval between the times t, and the last."""
+    steps = np.diff(t)[:, None] * np.arange(each) / each
+    return np.append((t[:-1, None] + steps).ravel(), t[-1])
+
+
+def _points(fit: Fit, states: Array, times: Array, owners: Array) -> Points:
+    """With the conditions and the forcing at those points; owners (N,): the trajectory of each."""
+    when, owner = torch.as_tensor(times), torch.as_tensor(owners)
     inputs = restored(fit.model, fit.data, fit.per_trajectory)
     with torch.no_grad():
         own = inputs.numbers(owner) | inputs.forcing_at(owner, when)
-    return Points(np.concatenate(states), when.numpy(), {name: values.numpy() for name, values in own.items()})
+    return Points(states, times, {name: values.numpy() for name, values in own.items()})
 
 
 def open_system(fit: Fit) -> OpenSystem:
