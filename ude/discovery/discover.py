@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from ude.discovery.belief import BeliefOptions
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
 from ude.discovery.library import LibraryRegressor
@@ -20,7 +22,7 @@ from ude.discovery.sampling import (
     trajectory_points,
 )
 from ude.discovery.selection import Combination, SelectionOptions, select
-from ude.errors import InputError, ModelError
+from ude.errors import DataError, InputError, ModelError
 from ude.models import FunctionModel
 from ude.progress import ProgressBar
 from ude.training.result import Fit
@@ -66,6 +68,7 @@ def discover(
     if isinstance(fit.model, FunctionModel):
         # candidates are refitted as formulas, so the torch function is read as equations first
         fit = replace(fit, model=fit.model.to_ude())
+    _refuse_standstill(fit)
     system = open_system(fit)
     samples, points = _samples(fit, source)
     train = observed(fit, fit.train)
@@ -117,6 +120,22 @@ def discover(
                     discovery = replace(discovery, interrupted=True)
                 stage.advance()
     return discovery
+
+
+def _refuse_standstill(fit: Fit) -> None:
+    values = fit.train.values()
+    still = [
+        name
+        for name, column in zip(fit.train.states, values.T, strict=True)
+        if np.ptp(seen := column[np.isfinite(column)]) <= 1e-12 * max(float(np.abs(seen).max()), 1e-300)
+    ]
+    if len(still) == len(fit.train.states):
+        raise DataError(
+            "the data never change, so nothing can be said about what makes them change",
+            expected="measurements away from rest",
+            got=f"constant {', '.join(still)}",
+            fix="Measure a transient: start the system elsewhere, or drive it.",
+        )
 
 
 def _samples(fit: Fit, source: str) -> tuple[dict[str, Samples], Points]:
