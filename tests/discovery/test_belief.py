@@ -147,7 +147,6 @@ def test_inputs_that_move_together_leave_the_form_open() -> None:
     found = two_states([c0 * x, c0 * y], 1.0)
     assert found.verdict.kind == "several forms equally good"
     assert any("x and y of U move together" in sentence for sentence in found.verdict.sentences)
-    assert {str(rival) for rival in found.verdict.rivals} == {"U = c0*x", "U = c0*y"}
     apart = two_states([c0 * x, c0 * y, sp.S.Zero], 3.0)
     assert (str(apart.chosen), apart.verdict.kind) == ("U = c0*x", "identified")
 
