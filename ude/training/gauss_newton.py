@@ -111,8 +111,9 @@ def _iterate(objective: Objective, posterior: Posterior, state: _State, adapt: b
         scales.assign(numbers)
     quadratic = Quadratic.of(lin, scales, group)
     now = energy(quadratic.r, x, quadratic.precision)
-    damping = state.damping
-    for trials in range(2, _TRIALS + 2):
+    damping, trials = state.damping, 1
+    for _ in range(_TRIALS):
+        trials += 1
         step = quadratic.step(x, damping)
         value, loss = _value(objective, posterior, x + step)
         if value < now:
