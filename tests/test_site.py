@@ -66,5 +66,7 @@ def test_formulas_are_set_without_a_script(site: Path) -> None:
 
 def test_docstrings_are_rendered_and_not_run_together(site: Path) -> None:
     page = (site / "reference" / "fitting.html").read_text(encoding="utf-8")
-    assert "&gt;&gt;&gt;" not in re.sub(r"<pre.*?</pre>|<code.*?</code>", "", page, flags=re.S), "an example is not code"
+    assert "&gt;&gt;&gt;" not in re.sub(r"<pre.*?</pre>|<code.*?</code>", "", page, flags=re.S), (
+        "an example is not code"
+    )
     assert re.search(r"<li>\s*<p>\s*<code>noise</code>|<li>\s*<code>noise</code>", page), "fields are not a list"

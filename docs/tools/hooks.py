@@ -134,4 +134,6 @@ def on_page_content(html: str, **_: Any) -> str:
 def _mathml(formula: str, display: str) -> str:
     """One formula; names of functions get the thin space before them that TeX gives them and the converter does not."""
     space = '<mspace width="0.167em"/>'
-    return re.sub(r"<mi>(log|ln|exp|sin|cos|tan|max|min)</mi>", rf"{space}\g<0>{space}", convert(formula, display=display))
+    return re.sub(
+        r"<mi>(log|ln|exp|sin|cos|tan|max|min)</mi>", rf"{space}\g<0>{space}", convert(formula, display=display)
+    )
