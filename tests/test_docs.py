@@ -1,7 +1,7 @@
 """The Python of the pages runs as written: block after block of a page, in one namespace and an empty folder.
 
-A page may bring what its blocks need in a comment of its own (``<!-- before the blocks``, code, ``-->``), and a block that is
-there to be looked at says so in the line above it: ``<!-- not run: why -->``.
+A page may bring what its blocks need in a comment of its own (``<!-- before the blocks``, code, ``-->``), and a block
+that is there to be looked at says so in the line above it: ``<!-- not run: why -->``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
 _PIECE = re.compile(
-    r"(?P<skipped><!-- not run: [^>]+ -->\n)?^```python\n(?P<block>.*?)^```|^<!-- before the blocks\n(?P<hidden>.*?)^-->",
+    r"(?P<skipped><!-- not run: [^>]+ -->\n)?^```python\n(?P<block>.*?)^```"
+    r"|^<!-- before the blocks\n(?P<hidden>.*?)^-->",
     re.M | re.S,
 )
 

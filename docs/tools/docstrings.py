@@ -1,8 +1,8 @@
 """Docstrings as they are written in the code, turned into what the site renders.
 
 The house writes fields as ``name:  text`` on lines of their own, examples as bare ``>>>`` lines at the end, and literal
-blocks after ``::``. Rendered as Markdown these would run together; so fields become lists, examples become code, and names
-of the package become links. The docstrings themselves stay as they read best in an editor.
+blocks after ``::``. Rendered as Markdown these would run together; so fields become lists, examples become code, and
+names of the package become links. The docstrings themselves stay as they read best in an editor.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import Any
 import griffe
 
 ROOT = Path(__file__).parents[2]
-_FIELD = re.compile(r"^(?P<names>[a-z_][\w, ]*|`[^`]+`|``[^`]+``):? {1,}(?=\S)")
 _SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Examples?|Note|Warns):\s*$")
-_REST = re.compile(r"^[a-z_][\w]*(, [a-z_]\w*)*: {1,}\S")
+_FIELD = re.compile(r"^[a-z_][\w]*(, [a-z_]\w*)*: {1,}\S")
 
 
 def public_names() -> frozenset[str]:
@@ -49,11 +48,11 @@ def _blocks(text: str) -> list[str]:
 def _fields(block: str) -> str:
     """A paragraph of ``name: text`` lines as a list; any other paragraph as it is."""
     lines = block.splitlines()
-    if not _REST.match(lines[0]):
+    if not _FIELD.match(lines[0]):
         return block
     items: list[str] = []
     for line in lines:
-        if _REST.match(line):
+        if _FIELD.match(line):
             name, _, rest = line.partition(":")
             names = ", ".join(f"`{part.strip()}`" for part in name.split(","))
             items.append(f"- {names}: {rest.strip()}")

@@ -12,12 +12,13 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-import tutorials as scripts
 from docstrings import linked
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+import tutorials as scripts
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"

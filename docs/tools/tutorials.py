@@ -1,8 +1,8 @@
 """Tutorials as pages: the cells of a percent script, and the figures that it draws.
 
-``python docs/tools/tutorials.py`` runs every tutorial with ``fast=True`` and keeps figures and numbers in docs/.figures,
-in a folder that is named after the content of the script; what has run before is not run again. The site shows what it
-finds there and never runs anything itself, so that it can be built in seconds.
+``python docs/tools/tutorials.py`` runs every tutorial with ``fast=True`` and keeps figures and numbers in
+docs/.figures, in a folder that is named after the content of the script; what has run before is not run again. The
+site shows what it finds there and never runs anything itself, so that it can be built in seconds.
 """
 
 from __future__ import annotations
