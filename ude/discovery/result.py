@@ -183,6 +183,15 @@ class Discovery:
         """Julia source of ``f!(du, u, p, t)`` for OrdinaryDiffEq."""
         return self.model.to_julia(digits)
 
+    def to_torch(self, digits: int | None = None) -> str:
+        """Python source of a standalone `torch.nn.Module` with ``forward(t, u)``; needs torch only."""
+        return self.model.to_torch(digits)
+
+    def to_sbml(self, digits: int | None = None) -> str:
+        """The equations as SBML L3V2, starting where the first trajectory does. Raises BackendMissing without
+        python-libsbml."""
+        return self.model.to_sbml(dict(zip(self.fit.model.states, self.u0[0].tolist(), strict=True)), digits)
+
     def __str__(self) -> str:
         return self.to_text()
 
