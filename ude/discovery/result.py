@@ -225,6 +225,7 @@ class Discovery:
             "equations.py": self.to_python(),
             "equations.jl": self.to_julia(),
             "front.csv": self.front.to_csv(index=False),
+            "model.json": json.dumps(self._model_numbers(), indent=2) + "\n",
             "discovery.json": json.dumps(self._numbers(), indent=2) + "\n",
         }
         try:
@@ -234,6 +235,17 @@ class Discovery:
         except OSError as error:
             raise InputError(f"cannot write into {folder}", got=str(error.strerror or error)) from error
         return folder
+
+    def _model_numbers(self) -> dict[str, Any]:
+        """The model in plain data, with where and when its trajectories start: enough to simulate it again."""
+        runs = self.fit.data.trajectories
+        return {
+            "model": self.model.to_dict(),
+            "u0": self.u0.tolist(),
+            "trajectories": [run.name for run in runs],
+            "spans": [[float(run.t[0]), float(run.t[-1])] for run in runs],
+            "time": self.fit.data.time_name,
+        }
 
     def _numbers(self) -> dict[str, Any]:
         return {
