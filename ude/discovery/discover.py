@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
+from ude.discovery.belief import BeliefOptions
+from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
 from ude.discovery.library import LibraryRegressor
-from ude.discovery.regressor import Candidate, SymbolicRegressor, mark_pareto
+from ude.discovery.regressor import Candidate, Samples, SymbolicRegressor, mark_pareto
 from ude.discovery.result import Discovery
-from ude.discovery.sampling import observed, open_system, sample_terms
+from ude.discovery.sampling import (
+    Points,
+    equations_of,
+    observed,
+    open_system,
+    sample_smooth,
+    sample_terms,
+    trajectory_points,
+)
 from ude.discovery.selection import Combination, SelectionOptions, select
-from ude.errors import InputError
+from ude.errors import InputError, ModelError
 from ude.models import FunctionModel
 from ude.progress import ProgressBar
 from ude.training.result import Fit
@@ -23,6 +32,8 @@ def discover(
     *,
     max_candidates: int | None = None,
     options: SelectionOptions | None = None,
+    belief: BeliefOptions | None = None,
+    source: str = "auto",
     seed: int = 0,
     progress: bool = True,
 ) -> Discovery:
@@ -36,11 +47,14 @@ def discover(
     4. Constants of the winner are tried at zero, refitted and scored.
     5. The winner's constants are refitted on all data, held-out ones included. Both sets of constants are kept; the
        error on held-out data is that of the constants from training data alone.
+    6. How far that can be believed is weighed: see `Discovery.verdict` and the properties beside it.
 
     fit: the result of `ude.fit` for a `UDE`, a `NeuralODE`, or a `FunctionModel` whose function can be read as
     equations (`FunctionModel.to_ude`). regressors: one or several searches; `LibraryRegressor()` when None.
     max_candidates: how many formulas of each function are put back; options: the other settings of the selection.
-    seed: of the starts of refits, for options with several.
+    belief: settings of the sixth step. source: of the samples: "networks", "smooth" (the smoothed data, see
+    `sampling`), or "auto": the smoothed data where only derivatives were fitted (``stages="derivatives"``) and they
+    give all unknown functions, else the networks. seed: of the starts of refits, for options with several.
 
     Ctrl-C ends the selection and returns the best so far, with ``interrupted=True``.
 
@@ -53,7 +67,7 @@ def discover(
         # candidates are refitted as formulas, so the torch function is read as equations first
         fit = replace(fit, model=fit.model.to_ude())
     system = open_system(fit)
-    samples = sample_terms(fit)
+    samples, points = _samples(fit, source)
     train = observed(fit, fit.train)
     held_out = observed(fit, fit.held_out) if fit.held_out is not None else []
     with ProgressBar(progress) as bar:
@@ -84,7 +98,43 @@ def discover(
                 except KeyboardInterrupt:
                     interrupted = True
                 stage.advance()
-    return Discovery(fit, samples, fronts, selection, final, interrupted)
+        along = points.values(equations_of(fit))
+        discovery = Discovery(
+            fit,
+            samples,
+            fronts,
+            selection,
+            final,
+            interrupted,
+            belief or BeliefOptions(),
+            along,
+        )
+        if not interrupted:
+            with bar.stage("weighing what was found", 1) as stage:
+                try:
+                    discovery.belief  # noqa: B018  computed here, where there is a bar, and kept
+                except KeyboardInterrupt:
+                    discovery = replace(discovery, interrupted=True)
+                stage.advance()
+    return discovery
+
+
+def _samples(fit: Fit, source: str) -> tuple[dict[str, Samples], Points]:
+    if source not in ("auto", "networks", "smooth"):
+        raise InputError("source is not usable", expected="'auto', 'networks' or 'smooth'", got=repr(source))
+    simulated = any("shooting" in str(stage) for stage in fit.history.get("stage", ()))
+    if source == "smooth" or (source == "auto" and len(fit.history) and not simulated):
+        found = sample_smooth(fit)
+        if found is not None:
+            return found
+        if source == "smooth":
+            raise ModelError(
+                "the smoothed data do not give the unknown functions",
+                expected="every state measured, and each unknown function once, alone and linear in its equation",
+                fix='Use source="networks".',
+            )
+    points = trajectory_points(fit, 300)
+    return sample_terms(fit, points), points
 
 
 def refit_on_all(chosen: Combination, fit: Fit, options: FitOptions) -> EmbeddedFit:
@@ -95,8 +145,11 @@ def refit_on_all(chosen: Combination, fit: Fit, options: FitOptions) -> Embedded
     started = {
         name: replace(constant, start=chosen.fit.values[name]) for name, constant in chosen.closed.parameters.items()
     }
+    data = observed(fit, fit.data)
+    scale = state_scale(data)
+    sizes = open_system(fit).sizes(scale)
     final = fit_closed_form(
-        replace(chosen.closed, parameters=started), observed(fit, fit.data), chosen.fit.u0, options=options
+        replace(chosen.closed, parameters=started), data, chosen.fit.u0, scale, options, state_scale=sizes
     )
     return final if final.sse < float("inf") else chosen.fit
 

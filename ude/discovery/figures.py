@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ude.discovery.regressor import Array, Samples
-from ude.discovery.sampling import observed, trajectory_points
+from ude.discovery.sampling import observed
 from ude.models import to_text
+from ude.models.expression import TIME
 from ude.reporting import plots, report
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def terms(found: Discovery) -> Figure:
     Where a fitted parameter can take up part of a network (``a`` in ``a*hare - U1(hare, lynx)`` any multiple of
     ``hare``), the network is drawn with that part as the formula has it: two equal models shall not look different.
     """
-    _, t = trajectory_points(found.fit, 300)
+    t = np.asarray(found.along[TIME])
     drawn = []
     for name, formula in found.terms.items():
         samples = found.samples[name]
@@ -87,7 +88,7 @@ def write_report(found: Discovery, path: str | Path) -> Path:
     ]
     sections = [
         report.Section("Equations", [report.Code(found.to_text()), report.Code(found.latex(), "LaTeX")]),
-        report.Section("Errors (root mean square)", [report.Table(["", *found.fit.model.states], errors)]),
+        report.Section("Errors (root mean square)", [report.Table(["", *found.fit.measurement.names], errors)]),
         report.Section("Figures", pictures),
         report.Section(
             "Candidates",
@@ -108,7 +109,7 @@ def error_table(found: Discovery) -> list[list[object]]:
     if fit.held_out is not None:
         fitted = found.rmse(fit.train, training_constants=True)
         rows.append(["on training data", *fitted.values()])
-        forecast = [found.held_out_rmse.get(state, float("inf")) for state in fit.model.states]
+        forecast = [found.held_out_rmse.get(state, float("inf")) for state in fit.measurement.names]
         rows.append(["on held-out data (forecast)", *forecast])
     rows.append(["on all data, refitted to all", *found.rmse().values()])
     return rows
@@ -121,12 +122,12 @@ def _trajectories(
     data, model = [], []
     for index, trajectory in enumerate(observed(fit, fit.data)):
         t = np.union1d(np.linspace(trajectory.t[0], trajectory.t[-1], 400), trajectory.t)
-        model.append(plots.Series(t, found._simulated(index, t, True)))
+        model.append(plots.Series(t, found._columns(index, t, True)))
         data.append(plots.Series(trajectory.t, trajectory.u))
     tails = None
     if fit.held_out is not None:
         tails = [float(tail.t[0]) if len(tail) else float("inf") for tail in fit.held_out.trajectories]
-    return data, model, plots.Labels(fit.model.states, fit.data.time_name), tails
+    return data, model, plots.Labels(fit.measurement.names, fit.data.time_name), tails
 
 
 def _in_the_gauge_of(formula: Array, samples: Samples) -> Array:
