@@ -15,7 +15,17 @@ from typer.main import get_command
 
 import ude
 from ude.cli import cache, discover, doctor, export, fit, report, simulate
-from ude.cli.console import FAILED, INTERRUPTED, MISSING, MISTAKE, OK, OURS, complain, in_words_of_the_command, json_text
+from ude.cli.console import (
+    FAILED,
+    INTERRUPTED,
+    MISSING,
+    MISTAKE,
+    OK,
+    OURS,
+    complain,
+    in_words_of_the_command,
+    json_text,
+)
 from ude.errors import BackendMissing, SolveFailed, UdeError
 
 app = typer.Typer(
@@ -58,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # `ude simulate ... | head`: whoever read has seen enough
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return OK
     except SystemExit as ended:  # completion scripts end the process by themselves
         return ended.code if isinstance(ended.code, int) else OK
@@ -85,7 +95,7 @@ def _judged(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
         return INTERRUPTED, "interrupted"
     # typer's own words for an unknown option or a missing argument; its class has moved between releases
     if callable(getattr(error, "format_message", None)):
-        words = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        words = str(getattr(error, "format_message")()).rstrip(".")  # noqa: B009
         command = next((name for name in arguments if name in _commands()), "discover")
         return MISTAKE, f"{words}. Try ude --help, or ude {command} --help."
     log = _logged(error, arguments)

@@ -23,7 +23,7 @@ from ude.cli.request import (
     Trajectory,
     opened,
 )
-from ude.cli.run_folder import RunFolder, free_name, logged_in
+from ude.cli.run_folder import MODEL, RunFolder, free_name, logged_in
 from ude.errors import InputError, ModelError
 
 if TYPE_CHECKING:
@@ -103,31 +103,29 @@ def _stopped(text: str, folder: RunFolder, console: Console) -> int:
 
 def write(folder: RunFolder, found: Discovery) -> None:
     """Equations in every language, the front and all numbers; the figures and the page that shows all."""
-    from ude.discovery import figures
+    from ude.discovery.contents import contents
+    from ude.reporting import pages
 
     found.save(folder.path)
-    phase = figures.phase_plane(found)
-    drawn = {
-        "data_vs_prediction.png": figures.data_and_prediction(found),
-        "terms.png": figures.terms(found),
-        "front.png": figures.front(found),
-        **({"phase.png": phase} if phase is not None else {}),
-    }
-    for name, figure in drawn.items():
-        figure.savefig(folder.path / name)
-    figures.write_report(found, folder.path / "report.html")
+    shown = contents(found, reproduce=f"ude discover {folder.path / MODEL}")
+    shown.write(folder.path)
+    pages.write(shown, folder.path / "report.html")
+    pages.write_figures(shown, folder.path / "figures")
 
 
 def described(found: Discovery, folder: RunFolder) -> dict[str, Any]:
     return {
         "folder": str(folder.path),
         "interrupted": found.interrupted,
+        "verdict": {"kind": found.verdict.kind, "sentences": found.verdict.sentences, "terms": found.verdict.terms},
         "equations": found.to_text(None).splitlines(),
         "latex": found.latex(),
         "terms": {name: str(formula) for name, formula in found.terms.items()},
         "constants": found.constants,
         "rmse": found.rmse(),
         "held_out_rmse": found.held_out_rmse,
+        "inclusion": found.inclusion.to_dict(orient="records"),
+        "intervals": found.intervals.to_dict(orient="records"),
         "front": found.front.to_dict(orient="records"),
         "notes": [*found.fit.data.notes, *found.fit.notes],
     }

@@ -56,9 +56,7 @@ def fit(
     return OK
 
 
-def train(
-    specification: Specification, model: UDE, data: Dataset, folder: RunFolder, console: Console
-) -> Fit:
+def train(specification: Specification, model: UDE, data: Dataset, folder: RunFolder, console: Console) -> Fit:
     """The fit of a run, begun or continued."""
     for note in data.notes:
         console.note(note)
@@ -94,10 +92,13 @@ def described(found: Fit, folder: RunFolder) -> dict[str, Any]:
 def summary(found: Fit, folder: RunFolder) -> str:
     points = sum(len(trajectory) for trajectory in found.train.trajectories)
     values = found.model.values()
-    numbers = [["", "value"], *([name, value] for name, value in values.items())]
+    numbers: list[list[object]] = [["", "value"], *([name, value] for name, value in values.items())]
     errors = errors_of(found)
     names = found.measurement.names
-    table = [["", *names], *([f"on {part} data", *(own[name] for name in names)] for part, own in errors.items())]
+    table: list[list[object]] = [
+        ["", *names],
+        *([f"on {part} data", *(own[name] for name in names)] for part, own in errors.items()),
+    ]
     unknown = found.model.unknown_outputs
     more = f"ude discover continues with formulas for {', '.join(unknown)}: --out {folder.path}" if unknown else ""
     return "\n".join(

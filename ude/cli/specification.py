@@ -107,12 +107,14 @@ class Specification:
     def _placed(self, error: ModelError) -> UdeError:
         if self.reader is None or not error.source:
             return error
-        state = next((name for name in self.reader.table("equations") if f"d{name}/dt" in error.source), "") if (
-            isinstance(self.reader.values.get("equations"), dict)
-        ) else ""
+        state = (
+            next((name for name in self.reader.table("equations") if f"d{name}/dt" in error.source), "")
+            if (isinstance(self.reader.values.get("equations"), dict))
+            else ""
+        )
         section = "equations" if error.source in self.equations else "observables"
         line = self.reader.line((section, state) if state else (section,))
-        for number, text in enumerate(self.reader.text.splitlines(), start=1):
+        for number, text in enumerate(self.reader.source.splitlines(), start=1):
             if error.source.strip() in text:
                 line = number
         return ModelError(
@@ -194,8 +196,10 @@ def read_specification(path: Path) -> Specification:
     return Specification(
         name=name or (file.stem if file is not None else path.stem),
         file=file,
-        **texts,
-        **lists,  # type: ignore[arg-type]
+        time=texts.get("time"),
+        trajectory=texts.get("trajectory"),
+        conditions=lists.get("conditions", ()),
+        covariates=lists.get("covariates", ()),
         units_row=reader.flag(("data", "units_row"), data.get("units_row", False)),
         holdout=_part(reader, ("data", "holdout"), data.get("holdout", 0.25)),
         validation=_part(reader, ("data", "validation"), data.get("validation", 0)),
@@ -349,7 +353,9 @@ def selection_fields() -> dict[str, type]:
     from ude.discovery import SelectionOptions
 
     plain = SelectionOptions()
-    return {f.name: type(value) for f in fields(plain) if isinstance(value := getattr(plain, f.name), bool | int | float)}
+    return {
+        f.name: type(value) for f in fields(plain) if isinstance(value := getattr(plain, f.name), bool | int | float)
+    }
 
 
 def selection_options(table: Mapping[str, Any]) -> Any:
@@ -360,8 +366,12 @@ def selection_options(table: Mapping[str, Any]) -> Any:
         if name not in table:
             continue
         value = table[name]
-        fits = isinstance(value, bool) if kind is bool else isinstance(value, int) if kind is int else (
-            isinstance(value, int | float)
+        fits = (
+            isinstance(value, bool)
+            if kind is bool
+            else isinstance(value, int)
+            if kind is int
+            else (isinstance(value, int | float))
         )
         if not fits or (kind is not bool and isinstance(value, bool)):
             raise InputError(f"{name} does not read", expected=f"a value such as {kind(1)!r}", got=repr(value))

@@ -36,7 +36,7 @@ class TomlReader:
             self.values: dict[str, Any] = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"{path} is not TOML", got=str(error)) from error
-        self.text = text
+        self.source = text
         self._lines = _key_lines(text)
 
     def line(self, key: Key) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -76,12 +76,16 @@ def to_mathml(equations: Mapping[str, sympy.Expr], digits: int | None = 4) -> st
     return f'<math display="block"><mtable displaystyle="true">{"".join(rows)}</mtable></math>'
 
 
-def formula_mathml(expression: sympy.Expr, digits: int | None = 4) -> str:
-    """One formula as an inline ``<math>`` element."""
-    return f"<math>{_body(_Printer(digits), expression)}</math>"
+def named_mathml(name: str, inputs: Sequence[str], expression: sympy.Expr, digits: int | None = 4) -> str:
+    """``name(inputs) = formula`` as an inline ``<math>`` element; without inputs just the name."""
+    printer = _Printer(digits)
+    left = sympy.Function(name)(*(symbol(own) for own in inputs)) if inputs else symbol(name)
+    return f"<math>{printer.doprint(left)}<mo>=</mo>{_body(printer, expression)}</math>"
 
 
 def _body(printer: _Printer, expression: sympy.Expr) -> str:
     check_supported(expression)
     text: str = printer.doprint(expression)
+    # as an operator a space would get the room of an operator on both sides
+    text = text.replace("<mo>&#8201;</mo>", '<mspace width="0.17em"/>')
     return text.replace("<mo>-</mo>", f"<mo>{_MINUS}</mo>")
