@@ -216,6 +216,27 @@ def test_black_hole_story_is_true(tmp_path: Path) -> None:
     assert_story_is_true("10_black_holes", tmp_path, stated, {"black_hole.png"})
 
 
+def test_belief_story_is_true(tmp_path: Path) -> None:
+    stated = [
+        Stated("v", "From x = 5, v comes out as 1.015", 1.013, 1.018),
+        Stated("fisher, lower", "interval is 0.998 to 1.032", 0.996, 1.0),
+        Stated("fisher, upper", "interval is 0.998 to 1.032", 1.03, 1.034),
+        Stated("profile, lower", "the profile's 0.999 to 1.033", 0.997, 1.0),
+        Stated("profile, upper", "the profile's 0.999 to 1.033", 1.031, 1.034),
+        Stated("bootstrap, lower", "of ten bootstrap samples lies within both", 0.999, 1.015),
+        Stated("bootstrap, upper", "of ten bootstrap samples lies within both", 1.015, 1.032),
+        Stated("v from 0.2", "It prints v = 0.357", 0.35, 0.365),
+        Stated("k from 0.2", "and k = 0.289", 0.28, 0.30),
+        Stated("rise at v = 0.25 from 0.2", "where it rises by 0.5", 0.45, 0.55),
+        Stated("rise at v = 40 from 0.2", "where it rises by 2.4", 2.3, 2.5),
+        Stated("rise at v = 40 from 5", "excluded by a rise of 5160", 5000, 5300),
+        Stated("members part within the data", "part by 0.023 at most", 0.01, 0.04),
+        Stated("members part at x = 10", "that was seen, by 0.12", 0.06, 0.3),
+        Stated("largest error within the data", "off by up to 0.066", 0.04, 0.09),
+    ]
+    assert_story_is_true("11_how_much_to_believe", tmp_path, stated, {"belief.png"})
+
+
 def test_own_parts_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("rate without food", "The fitted rate is exactly 0 at s = 0", 0, 0),
