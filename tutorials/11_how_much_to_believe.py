@@ -23,7 +23,6 @@
 # %%
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,8 @@ def fitted(start: float, noise: float = NOISE) -> ude.Fit:
 # ## Three intervals
 #
 # - `fisher_intervals` takes the likelihood for a parabola: cheap, symmetric, right when there are many data.
-# - `profile_intervals` walks along each parameter, fits the others anew at every point, and stops where the data object.
+# - `profile_intervals` walks along each parameter, fits the others anew at every point, and stops where the data
+#   object.
 #   It may be lopsided, and it may have no end.
 # - `bootstrap` fits resampled data again and again. It asks least of the noise, and costs most.
 
@@ -93,24 +93,34 @@ def intervals(fit: ude.Fit, samples: int) -> dict[str, tuple[float, float]]:
 
 
 # %%
-def drawn_profile(fit: ude.Fit, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    """(v, rise of chi^2) at the best k for each v: 15 times 200 pairs of constants, simulated as one batch."""
-    values, ratios = np.geomspace(0.25, 40.0, 15), np.geomspace(0.5, 1.6, 200)
-    v, ratio = (torch.as_tensor(grid).reshape(-1) for grid in np.meshgrid(values, ratios, indexing="ij"))
-    [run] = fit.data.trajectories
-    # k follows v, so that the initial rate v x/(k + x) lies near the measured one
-    estimate = fit.model.values()
-    x0 = float(fit.u0[0, 0])
-    k = (v * ratio * (estimate["k"] + x0) / estimate["v"] - x0).clamp(min=1e-3)
+def chi_squared(fit: ude.Fit, v: np.ndarray, k: np.ndarray, noise: float) -> np.ndarray:
+    """chi^2 for pairs of constants (v, k), all simulated as one batch."""
 
     def f(u: torch.Tensor, p: Any, t: torch.Tensor) -> torch.Tensor:
         (x,) = u.unbind(-1)
         return (-p.v * x / (p.k + x)).unsqueeze(-1)
 
-    prob = ude.ODEProblem(f, torch.full((len(v), 1), x0, dtype=torch.float64), (0.0, 8.0), {"v": v, "k": k})
-    x = ude.solve(prob, ude.Tsit5(), saveat=torch.as_tensor(run.t), abstol=1e-7, reltol=1e-7).u
-    chi2 = ((x - torch.as_tensor(run.u)) ** 2).sum((-1, -2)).reshape(15, 200).min(-1).values.numpy() / noise**2
-    return values, chi2 - float(np.sum((fit.predict()[0] - run.u) ** 2)) / noise**2
+    [run] = fit.data.trajectories
+    u0 = torch.full((v.size, 1), float(fit.u0[0, 0]), dtype=torch.float64)
+    p = {name: torch.as_tensor(grid.reshape(-1)) for name, grid in (("v", v), ("k", k))}
+    prob = ude.ODEProblem(f, u0, (0.0, 8.0), p)
+    x = ude.solve(prob, ude.Tsit5(), saveat=torch.as_tensor(run.t), abstol=1e-7, reltol=1e-7).u.numpy()
+    return np.sum((x - run.u) ** 2, (-1, -2)).reshape(v.shape) / noise**2
+
+
+def drawn_profile(fit: ude.Fit, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """(v, rise of chi^2) at the best k for each v, from a coarse grid of k and then a fine one."""
+    best, x0 = fit.model.values(), float(fit.u0[0, 0])
+    near = best["v"] * np.linspace(0.95, 1.05, 9)
+    values = np.sort(np.concatenate([np.geomspace(0.25, 40.0, 15), near]))
+    # k follows v, so that the initial rate v x/(k + x) lies near the measured one
+    k = values * (best["k"] + x0) / best["v"] - x0
+    for factors in (np.geomspace(0.4, 2.0, 100), np.linspace(0.97, 1.03, 100)):
+        grid = np.maximum(k[:, None] * factors, 1e-3)
+        rise = chi_squared(fit, np.broadcast_to(values[:, None], grid.shape).copy(), grid, noise)
+        k = grid[np.arange(len(values)), rise.argmin(1)]
+    least = float(np.sum((fit.predict()[0] - fit.data.trajectories[0].u) ** 2)) / noise**2
+    return values, rise.min(1) - least
 
 
 # %% [markdown]
