@@ -126,7 +126,8 @@ def test_epidemic_story_is_true(tmp_path: Path) -> None:
         Stated("strength", "$Q = 0.603", 0.595, 0.61),
         Stated("half", "I/(0.101 + I)$", 0.099, 0.104),
         Stated("largest share infected", "the largest share is 0.078", 0.0765, 0.0785),
-        Stated("score of the sine less that of the rule", "scores only 0.9 units worse", 0.8, 1.05),
+        Stated("lead over a sine", "LEAD units of the score behind", 8, 25),
+        Stated("saturating rule with noise of 0.002", "the search chooses the sine", 0, 0),
         Stated("reproduction number at the peak", "at the peak it is 1.00", 0.99, 1.01),
     ]
     got = assert_story_is_true("05_epidemic", tmp_path, stated, {"epidemic.png"})
