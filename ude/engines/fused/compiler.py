@@ -125,7 +125,9 @@ def _ask(command: tuple[str, ...]) -> dict[str, Any]:
         of_others = "-march=native" if platform.machine().lower() in _ARM else "-mcpu=native"
         flags = [flag for flag in FLAGS if flag != of_others]
         if run_quietly([*call, *flags]).returncode:
-            flags = [flag for flag in flags if flag == "-shared" or not run_quietly([*call, "-shared", flag]).returncode]
+            flags = [
+                flag for flag in flags if flag == "-shared" or not run_quietly([*call, "-shared", flag]).returncode
+            ]
             done = run_quietly([*call, *flags])
             if done.returncode:
                 raise _not_working(command, done)
