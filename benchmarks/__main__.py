@@ -13,7 +13,7 @@ BENCHMARKS = {
     "compaction": "2 minutes",
     "work_precision": "2 minutes",
     "stiff_work_precision": "5 minutes",
-    "reference_accuracy": "15 minutes",
+    "reference_accuracy": "20 minutes",
     "parameter_estimation": "1 minute",
     "universal_fits": "20 minutes",
 }
