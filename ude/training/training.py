@@ -23,7 +23,7 @@ from ude.models import Model
 from ude.progress import ProgressBar
 from ude.progress import Stage as ProgressStage
 from ude.training import initialise
-from ude.training.collocation import Smoothing, smooth
+from ude.training.collocation import Smoothing, interpolate_rare, rarely_seen, smooth
 from ude.training.coordinates import Coordinates, InnerField
 from ude.training.data import Array, Dataset
 from ude.training.evaluations import EvaluationLog, Meter
@@ -47,9 +47,6 @@ COLUMNS = ("stage", "iteration", "loss", "validation", "rate", "evaluations", "s
 
 # A Jacobian takes a reverse sweep through all simulations for each residual. 20 runs with 1000 numbers took minutes.
 _FEW_RESIDUALS = 300
-
-# States with fewer data than this part of the most that a state has count as rarely seen.
-_RARE = 0.25
 
 # Tolerance of Gauss-Newton's solves, which compare values of a function that should not be rough.
 _SHARP = 1e-6
@@ -166,7 +163,7 @@ class Training:
 
     def _prepare(self) -> None:
         setup, options = self.setup, self.options
-        self.smoothing = smooth(self.train, self.positive_columns())
+        self.smoothing = interpolate_rare(smooth(self.train, self.positive_columns()), self.train)
         self.noise = self.smoothing.noise
         first = np.stack([self.smoothing(i, tr.t[:1])[0][0] for i, tr in enumerate(self.train.trajectories)])
         starts = starting_values(setup.initial, self.spread_out(first))
@@ -209,8 +206,7 @@ class Training:
     def _believed(self) -> Bool[Tensor, " state"]:
         """Whose slopes the smooth knows: not those of states that were seen much more rarely than others, of which a
         smooth of a few points says little."""
-        measured = np.stack([trajectory.measured.sum(0) for trajectory in self.train.trajectories]).sum(0)
-        often = measured >= _RARE * measured.max()
+        often = ~rarely_seen(self.train)
         column_of = self.setup.measurement.column_of
         flags = [state not in column_of or bool(often[column_of[state]]) for state in self.model.states]
         return torch.tensor(flags)
