@@ -89,7 +89,7 @@ FAST = SelectionOptions(max_candidates=4)
 
 @pytest.fixture(scope="module")
 def found() -> Discovery:
-    return discover(_fit(_model(), _dataset()), options=FAST, progress=False)
+    return discover(_fit(_model(), _dataset()), LibraryRegressor(), options=FAST, progress=False)
 
 
 def test_each_equation_gets_its_one_interaction(found: Discovery) -> None:
@@ -168,7 +168,7 @@ def test_written_forms_are_the_same_model(found: Discovery, tmp_path: Path) -> N
 
 
 def test_same_answer_every_time(found: Discovery) -> None:
-    again = discover(_fit(_model(), _dataset()), options=FAST, progress=False)
+    again = discover(_fit(_model(), _dataset()), LibraryRegressor(), options=FAST, progress=False)
     assert again.constants == found.constants
     assert again.to_text(None) == found.to_text(None)
 
@@ -216,12 +216,12 @@ def test_parameters_keep_bounds_and_fixed_ones_stay() -> None:
     assert (system.parameters["a"].lower, system.parameters["a"].upper) == (0.1, 2.0)
     assert not system.parameters["d"].fitted
     assert system.positive == ("x", "y")
-    result = discover(_fit(model, _dataset()), options=FAST, progress=False)
+    result = discover(_fit(model, _dataset()), LibraryRegressor(), options=FAST, progress=False)
     assert result.constants["d"] == D
 
 
 def test_without_held_out_data_the_final_constants_are_those_of_the_selection() -> None:
-    result = discover(_fit(_model(), _dataset(), holdout=0.0), options=FAST, progress=False)
+    result = discover(_fit(_model(), _dataset(), holdout=0.0), LibraryRegressor(), options=FAST, progress=False)
     assert result.constants == result.training_constants
     assert result.held_out_rmse == {}
     assert "held-out rmse x" not in result.front
@@ -234,7 +234,7 @@ def test_a_torch_function_is_read_as_equations_first(found: Discovery) -> None:
         return torch.stack([p.a * x - u1, u2 - p.d * y], -1)
 
     model = FunctionModel(rates, "x, y", {"a": A + 0.1, "d": D}, fit="a, d", terms=[Neural(Almost(), "x, y", "U1, U2")])
-    result = discover(_fit(model, _dataset()), options=FAST, progress=False)
+    result = discover(_fit(model, _dataset()), LibraryRegressor(), options=FAST, progress=False)
     assert result.to_text() == found.to_text()
 
 

@@ -33,7 +33,7 @@ from ude.discovery.regressor import (
 
 _WORST = 0.5  # normalised error above which nothing is dropped any more
 _MOST_CONSTANTS = 9
-_SIMPLE = sorted({sp.Rational(a, b) for a in (1, 2, 3, 4, 5, 10) for b in (1, 2, 3)})
+_SIMPLE = (sp.Rational(1, 2), *map(sp.Integer, (1, 2, 3, 4, 5, 10)))
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Polisher:
             number = near if value > 0 else -near
             fitted = Fitted.of(candidate.expression.xreplace({sp.Symbol(name): number}), rest, self.samples)
             trial = None if fitted is None else fitted.candidate(self.samples, self.source)
-            close = trial is not None and trial.nmse <= 1.05 * candidate.nmse + 1e-13
+            close = trial is not None and trial.nmse <= 1.01 * candidate.nmse + 1e-13
             if trial is not None and close and trial.complexity < candidate.complexity:
                 return trial
         return None
