@@ -138,7 +138,8 @@ class Fitted:
         jacobian = np.nan_to_num(np.stack(columns, axis=1))
         values = {name: float(value) for name, value in zip(names, theta * unit, strict=True)}
         scale = np.where(theta != 0, theta, 1.0)
-        return Fitted(expression, values, jacobian * scale, float(last @ last))
+        with np.errstate(all="ignore"):
+            return Fitted(expression, values, jacobian * scale, float(last @ last))
 
     def least_missed(self) -> str:
         """The constant whose vanishing costs least. In units of the constant itself, c_i = 1."""
@@ -172,7 +173,9 @@ def _residual(expression: sp.Expr, names: Sequence[str], samples: Samples, unit:
             values = np.broadcast_to(np.asarray(function(*columns, *(theta * unit)), dtype=np.float64), target.shape)
             if not np.all(np.isfinite(values)):
                 return np.full_like(target, np.nan)
-            return (target - project_out(samples, values[:, None])[:, 0]) / size
+            # far away values overflow when squared; such a place is as good as undefined
+            wrong = (target - project_out(samples, values[:, None])[:, 0]) / size
+            return np.where(np.abs(wrong) < 1e100, wrong, np.nan)
 
     return residual
 
