@@ -410,8 +410,8 @@ def knowledge_fields() -> tuple[str, ...]:
 def knowledge(table: Mapping[str, Any]) -> Any:
     from ude import discovery
 
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
-    return discovery.Knowledge(**given)  # type: ignore[attr-defined]
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+    return discovery.Knowledge(**given)
 
 
 def _networks(specification: Specification, model: UDE) -> list[Any] | None:
