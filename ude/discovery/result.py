@@ -310,6 +310,15 @@ class Discovery:
         """Julia source of ``f!(du, u, p, t)`` for OrdinaryDiffEq."""
         return self.model.to_julia(digits)
 
+    def to_torch(self, digits: int | None = None) -> str:
+        """Python source of a standalone `torch.nn.Module` with ``forward(t, u)``; needs torch only."""
+        return self.model.to_torch(digits)
+
+    def to_sbml(self, digits: int | None = None) -> str:
+        """The equations as SBML L3V2, starting where the first trajectory does. Raises BackendMissing without
+        python-libsbml."""
+        return self.model.to_sbml(dict(zip(self.fit.model.states, self.u0[0].tolist(), strict=True)), digits)
+
     def __str__(self) -> str:
         if self.verdict.kind == NOT_ENOUGH:
             return f"{self.verdict}\n{self.to_text()}"
@@ -345,6 +354,7 @@ class Discovery:
             "equations.py": self.to_python(),
             "equations.jl": self.to_julia(),
             "front.csv": self.front.to_csv(index=False),
+            "model.json": json.dumps(self._model_numbers(), indent=2) + "\n",
             "discovery.json": json.dumps(self._numbers(), indent=2) + "\n",
         }
         try:
@@ -354,6 +364,17 @@ class Discovery:
         except OSError as error:
             raise InputError(f"cannot write into {folder}", got=str(error.strerror or error)) from error
         return folder
+
+    def _model_numbers(self) -> dict[str, Any]:
+        """The model in plain data, with where and when its trajectories start: enough to simulate it again."""
+        runs = self.fit.data.trajectories
+        return {
+            "model": self.model.to_dict(),
+            "u0": self.u0.tolist(),
+            "trajectories": [run.name for run in runs],
+            "spans": [[float(run.t[0]), float(run.t[-1])] for run in runs],
+            "time": self.fit.data.time_name,
+        }
 
     def _numbers(self) -> dict[str, Any]:
         return {
