@@ -56,9 +56,10 @@ class FitOptions:
 
     max_rhs_calls, max_seconds: budget of one fit, all its starts together. max_iterations: per start.
     rtol: relative tolerance of the integration; the absolute one is rtol/100 of each state's scale.
-    fit_u0: whether initial states are fitted too, of all states or one answer a state. starts: how many
-    starts; those after the first have their constants multiplied by exp(spread * N(0, 1)), drawn from
-    ``seed``. horizons: shares of each trajectory, increasing, on which the fit is repeated one after the other when fitting the whole from the start values went badly; () for never.
+    fit_u0: whether initial states are fitted too, of all states or one answer a state.
+    starts: how many starts; those after the first have their constants multiplied by exp(spread * N(0, 1)), drawn from
+    ``seed``. horizons: shares of each trajectory, increasing, on which the fit is repeated one after the other when
+    fitting the whole from the start values went badly; () for never.
     """
 
     max_rhs_calls: int = 200_000
