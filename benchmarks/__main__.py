@@ -16,6 +16,8 @@ BENCHMARKS = {
     "reference_accuracy": "20 minutes",
     "parameter_estimation": "1 minute",
     "universal_fits": "20 minutes",
+    "known_discoveries": "5 minutes",
+    "recovery": "3 hours on two cores; it goes on where it was stopped",
 }
 
 
