@@ -75,6 +75,8 @@ def _share(
     if any(part.has(stand_in) or part.atoms(sp.core.function.AppliedUndef) for pair in pairs for part in pair):
         return None
     size = len(samples.output)
+    if any(np.size(value) not in (1, size) for value in along.values()):
+        return None  # samples that were pooled or left out do not stand beside the points any more
     coefficient, effect = (
         np.stack([np.broadcast_to(evaluate(pair[i], along), size) for pair in pairs], axis=1) / scale for i in (0, 1)
     )

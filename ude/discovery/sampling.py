@@ -124,10 +124,17 @@ def _solved_for_unknowns(model: UDE) -> dict[str, tuple[sp.Expr, tuple[sp.Expr, 
     return found if set(found) == set(model.unknown_outputs) else None
 
 
+def was_simulated(fit: Fit) -> bool:
+    """Whether some stage of the fit simulated the model."""
+    return any("shooting" in str(stage) for stage in fit.history.get("stage", ()))
+
+
 def expected_residuals(fit: Fit) -> dict[str, float]:
     """column -> the residuals that a good formula may have: the larger of the noise that smoothing estimates and those
     of the networks; units of the data."""
     networks = fit.rmse(fit.train)
+    if len(fit.history) and not was_simulated(fit):
+        networks = dict.fromkeys(networks, 0.0)  # what matched derivatives alone may go anywhere when it is simulated
     return {
         name: max(float(noise), networks[name] if np.isfinite(networks[name]) else 0.0)
         for name, noise in zip(fit.measurement.names, np.broadcast_to(fit.noise, len(networks)), strict=True)

@@ -159,19 +159,21 @@ def score(sse: float, n: int, complexity: int, floor: float) -> float:
 
 
 def shortlist(candidates: Sequence[Candidate], limit: int, n: int) -> list[Candidate]:
-    """The ``limit`` candidates worth putting back into the equations, simplest first.
+    """The ``limit`` candidates worth putting back into the equations, simplest first; and 0, where it is offered.
 
     Half of them are the best by ``n log(nmse + NETWORK_ERROR^2) + complexity log n``: n is the number of *observed*
     numbers (that many independent facts went into the samples, however many samples there are), and closeness beyond
     the relative error of a trained network earns little. That error is smooth, hence easily fitted by more terms, and
     with noisy data larger than usual; so the other half are simply the simplest that are near at all (``NEAR``).
     """
+    nothing = [c for c in candidates if c.expression == 0][:1]  # far from any network, and the truth at times
+    candidates = [c for c in candidates if c.expression != 0]
     order = sorted(candidates, key=lambda c: _closeness(c, n))
     chosen = order[: (limit + 1) // 2]
     near = sorted((c for c in candidates if c.nmse < NEAR), key=lambda c: (c.complexity, c.nmse, str(c.expression)))
     chosen += [c for c in near if c not in chosen][: limit - len(chosen)]
     chosen += [c for c in order if c not in chosen][: limit - len(chosen)]
-    return sorted(chosen, key=lambda c: (c.complexity, c.nmse, str(c.expression)))
+    return nothing + sorted(chosen, key=lambda c: (c.complexity, c.nmse, str(c.expression)))
 
 
 def _closeness(candidate: Candidate, n: int) -> tuple[float, str]:

@@ -93,8 +93,11 @@ class Evidence:
 def judge(evidence: Evidence, options: VerdictOptions = VerdictOptions()) -> Verdict:
     """The verdict; see the fields of `VerdictOptions` for the limits between the kinds."""
     rivals = _rivals(evidence, options)
-    terms = {term: _of_term(term, evidence, rivals, options) for term in evidence.chosen.candidates}
-    sentences = list(_collinear(evidence.samples))
+    terms = {term: _of_term(term, evidence, options) for term in evidence.chosen.candidates}
+    together = {term: _collinear(term, own) for term, own in evidence.samples.items()}
+    sentences = [*_still(evidence.samples), *(text for texts in together.values() for text in texts)]
+    # formulas that are equal on the samples are searched as one, so they do not show as rivals
+    terms |= {term: SEVERAL for term, texts in together.items() if texts and terms[term] == IDENTIFIED}
     if evidence.score > evidence.still_score - options.standstill:
         first = (
             "Not enough data: states that do not change at all describe the data as well as any equation, "
@@ -155,7 +158,7 @@ def _key(combination: Combination) -> tuple[str, ...]:
     return tuple(str(candidate.expression) for candidate in combination.candidates.values())
 
 
-def _of_term(term: str, evidence: Evidence, rivals: Sequence[Rival], options: VerdictOptions) -> str:
+def _of_term(term: str, evidence: Evidence, options: VerdictOptions) -> str:
     rows = evidence.inclusion[evidence.inclusion["term"] == term]
     sure = rows[rows["chosen"]]["probability"].min() >= options.sure
     open_ = (rows[~rows["chosen"]]["probability"] >= options.possible).any()
@@ -174,25 +177,29 @@ def _sentence(term: str, kind: str, evidence: Evidence) -> str:
     return f"{term} is open; probabilities that a summand belongs to it: {parts}."
 
 
-def _collinear(samples: Mapping[str, Samples]) -> list[str]:
-    """Inputs that do not vary, or vary together, so that no data of this kind tell their roles apart."""
+def _still(samples: Mapping[str, Samples]) -> list[str]:
+    return [
+        f"The input {name} of {term} is the same ({values[0]:.3g}) all along, so no dependence on it can be found."
+        for term, own in samples.items()
+        for name, values in own.inputs.items()
+        if not _varies(values)
+    ]
+
+
+def _varies(values: Array) -> bool:
+    return float(np.ptp(values)) > 1e-6 * max(float(np.abs(values).max()), 1e-300)
+
+
+def _collinear(term: str, samples: Samples) -> list[str]:
+    """Pairs of inputs that vary together, so that no data of this kind tell their roles apart."""
     words = []
-    for term, own in samples.items():
-        varying = []
-        for name, values in own.inputs.items():
-            if np.ptp(values) <= 1e-6 * max(float(np.abs(values).max()), 1e-300):
+    varying = [name for name, values in samples.inputs.items() if _varies(values)]
+    for i, first in enumerate(varying):
+        for second in varying[i + 1 :]:
+            r = float(np.corrcoef(samples.inputs[first], samples.inputs[second])[0, 1])
+            if abs(r) > 0.999:
                 words.append(
-                    f"The input {name} of {term} is the same ({values[0]:.3g}) all along, "
-                    "so no dependence on it can be found."
+                    f"The inputs {first} and {second} of {term} move together (correlation {r:.4f}), so a term in the "
+                    "one cannot be told from a term in the other."
                 )
-            else:
-                varying.append(name)
-        for i, first in enumerate(varying):
-            for second in varying[i + 1 :]:
-                r = float(np.corrcoef(own.inputs[first], own.inputs[second])[0, 1])
-                if abs(r) > 0.999:
-                    words.append(
-                        f"The inputs {first} and {second} of {term} move together (correlation {r:.4f}), so a term in "
-                        "the one cannot be told from a term in the other."
-                    )
-    return list(dict.fromkeys(words))
+    return words
