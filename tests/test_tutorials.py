@@ -123,10 +123,10 @@ def test_missing_physics_story_is_true(tmp_path: Path) -> None:
 def test_epidemic_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("saturating rule", "The measurements choose", 1, 1),
-        Stated("strength", "$Q = 0.603", 0.595, 0.61),
-        Stated("half", "I/(0.101 + I)$", 0.099, 0.104),
+        Stated("strength", "$Q = 0.601", 0.597, 0.605),
+        Stated("half", "I/(0.100 + I)$", 0.099, 0.1015),
         Stated("largest share infected", "the largest share is 0.078", 0.0765, 0.0785),
-        Stated("lead over a sine", "LEAD units of the score behind", 8, 25),
+        Stated("lead over a sine", "115 units of the score behind", 100, 130),
         Stated("saturating rule with noise of 0.002", "the search chooses the sine", 0, 0),
         Stated("reproduction number at the peak", "at the peak it is 1.00", 0.99, 1.01),
     ]

@@ -82,11 +82,11 @@ def reproduction(fit: ude.Fit, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 # %% [markdown]
-# The measurements choose $Q = 0.603\,I/(0.101 + I)$: the authority takes up to 0.6 of the infected a day, and half of
+# The measurements choose $Q = 0.601\,I/(0.100 + I)$: the authority takes up to 0.6 of the infected a day, and half of
 # that when a tenth of all are infected, which never happened (the largest share is 0.078). It is the rule that made
 # the data, with 0.6 and 0.1.
 #
-# How sure is that? The table of candidates has a sine, $c_0 \sin(c_1 I)$, LEAD units of the score behind. Over the
+# How sure is that? The table of candidates has a sine, $c_0 \sin(c_1 I)$, 115 units of the score behind. Over the
 # shares that occurred the two are nearly one curve. Repeated with four times the noise, 0.002, the search chooses the
 # sine. The data then say that the quarantine falls behind as the cases rise. That it levels off, and does not fall
 # again, they do not say; that is what we know of authorities.
