@@ -81,6 +81,7 @@ def test_hudson_bay_story_is_true(tmp_path: Path) -> None:
     assert names == {"data_vs_prediction.png", "phase.png", "terms.png", "front.png", "report.html"}
 
 
+@pytest.mark.end_to_end
 def test_solvers_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("x at 10", "`x(10)` is 1.0263", 1.02630, 1.02638),
@@ -102,6 +103,7 @@ def test_solvers_story_is_true(tmp_path: Path) -> None:
     assert got["a at the end, method chosen by solve"] == pytest.approx(got["a at the end"], rel=1e-4)
 
 
+@pytest.mark.end_to_end
 def test_missing_physics_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("0.005: error of U1", "is 0.4 % away", 0.001, 0.006),
@@ -120,6 +122,7 @@ def test_missing_physics_story_is_true(tmp_path: Path) -> None:
     assert_story_is_true("04_missing_physics", tmp_path, stated, {"noise.png"})
 
 
+@pytest.mark.end_to_end
 def test_epidemic_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("saturating rule", "The measurements choose", 1, 1),
@@ -135,6 +138,7 @@ def test_epidemic_story_is_true(tmp_path: Path) -> None:
     assert got["sum of the shares at the end"] == pytest.approx(1.0, abs=2e-3)
 
 
+@pytest.mark.end_to_end
 def test_kinetics_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("steps of Tsit5", "`Tsit5` takes 434 steps", 400, 470),
@@ -150,6 +154,7 @@ def test_kinetics_story_is_true(tmp_path: Path) -> None:
     assert_story_is_true("06_stiff_kinetics", tmp_path, stated, {"kinetics.png"})
 
 
+@pytest.mark.end_to_end
 def test_pharmacokinetics_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("Michaelis-Menten", "The concentrations choose", 1, 1),
@@ -169,6 +174,7 @@ def test_pharmacokinetics_story_is_true(tmp_path: Path) -> None:
     assert_story_is_true("08_pharmacokinetics", tmp_path, stated, {"doses.png"})
 
 
+@pytest.mark.end_to_end
 def test_friction_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("k beside the network", "`k` comes out as 4.00", 3.985, 4.015),
@@ -190,6 +196,7 @@ def test_friction_story_is_true(tmp_path: Path) -> None:
     assert_story_is_true("07_friction_and_impacts", tmp_path, stated, {"friction.png"})
 
 
+@pytest.mark.end_to_end
 def test_fisher_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("numbers measured", "26 snapshots are 676 examples", 676, 676),
@@ -204,6 +211,7 @@ def test_fisher_story_is_true(tmp_path: Path) -> None:
     assert got["error of the formula over noise"] < 1.05
 
 
+@pytest.mark.end_to_end
 def test_black_hole_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("orbits seen", "The record covers six orbits", 5.9, 6.1),
@@ -217,6 +225,7 @@ def test_black_hole_story_is_true(tmp_path: Path) -> None:
     assert_story_is_true("10_black_holes", tmp_path, stated, {"black_hole.png"})
 
 
+@pytest.mark.end_to_end
 def test_belief_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("v", "From x = 5, v comes out as 1.015", 1.013, 1.018),
@@ -238,6 +247,7 @@ def test_belief_story_is_true(tmp_path: Path) -> None:
     assert_story_is_true("11_how_much_to_believe", tmp_path, stated, {"belief.png"})
 
 
+@pytest.mark.end_to_end
 def test_own_parts_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("rate without food", "The fitted rate is exactly 0 at s = 0", 0, 0),
@@ -250,6 +260,7 @@ def test_own_parts_story_is_true(tmp_path: Path) -> None:
     assert_story_is_true("12_your_own_parts", tmp_path, stated, {"own_parts.png"})
 
 
+@pytest.mark.end_to_end
 def test_speed_story_is_true(tmp_path: Path) -> None:
     stated = [
         # measured 58 and 21 on a busy machine
@@ -265,6 +276,7 @@ def test_speed_story_is_true(tmp_path: Path) -> None:
     assert_story_is_true("13_speed", tmp_path, stated, {"speed.png"})
 
 
+@pytest.mark.end_to_end
 def test_neural_ode_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("points", "We see 51 points", 51, 51),
