@@ -200,8 +200,8 @@ def test_friction_story_is_true(tmp_path: Path) -> None:
 def test_fisher_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("numbers measured", "26 snapshots are 676 examples", 676, 676),
-        Stated("D beside the network", "`D` comes out as 0.0094", 0.0085, 0.0102),
-        Stated("largest error of the network", "nowhere more than 0.05 away", 0.0, 0.06),
+        Stated("D beside the network", "`D` comes out within 15 % of 0.01", 0.0085, 0.0115),
+        Stated("largest error of the network", "nowhere more than 0.07 away", 0.0, 0.075),
         Stated("logistic law chosen", "The snapshots choose", 1, 1),
         Stated("c0", "with $c_0 = 1.00$", 0.99, 1.01),
         Stated("c1", "and $c_1 = -1.00$", -1.01, -0.99),
