@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ude
+from ude.engines.fused import engine as fused_engine
 from ude.engines.fused.build import why_no_compiler
 from ude.errors import EngineRefused
 
@@ -368,6 +369,21 @@ class TestRefusals:
         u0 = torch.rand(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         with pytest.raises(EngineRefused, match="f of a batch is not f of each trajectory"):
             solved("fused", lambda u, p, t: u - u.mean(0, keepdim=True), u0, (0.0, 1.0), None)
+
+
+class TestWhereTorchOvertakes:
+    @pytest.mark.parametrize(("width", "batch", "engine"), [(256, 300, "torch"), (256, 1, "fused"), (32, 300, "fused")])
+    def test_auto_leaves_wide_networks_on_batches_to_torch(self, width, batch, engine, monkeypatch):
+        monkeypatch.setattr(fused_engine, "PATIENCE", 0)
+        torch.manual_seed(0)
+        f = Network(width, nn.Tanh())
+        u0 = torch.randn(batch, 2, dtype=torch.float64)
+        for name, expected in (("auto", engine), ("fused", "fused"), ("auto", engine)):
+            with torch.no_grad():
+                sol = solved(name, f, u0, (0.0, 0.1), None, saveat=0.1)
+            assert sol.stats.engine == expected
+            if expected == "torch":
+                assert "torch multiplies this batch" in sol.stats.why_not["fused"]
 
 
 class TestFreshness:
