@@ -15,6 +15,7 @@ BENCHMARKS = {
     "stiff_work_precision": "5 minutes",
     "reference_accuracy": "15 minutes",
     "parameter_estimation": "1 minute",
+    "single_terms": "20 minutes",
     "universal_fits": "20 minutes",
 }
 
