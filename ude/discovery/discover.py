@@ -84,6 +84,9 @@ def discover(
     fit, samples = tied(fit, samples, known)
     along = {**equations_of(fit).values(), **along}
     system = open_system(fit)
+    if any(fit.known_u0):
+        starts = tuple(not known for known in fit.known_u0)
+        chosen_options = replace(chosen_options, fit=replace(chosen_options.fit, fit_u0=starts))
     train = observed(fit, fit.train)
     held_out = observed(fit, fit.held_out) if fit.held_out is not None else []
     with ProgressBar(progress) as bar:
