@@ -101,7 +101,7 @@ def table(rows: Iterable[dict[str, Any]], noise: float) -> str:
     rest = f" {missing} of the {len(CASES)} terms have not been run yet." if missing else ""
     lines += ["", f"Right: {right} of {total} ({share:.0f} %), with {100 * noise:g} % noise.{rest}"]
     lines += [
-        "Seconds are medians of CPU seconds, children included. Offered: the true form was among the candidates.",
+        "Seconds: medians of CPU seconds, children included. Offered: the true form was among the candidates.",
         "",
     ]
     return "\n".join(lines)
