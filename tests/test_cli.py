@@ -166,7 +166,6 @@ def test_holdout_that_is_not_usable_is_one_line(
     [
         (["dicsover"], "No such command 'dicsover'"),
         (["discover"], "Missing argument"),
-        (["discover", "table.csv"], "Missing option '--equation'"),
         (["discover", "table.csv", "-e", "dx/dt = U(x)", "--fti", "a"], "No such option: --fti"),
         (["discover", "table.csv", "-e", "dx/dt = U(x)", "--seed", "one"], "Invalid value for '--seed'"),
         (["discover", "table.csv", "-e", "dx/dt = U(x)", "--seed", "-1"], "Invalid value for '--seed'"),
@@ -213,10 +212,29 @@ def _must_not_be_called(*_: object, **__: object) -> None:
     raise AssertionError("the long work began")
 
 
-def test_a_mistake_of_ours_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("verbose", [[], ["--verbose"]])
+def test_a_mistake_of_ours_is_one_line_with_its_log_in_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verbose: list[str]
+) -> None:
     monkeypatch.setattr(ude, "fit", _must_not_be_called)
-    with pytest.raises(AssertionError, match="the long work began"):
-        main(["discover", table(tmp_path), *EQUATIONS, "--fit", "a,d", "--out", str(tmp_path / "run")])
+    out = tmp_path / "run"
+    assert main(["discover", table(tmp_path), *EQUATIONS, "--fit", "a,d", "--out", str(out), *verbose]) == 1
+    complained = capsys.readouterr().err
+    assert f"AssertionError: the long work began. Please report it with the log {out / 'error.log'}" in complained
+    assert ("Traceback" in complained) == bool(verbose)
+    log = (out / "error.log").read_text()
+    assert "Traceback" in log
+    assert f"ude {ude.__version__}" in log
+
+
+def test_a_mistake_of_ours_without_a_folder_is_logged_among_temporary_files(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ude.cli.doctor._CHECKS", (_must_not_be_called,))
+    assert main(["doctor"]) == 1
+    log = Path(capsys.readouterr().err.strip().rsplit(" ", 1)[1])
+    assert "the long work began" in log.read_text()
+    log.unlink()
 
 
 # -- what is not a mistake ---------------------------------------------------------------------------------------------
@@ -269,9 +287,9 @@ def test_cache_without_a_compiler_says_so(
     [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (2_500_000_000_000, "2500.0 GB")],
 )
 def test_sizes_are_written_as_people_read_them(size: int, written: str) -> None:
-    from ude.cli import _bytes
+    from ude.cli.cache import as_bytes
 
-    assert _bytes(size) == written
+    assert as_bytes(size) == written
 
 
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -291,17 +309,10 @@ print([name for name in ("sympy", "pandas", "scipy", "matplotlib") if name in sy
 
 
 def test_second_run_takes_the_next_free_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Enough(Exception):
-        pass
-
-    def stop(*_: object, **__: object) -> None:
-        raise Enough
-
-    monkeypatch.setattr(ude, "fit", stop)
+    monkeypatch.setattr(ude, "fit", _must_not_be_called)
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        with pytest.raises(Enough):
-            main(["discover", table(tmp_path), *EQUATIONS, "--fit", "a,d", "--quiet"])
+        assert main(["discover", table(tmp_path), *EQUATIONS, "--fit", "a,d", "--quiet"]) == 1
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["table-1", "table-2"]
 
 
@@ -327,9 +338,9 @@ def test_run_of_one_state_finds_the_equation_and_writes_the_folder(
     assert "x**2" in printed.out
     assert str(out) in printed.out
     # with one state there is no phase plane to draw
-    assert not (out / "phase.png").exists()
-    assert (out / "data_vs_prediction.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((out / "settings.json").read_text())["request"]["fit"] == "r"
+    assert not (out / "figures" / "phase.png").exists()
+    assert (out / "figures" / "data_vs_prediction.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((out / "settings.json").read_text())["request"]["parameters"] == {"r": "fit"}
     written: dict[str, object] = {}
     exec((out / "equations.py").read_text(), written)
     slope = written["rhs"](0.0, [2.0])[0]  # type: ignore[operator]
@@ -365,18 +376,16 @@ def test_interrupt_before_the_first_formula_keeps_the_fit(
     class Trained:
         interrupted = False
 
-        def save(self, folder: Path) -> None:
-            (folder / "fit.json").write_text("{}")
-
     def interrupted(*_: object, **__: object) -> None:
         raise interruption
 
-    monkeypatch.setattr(ude, "fit", lambda *_, **__: Trained())
+    monkeypatch.setattr("ude.cli.discover.train", lambda *_, **__: Trained())
     monkeypatch.setattr(ude, "discover", interrupted)
     out = tmp_path / "run"
     assert main(["discover", table(tmp_path), *EQUATIONS, "--fit", "a,d", "--out", str(out)]) == 130
-    assert capsys.readouterr().out == f"Interrupted before a formula was found; the fit is in {out}\n"
-    assert (out / "fit.json").exists()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"Interrupted before a formula was found; the fit is in {out}"
+    assert second == f"The same command with --out {out} continues it."
 
 
 def test_runs_of_one_table_are_fitted_together_with_nothing_held_out(
@@ -437,14 +446,15 @@ def test_hudson_bay_folder_has_all_that_was_promised(hudson_bay: Path) -> None:
     names = {path.name for path in hudson_bay.iterdir()}
     assert {"fit.json", "fit.safetensors", "history.csv", "settings.json", "discovery.json", "report.html"} <= names
     assert {"equations.txt", "equations.tex", "equations.py", "equations.jl", "front.csv"} <= names
-    for name in ("data_vs_prediction", "phase", "terms", "front"):
-        assert (hudson_bay / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("data_vs_prediction", "phase", "term_U1", "term_U2", "front"):
+        assert (hudson_bay / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (hudson_bay / "figures" / f"{name}.svg").read_bytes()
     with (hudson_bay / "front.csv").open() as file:
         front = list(csv.DictReader(file))
     assert sum(row["chosen"] == "True" for row in front) == 1
     assert {"U1", "U2", "complexity", "score", "held-out rmse hare", "held-out rmse lynx"} <= set(front[0])
     settings = json.loads((hudson_bay / "settings.json").read_text())
-    assert settings["request"]["seed"] == 0
+    assert settings["request"]["fit"]["seed"] == 0
     assert settings["versions"]["ude"] == ude.__version__
     assert settings["data"]["sha256"] == ude.read_csv(LYNX_HARE).digest
 

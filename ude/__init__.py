@@ -96,7 +96,17 @@ from ude.steady_state import DynamicSS, SSRootfind, SteadyStateProblem, Terminat
 
 if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
     from ude import datasets, fused, reference_problems
-    from ude.discovery import Candidate, Discovery, LibraryRegressor, PySR, Samples, discover
+    from ude.discovery import (
+        Candidate,
+        Discovery,
+        Knowledge,
+        LibraryRegressor,
+        Operon,
+        PySR,
+        Samples,
+        Sindy,
+        discover,
+    )
     from ude.models import MLP, UDE, FunctionModel, Model, Neural, NeuralODE, Observation, Parameter, Symbolic
     from ude.training import (
         LBFGS,
@@ -198,6 +208,7 @@ __all__ = [
     "KenCarp3",
     "KenCarp4",
     "KenCarp5",
+    "Knowledge",
     "Kvaerno3",
     "Kvaerno4",
     "Kvaerno5",
@@ -219,6 +230,7 @@ __all__ = [
     "ODEFunction",
     "ODEProblem",
     "Observation",
+    "Operon",
     "PIController",
     "PIDController",
     "Parameter",
@@ -243,6 +255,7 @@ __all__ = [
     "SavedValues",
     "SavingCallback",
     "SecondOrderODEProblem",
+    "Sindy",
     "SingleShooting",
     "Smallness",
     "Solution",
@@ -332,7 +345,17 @@ _LAZY: dict[str, tuple[str, ...]] = {
         "MultipleShooting",
         "SingleShooting",
     ),
-    "ude.discovery": ("discover", "Discovery", "Samples", "Candidate", "LibraryRegressor", "PySR"),
+    "ude.discovery": (
+        "discover",
+        "Discovery",
+        "Samples",
+        "Candidate",
+        "Knowledge",
+        "LibraryRegressor",
+        "Operon",
+        "PySR",
+        "Sindy",
+    ),
 }
 _MODULE_OF: dict[str, str] = {name: module for module, names in _LAZY.items() for name in names}
 _LAZY_MODULES: tuple[str, ...] = ("datasets", "fused", "reference_problems")

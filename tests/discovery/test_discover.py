@@ -15,7 +15,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 from ude.discovery import Candidate, Discovery, LibraryRegressor, Samples, SelectionOptions, discover
-from ude.discovery.sampling import gauge_directions, open_system, sample_terms
+from ude.discovery.sampling import gauge_directions, open_system, sample_terms, trajectory_points
 from ude.errors import DataError, InputError, ModelError
 from ude.models import UDE, FunctionModel, Model, Neural
 from ude.training import Fit, FitOptions, fit
@@ -117,7 +117,7 @@ def test_front_shows_every_combination_and_which_was_chosen(found: Discovery) ->
     front = found.front
     assert list(front.columns) == [
         "U1", "U2", "complexity", "sse", "score", "nmse U1", "nmse U2",
-        "held-out rmse x", "held-out rmse y", "step", "chosen",
+        "held-out rmse x", "held-out rmse y", "step", "chosen", "bic", "probability",
     ]  # fmt: skip
     assert front["chosen"].sum() == 1
     assert front["score"].is_monotonic_increasing
@@ -175,7 +175,7 @@ def test_same_answer_every_time(found: Discovery) -> None:
 
 def test_samples_are_what_the_network_says_on_the_trajectory() -> None:
     fitted = _fit(_model(), _dataset(runs=2))
-    samples = sample_terms(fitted, total=100)
+    samples = sample_terms(fitted, trajectory_points(fitted, 100))
     assert list(samples) == ["U1", "U2"]
     one = samples["U1"]
     assert one.size == 2 * (30 * 2 + 1)  # two samples an interval, and the last time

@@ -9,15 +9,9 @@ import pytest
 import sympy as sp
 from scipy.integrate import solve_ivp
 
-from ude.discovery.embedding import (
-    ClosedForm,
-    Constant,
-    FitOptions,
-    Integrator,
-    Trajectory,
-    fit_closed_form,
-    state_scale,
-)
+from ude.discovery.closed_form import ClosedForm, Constant, Trajectory
+from ude.discovery.embedding import FitOptions, fit_closed_form, state_scale
+from ude.discovery.integration import Integrator
 from ude.errors import DataError, InputError, ModelError
 
 hare, lynx, a, b, c, d, k, t = sp.symbols("hare lynx a b c d k t")

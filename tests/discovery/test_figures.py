@@ -59,9 +59,9 @@ def test_network_is_drawn_with_what_the_fitted_rate_can_take_up(found: Discovery
 def test_gauge_leaves_alone_what_no_parameter_can_take_up() -> None:
     x = np.linspace(1, 2, 10)
     fixed = Samples({"x": x}, x**2, "U")
-    assert_array_equal(figures._in_the_gauge_of(x**2 + 3 * x, fixed), x**2)
+    assert_array_equal(figures.in_the_gauge_of(x**2 + 3 * x, fixed)[0], x**2)
     free = replace(fixed, nuisance=x[:, None])
-    assert_allclose(figures._in_the_gauge_of(x**2 + 3 * x, free), x**2 + 3 * x)
+    assert_allclose(figures.in_the_gauge_of(x**2 + 3 * x, free)[0], x**2 + 3 * x)
 
 
 def test_front_marks_the_chosen_combination(found: Discovery) -> None:

@@ -37,11 +37,11 @@ def _has(candidates: list[Candidate], form: str, nmse: float = 1e-12) -> Candida
 FORMS = {
     "mass action": ("c0*x*y", lambda x, y: 0.0248 * x * y, (0.0248,)),
     "Michaelis-Menten": ("c0*x/(c1 + x)", lambda x: 2.0 * x / (13.0 + x), (2.0, 13.0)),
-    "Hill 2": ("c0*x**2/(c1**2 + x**2)", lambda x: 2.0 * x**2 / (400.0 + x**2), (2.0, 20.0)),
+    "Hill 2": ("c0*x**2/(c1 + x**2)", lambda x: 2.0 * x**2 / (400.0 + x**2), (2.0, 400.0)),
     "logistic": ("c0*x + c1*x**2", lambda x: 0.5 * x * (1.0 - x / 80.0), (0.5, -0.00625)),
     "quadratic drag": ("c0*v*Abs(v)", lambda v: -0.3 * v * np.abs(v), (-0.3,)),
     "Holling II": ("c0*x*y/(c1 + x)", lambda x, y: 0.9 * x * y / (15.0 + x), (0.9, 15.0)),
-    "Holling III": ("c0*x**2*y/(c1**2 + x**2)", lambda x, y: 0.9 * x**2 * y / (400.0 + x**2), (0.9, 20.0)),
+    "Holling III": ("c0*x**2*y/(c1 + x**2)", lambda x, y: 0.9 * x**2 * y / (400.0 + x**2), (0.9, 400.0)),
     "Ricker": ("c0*x*exp(-c1*x)", lambda x: 1.3 * x * np.exp(-x / 25.0), (1.3, 0.04)),
     "linear + quadratic": ("c0*x + c1*x**2", lambda x: 0.3 * x + 0.01 * x**2, (0.3, 0.01)),
     "pendulum": ("c0*sin(v)", lambda v: -9.8 * np.sin(v), (-9.8,)),

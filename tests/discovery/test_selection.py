@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from ude.discovery.embedding import ClosedForm, Constant, Integrator, Trajectory
+from ude.discovery.closed_form import ClosedForm, Constant, Trajectory
+from ude.discovery.integration import Integrator
 from ude.discovery.regressor import Candidate, complexity
 from ude.discovery.selection import OpenSystem, SelectionOptions, score, select, shortlist
 from ude.errors import InputError, ModelError

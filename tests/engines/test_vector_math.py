@@ -28,7 +28,7 @@ ONE_ARGUMENT = [
     "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "digamma",
 ]
 # fmt: on
-TWO_ARGUMENTS = ["min", "max", "pow", "atan2", "hypot", "fmod", "remainder", "copysign"]
+TWO_ARGUMENTS = ["min", "max", "fmin", "fmax", "pow", "atan2", "hypot", "fmod", "remainder", "copysign"]
 COMPARISONS = ["lt", "le", "gt", "ge", "eq", "ne"]
 # the second has neither fused multiply-add nor wide registers: what is exact must be exact there as well
 BUILDS = {
@@ -49,7 +49,8 @@ def source() -> str:
         x, y, z = (f"{v}load({letter} + k)" for letter in "xyz")
         calls = {name: f"{v}{name}({x})" for name in ONE_ARGUMENT}
         calls |= {name: f"{v}{name}({x}, {y})" for name in TWO_ARGUMENTS}
-        calls |= {name: f"{v}select({v}{name}({x}, {y}), {v}splat(1), {v}splat(0))" for name in COMPARISONS}
+        calls |= {name: f"{v}number({v}{name}({x}, {y}))" for name in COMPARISONS}
+        calls["select"] = f"{v}select({v}lt({x}, {y}), {x}, {y})"
         calls |= {name: f"{v}{name}({x}, {y}, {z})" for name in ("madd", "clamp", "softplus")}
         calls |= {"cube": f"{v}powi({x}, 3)", "inverse_square": f"{v}powi({x}, -2)", "hsum": f"{v}splat({v}hsum({x}))"}
         calls |= {w: f"{v}splat({v}{w}({v}gt({x}, {y})))" for w in ("any", "all")}
@@ -270,12 +271,15 @@ def test_special_values_and_signs_are_those_of_torch(library, name, real):
 PAIRS: dict[str, Callable[..., torch.Tensor]] = {
     "min": torch.minimum,
     "max": torch.maximum,
+    "fmin": torch.fmin,
+    "fmax": torch.fmax,
     "pow": torch.pow,
     "atan2": torch.atan2,
     "hypot": torch.hypot,
     "fmod": torch.fmod,
     "remainder": torch.remainder,
     "copysign": torch.copysign,
+    "select": lambda x, y: torch.where(x < y, x, y),
     "lt": torch.lt,
     "le": torch.le,
     "gt": torch.gt,

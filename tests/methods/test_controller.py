@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 import torch
@@ -48,6 +49,19 @@ def test_beta2_zero_is_the_elementary_controller():
 def test_rounding_errors_in_the_error_estimate_do_not_reach_the_step():
     assert factor(0.5 * (1 + 1e-8), 0.25) == factor(0.5, 0.25)
     assert factor(0.5, 0.25) * 1024 == int(factor(0.5, 0.25) * 1024)
+
+
+def test_rounding_errors_in_tiny_error_estimates_seldom_reach_the_step():
+    # at a tolerance of 1e-3 an estimate is uncertain by about 1e-13 of it, whatever its size
+    generator = random.Random(0)
+    errors = [10 ** generator.uniform(-9.0, -4.0) for _ in range(5000)]
+    changed = sum(factor(error + 1e-13, 1e-4) != factor(error, 1e-4) for error in errors)
+    assert changed <= 4  # on the fine grid alone, 43 do
+
+
+def test_a_factor_that_is_rounded_up_stays_below_qmax():
+    assert factor(0.0, 1.0, PIController(qmax=3.3)) == 3.3
+    assert IController(qmax=3.3).factor(OPS, 0.0, (), True, ORDER) == 3.3
 
 
 def test_tensors_and_floats_agree():

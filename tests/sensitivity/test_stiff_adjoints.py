@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 import ude
 from tests.stiff_problems_for_tests import ROBERTSON, robertson, van_der_pol
+from ude.engines.torch_engine.esdirk import EsdirkScheme
+from ude.engines.torch_engine.scheme import Cotangents
+from ude.specify import Options, specify
 
 NEWTON = {"newton_tolerance": 1e-6, "newton_maxiters": 60}
 ESDIRK = [
@@ -279,3 +282,42 @@ def test_stages_that_newtons_iteration_solves_slowly_are_solved_for_the_gradient
     with torch.no_grad():
         numeric = (end(rate + 1e-3) - end(rate - 1e-3)) / 2e-3
     assert float(gradient) == pytest.approx(float(numeric), rel=1e-5)
+
+
+def test_a_step_whose_own_jacobian_misleads_is_solved_again_all_the_same():
+    """From u = 0 the Jacobian of ``10 - 1000 u^3`` is zero and its simplified iteration diverges; the step may have
+    been taken with the Jacobian of one before. Its neighbour in the batch needs no rescue and keeps its digits."""
+
+    def f(u: Tensor, p: Any, t: Tensor) -> Tensor:
+        return 10 - p.rate * u**3
+
+    rate = torch.tensor(1000.0, dtype=torch.float64, requires_grad=True)
+    start = torch.tensor([[0.0], [0.2]], dtype=torch.float64)
+    alg = ude.ImplicitEuler()
+    spec = specify(ude.ODEProblem(f, start, (0.0, 1.0), dict(rate=rate)), alg, Options(), ude.DiscreteAdjoint())
+    scheme = EsdirkScheme(spec, alg, (rate,))
+    dt = torch.tensor([1.0, 0.01], dtype=torch.float64)
+    step = (start, f(start, ude.Parameters(rate=rate.detach()), dt), torch.zeros_like(dt), dt)
+    end, _ = scheme.advance(*step)
+    column, r = dt.unsqueeze(-1), float(rate.detach())
+    assert float((end - start - column * (10 - r * end**3)).abs().max()) < 1e-13
+    cotangents = Cotangents(torch.ones_like(start), torch.zeros_like(start))
+    back, (by_rate,) = scheme.pull_step(step, cotangents, [rate])
+    slope = 1 + 3 * column * r * end**2
+    torch.testing.assert_close(back.u, 1 / slope, rtol=1e-11, atol=0)
+    torch.testing.assert_close(by_rate, (-column * end**3 / slope).sum(), rtol=1e-11, atol=0)
+
+
+def test_a_step_that_cannot_be_solved_again_is_told():
+    wrong = False
+
+    def jac(u: Tensor, p: Any, t: Tensor) -> Tensor:
+        return (-50 + torch.cos(u) + (80.0 if wrong else 0.0)).unsqueeze(-1)
+
+    u0 = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+    f = ude.ODEFunction(lambda u, p, t: -50 * u + torch.sin(u), jac=jac)
+    sol = ude.solve(ude.ODEProblem(f, u0, (0.0, 1.0)), ude.KenCarp4(), saveat=[1.0])
+    wrong = True
+    told = "a step could not be solved again as exactly as gradients and dense output need: no convergence near t="
+    with pytest.raises(ude.errors.SolveFailed, match=told):
+        sol.u.sum().backward()

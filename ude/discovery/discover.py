@@ -5,16 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
-from ude.discovery.library import LibraryRegressor
-from ude.discovery.regressor import Candidate, SymbolicRegressor, mark_pareto
+import numpy as np
+
+from ude.discovery.belief import BeliefOptions
+from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
+from ude.discovery.fronts import default_searches, front
+from ude.discovery.knowledge import Knowledge, knowledge_by_term
+from ude.discovery.regressor import Samples, SymbolicRegressor
 from ude.discovery.result import Discovery
-from ude.discovery.sampling import observed, open_system, sample_terms
+from ude.discovery.sampling import (
+    Points,
+    equations_of,
+    observed,
+    open_system,
+    sample_smooth,
+    sample_terms,
+    trajectory_points,
+    was_simulated,
+)
 from ude.discovery.selection import Combination, SelectionOptions, select
-from ude.errors import InputError
+from ude.discovery.shared import tied
+from ude.errors import DataError, InputError, ModelError
 from ude.models import FunctionModel
 from ude.progress import ProgressBar
 from ude.training.result import Fit
+
+KnowledgeLike = Knowledge | str | Sequence[Knowledge | str] | None
 
 
 def discover(
@@ -23,6 +39,9 @@ def discover(
     *,
     max_candidates: int | None = None,
     options: SelectionOptions | None = None,
+    knowledge: KnowledgeLike = None,
+    belief: BeliefOptions | None = None,
+    source: str = "auto",
     seed: int = 0,
     progress: bool = True,
 ) -> Discovery:
@@ -36,11 +55,17 @@ def discover(
     4. Constants of the winner are tried at zero, refitted and scored.
     5. The winner's constants are refitted on all data, held-out ones included. Both sets of constants are kept; the
        error on held-out data is that of the constants from training data alone.
+    6. How far that can be believed is weighed: see `Discovery.verdict` and the properties beside it.
 
     fit: the result of `ude.fit` for a `UDE`, a `NeuralODE`, or a `FunctionModel` whose function can be read as
-    equations (`FunctionModel.to_ude`). regressors: one or several searches; `LibraryRegressor()` when None.
+    equations (`FunctionModel.to_ude`). regressors: one or several searches; None: `LibraryRegressor()`, and `Operon()`
+    where pyoperon is installed. Of several, one that fails is left out with a warning.
     max_candidates: how many formulas of each function are put back; options: the other settings of the selection.
-    seed: of the starts of refits, for options with several.
+    knowledge: what is known of terms beforehand, `Knowledge` objects or their text; what disagrees is left out.
+    belief: settings of the sixth step. source: of the samples: "networks", "smooth" (the smoothed data, see
+    `sampling`), or "auto": the smoothed data where only derivatives were fitted (``stages="derivatives"``) and they
+    give all unknown functions, else the networks.
+    seed: of Operon, and of the starts of refits for options with several.
 
     Ctrl-C ends the selection and returns the best so far, with ``interrupted=True``.
 
@@ -48,23 +73,24 @@ def discover(
     what the regressors raise (BackendMissing).
     """
     chosen_options = _options(options, max_candidates, seed)
-    searches = _searches(regressors)
+    searches = _searches(regressors, seed)
     if isinstance(fit.model, FunctionModel):
         # candidates are refitted as formulas, so the torch function is read as equations first
         fit = replace(fit, model=fit.model.to_ude())
+    _refuse_standstill(fit)
+    samples, points = _samples(fit, source)
+    known = knowledge_by_term(knowledge or (), list(samples))
+    along = points.values(equations_of(fit))
+    fit, samples = tied(fit, samples, known)
+    along = {**equations_of(fit).values(), **along}
     system = open_system(fit)
-    samples = sample_terms(fit)
     train = observed(fit, fit.train)
     held_out = observed(fit, fit.held_out) if fit.held_out is not None else []
     with ProgressBar(progress) as bar:
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
             fronts = {}
             for name, own in samples.items():
-                found = []
-                for search in searches:
-                    found += search.search(own)
-                    stage.advance()
-                fronts[name] = _merged(found)
+                fronts[name] = front(own, searches, known.get(name), on_search=stage.advance)
         with bar.stage("fitting them to the data", None) as stage:
             selection = select(
                 system,
@@ -84,7 +110,57 @@ def discover(
                 except KeyboardInterrupt:
                     interrupted = True
                 stage.advance()
-    return Discovery(fit, samples, fronts, selection, final, interrupted)
+        discovery = Discovery(
+            fit,
+            samples,
+            fronts,
+            selection,
+            final,
+            interrupted,
+            belief or BeliefOptions(),
+            along,
+        )
+        if not interrupted:
+            with bar.stage("weighing what was found", 1) as stage:
+                try:
+                    discovery.belief  # noqa: B018  computed here, where there is a bar, and kept
+                except KeyboardInterrupt:
+                    discovery = replace(discovery, interrupted=True)
+                stage.advance()
+    return discovery
+
+
+def _refuse_standstill(fit: Fit) -> None:
+    values = fit.train.values()
+    still = [
+        name
+        for name, column in zip(fit.train.states, values.T, strict=True)
+        if np.ptp(seen := column[np.isfinite(column)]) <= 1e-12 * max(float(np.abs(seen).max()), 1e-300)
+    ]
+    if len(still) == len(fit.train.states):
+        raise DataError(
+            "the data never change, so nothing can be said about what makes them change",
+            expected="measurements away from rest",
+            got=f"constant {', '.join(still)}",
+            fix="Measure a transient: start the system elsewhere, or drive it.",
+        )
+
+
+def _samples(fit: Fit, source: str) -> tuple[dict[str, Samples], Points]:
+    if source not in ("auto", "networks", "smooth"):
+        raise InputError("source is not usable", expected="'auto', 'networks' or 'smooth'", got=repr(source))
+    if source == "smooth" or (source == "auto" and len(fit.history) and not was_simulated(fit)):
+        found = sample_smooth(fit)
+        if found is not None:
+            return found
+        if source == "smooth":
+            raise ModelError(
+                "the smoothed data do not give the unknown functions",
+                expected="every state measured, and each unknown function once, alone and linear in its equation",
+                fix='Use source="networks".',
+            )
+    points = trajectory_points(fit, 300)
+    return sample_terms(fit, points), points
 
 
 def refit_on_all(chosen: Combination, fit: Fit, options: FitOptions) -> EmbeddedFit:
@@ -95,25 +171,20 @@ def refit_on_all(chosen: Combination, fit: Fit, options: FitOptions) -> Embedded
     started = {
         name: replace(constant, start=chosen.fit.values[name]) for name, constant in chosen.closed.parameters.items()
     }
+    data = observed(fit, fit.data)
+    scale = state_scale(data)
+    sizes = open_system(fit).sizes(scale)
     final = fit_closed_form(
-        replace(chosen.closed, parameters=started), observed(fit, fit.data), chosen.fit.u0, options=options
+        replace(chosen.closed, parameters=started), data, chosen.fit.u0, scale, options, state_scale=sizes
     )
     return final if final.sse < float("inf") else chosen.fit
 
 
-def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates of all searches; of equal formulas the closer one."""
-    best: dict[str, Candidate] = {}
-    for candidate in candidates:
-        key = str(candidate.expression)
-        if key not in best or candidate.nmse < best[key].nmse:
-            best[key] = candidate
-    return mark_pareto(list(best.values()))
-
-
-def _searches(regressors: SymbolicRegressor | Sequence[SymbolicRegressor] | None) -> list[SymbolicRegressor]:
+def _searches(
+    regressors: SymbolicRegressor | Sequence[SymbolicRegressor] | None, seed: int = 0
+) -> list[SymbolicRegressor]:
     if regressors is None:
-        return [LibraryRegressor()]
+        return default_searches(seed)
     given = [regressors] if isinstance(regressors, SymbolicRegressor) else regressors
     searches = list(given) if isinstance(given, Sequence) else []
     if not searches or not all(isinstance(search, SymbolicRegressor) for search in searches):

@@ -1,101 +1,25 @@
 """Closed-form systems fitted to observed trajectories: the step that decides between candidate formulas.
 
 A candidate is put back into its differential equation, and its constants, the model's free parameters and the initial
-states are refitted by least squares on what was observed. For the handful of states of such a system, dispatching
-tensors would cost a hundred times the arithmetic; so the right-hand side and its forward sensitivities
-
-    du/dt = f(u, p, t),   dS/dt = (df/du) S + df/dp,   S = du/d(p, u0)
-
-are derived by SymPy, compiled with their common subexpressions shared into one plain Python function, and integrated
-together by LSODA (Petzold 1983), which follows stiff and non-stiff stretches alike. A formula that blows up is an
-expected visitor here: every fit has a budget of right-hand-side calls and of seconds, and a trajectory that overflows
-or leaves the domain of a function has an infinite cost instead of an exception.
+states are refitted by least squares on what was observed (see `integration` for the solutions and their derivatives).
+A formula that blows up is an expected visitor here: every fit has a budget of right-hand-side calls and of seconds, and
+a trajectory that overflows or leaves the domain of a function has an infinite cost instead of an exception.
 """
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import sympy as sp
 from numpy.typing import NDArray
-from scipy.integrate import ODEintWarning, odeint
 from scipy.optimize import least_squares
 
-from ude.errors import DataError, InputError, ModelError
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A constant of a closed-form system: start value, bounds, and whether the fit may move it."""
-
-    start: float
-    lower: float = -np.inf
-    upper: float = np.inf
-    fitted: bool = True
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """Observations ``u`` (T, state) at increasing times ``t`` (T,); NaN where a state was not observed."""
-
-    t: Array
-    u: Array
-
-    def __post_init__(self) -> None:
-        t, u = np.asarray(self.t, dtype=np.float64), np.asarray(self.u, dtype=np.float64)
-        if t.ndim != 1 or u.ndim != 2 or len(t) != len(u):
-            raise DataError("trajectory", expected="t (T,) and u (T, state)", got=f"t {t.shape}, u {u.shape}")
-        if not np.all(np.isfinite(t)) or np.any(np.diff(t) <= 0):
-            raise DataError("times of a trajectory must increase", fix="Sort the rows by time and merge duplicates.")
-        object.__setattr__(self, "t", t)
-        object.__setattr__(self, "u", u)
-
-
-@dataclass(frozen=True)
-class ClosedForm:
-    """``du/dt = f(u, p, t)`` with every right-hand side a SymPy expression.
-
-    states: names, in the order of the columns of the data.
-    equations: state -> expression in the states, the constants and ``time``.
-    parameters: constant -> `Constant`.
-    positive: states that are positive by nature; a solution in which one reaches zero counts as none.
-
-    Raises ModelError for a symbol that is none of these, or a state without an equation.
-    """
-
-    states: tuple[str, ...]
-    equations: dict[str, sp.Expr]
-    parameters: dict[str, Constant] = field(default_factory=dict)
-    time: str = "t"
-    positive: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        missing = [state for state in self.states if state not in self.equations]
-        if missing:
-            raise ModelError(f"no equation for {', '.join(missing)}", expected=f"one for each of {list(self.states)}")
-        known = {*self.states, *self.parameters, self.time}
-        for state, expression in self.equations.items():
-            unknown = sorted(str(symbol) for symbol in expression.free_symbols if str(symbol) not in known)
-            if unknown:
-                raise ModelError(
-                    f"unknown symbol in d{state}/dt = {expression}",
-                    expected=f"one of {sorted(known)}",
-                    got=", ".join(unknown),
-                )
-            calls = expression.atoms(sp.core.function.AppliedUndef)
-            if calls:
-                raise ModelError(f"d{state}/dt still holds an unknown function", got=", ".join(map(str, calls)))
-
-    @property
-    def fitted(self) -> tuple[str, ...]:
-        return tuple(name for name, constant in self.parameters.items() if constant.fitted)
+from ude.discovery.closed_form import Array, ClosedForm, Trajectory
+from ude.discovery.integration import BudgetSpent, Integrator, Observer
+from ude.errors import DataError, InputError
 
 
 @dataclass(frozen=True)
@@ -103,9 +27,13 @@ class EmbeddedFit:
     """Least squares of a closed-form system on observed trajectories.
 
     values: every constant. u0: (trajectory, state), at each trajectory's first time.
-    sse: sum over observed numbers of ((model - data) / scale of the state)^2; infinite where no solution was found.
-    n_observations: how many numbers were observed. sse_per_state: the same sum state by state.
+    sse: sum over observed numbers of ((model - data) / scale of the column)^2; infinite where no solution was found.
+    n_observations: how many numbers were observed. sse_per_state: the same sum column by column.
     success: whether the optimiser met a tolerance within its budget. rhs_calls: right-hand sides spent.
+    residuals: (model - data) / scale (N,), with their derivatives ``jacobian`` (N, unknowns) by the unknowns of
+        the fit: fitted constants, then initial states; both None where no solution was found.
+    slopes: derivative of each fitted constant (natural units) by the fit's own coordinate; logarithmic: which of them
+        move as logarithms.
     """
 
     values: dict[str, float]
@@ -116,6 +44,10 @@ class EmbeddedFit:
     success: bool
     rhs_calls: int
     message: str
+    residuals: Array | None = None
+    jacobian: Array | None = None
+    slopes: Array | None = None
+    logarithmic: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,151 +79,26 @@ _POOR = 0.1
 _OFF = 1e9
 
 
-class _Stop(Exception):
-    """Raised inside the integrator's callback: this trajectory, or this fit's budget, is over."""
-
-
-class _BudgetSpent(_Stop):
-    pass
-
-
-class Integrator:
-    """A closed-form system compiled for integration, with or without forward sensitivities.
-
-    Counts right-hand-side calls in ``calls``; raises `_BudgetSpent` inside once ``max_calls`` or ``deadline`` is over.
-    """
-
-    def __init__(self, system: ClosedForm, rtol: float = 1e-8) -> None:
-        self.system, self.rtol, self.calls = system, rtol, 0
-        self.max_calls, self.deadline = 10**9, np.inf
-        self._plain: Callable[..., list[float]] | None = None
-        self._augmented: Callable[..., list[float]] | None = None
-
-    def solve(self, t: Array, u0: Array, values: Mapping[str, float], scale: Array) -> Array | None:
-        """States (T, state) at times t, starting from u0 at t[0]; None where the solution does not exist."""
-        if self._plain is None:
-            self._plain = _compile(self.system, sensitivities=False)
-        return self._integrate(self._plain, t, u0, values, 1e-2 * self.rtol * scale)
-
-    def sensitivities(
-        self, t: Array, u0: Array, values: Mapping[str, float], scale: Array, units: Array
-    ) -> tuple[Array, Array] | None:
-        """States (T, state) and their derivatives (T, state, fitted constants + state) by constants and by u0.
-
-        units: the size of a change of each constant and u0 that matters; sets the sensitivities' tolerance.
-        """
-        if self._augmented is None:
-            self._augmented = _compile(self.system, sensitivities=True)
-        n, k = len(u0), len(self.system.fitted)
-        start = np.concatenate([u0, np.concatenate([np.zeros((n, k)), np.eye(n)], axis=1).ravel()])
-        atol = 1e-2 * self.rtol * np.concatenate([scale, (scale[:, None] / units[None, :]).ravel()])
-        solution = self._integrate(self._augmented, t, start, values, atol)
-        if solution is None:
-            return None
-        return solution[:, :n], solution[:, n:].reshape(len(t), n, k + n)
-
-    def _integrate(
-        self, function: Callable[..., list[float]], t: Array, start: Array, values: Mapping[str, float], atol: Array
-    ) -> Array | None:
-        constants = [float(values[name]) for name in self.system.parameters]
-        if not np.all(np.isfinite(start)) or not np.all(np.isfinite(constants)):
-            return None
-        if len(t) == 1:
-            return start[None, :]
-
-        def rhs(y: Array, now: float) -> list[float]:
-            self.calls += 1
-            if self.calls >= self.max_calls or (self.calls % 64 == 0 and time.perf_counter() > self.deadline):
-                raise _BudgetSpent
-            try:
-                return function(now, y.tolist(), constants)
-            except (OverflowError, ZeroDivisionError, ValueError, TypeError) as error:
-                raise _Stop from error  # TypeError: a negative number to a fractional power is complex
-
-        try:
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore", ODEintWarning)
-                # mxstep bounds the steps between two observations: a solution that creeps towards a pole gives up.
-                solution, info = odeint(  # type: ignore[call-overload]  # the stubs forget arrays as atol
-                    rhs,
-                    start,
-                    t,
-                    rtol=self.rtol,
-                    atol=np.maximum(atol, 1e-300),
-                    mxstep=5000,
-                    full_output=True,
-                )
-        except _BudgetSpent:
-            raise
-        except _Stop:
-            return None
-        if info["message"] != "Integration successful." or not np.all(np.isfinite(solution)):
-            return None
-        return np.asarray(solution)
-
-
-def _compile(system: ClosedForm, *, sensitivities: bool) -> Callable[..., list[float]]:
-    """One plain Python function (t, states [+ sensitivities], constants) -> derivatives, on Python floats."""
-    states = [sp.Symbol(name) for name in system.states]
-    constants = [sp.Symbol(name) for name in system.parameters]
-    rates = sp.Matrix([system.equations[name] for name in system.states])
-    arguments, results = list(states), list(rates)
-    if sensitivities:
-        fitted = [sp.Symbol(name) for name in system.fitted]
-        width = len(fitted) + len(states)
-        s = sp.Matrix(len(states), width, lambda i, j: sp.Symbol(f"_S{i}_{j}"))
-        forcing = rates.jacobian(fitted) if fitted else sp.zeros(len(states), 0)
-        forcing = forcing.row_join(sp.zeros(len(states), len(states)))
-        jacobian = rates.jacobian(states)
-        # The entries of the Jacobian are computed once each; products with S are left for cse to leave alone.
-        results += list(jacobian * s + forcing)
-        arguments += list(s)
-    results = [_without_distributions(result) for result in results]
-    modules = [_EXTRA, "math"]
-    return sp.lambdify([sp.Symbol(system.time), arguments, constants], results, modules=modules, cse=True)
-
-
-def _sigmoid(x: float) -> float:
-    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
-
-
-# Functions that models may use and that the module `math` lacks.
-_EXTRA: dict[str, Callable[..., float]] = {
-    "sigmoid": _sigmoid,
-    "Heaviside": lambda x, at_zero=0.5: at_zero if x == 0 else float(x > 0),
-    "sign": lambda x: float((x > 0) - (x < 0)),
-    "Min": min,
-    "Max": max,
-}
-
-
-def _without_distributions(expression: sp.Expr) -> sp.Expr:
-    """Derivatives of |x|, sign(x) and steps leave delta terms, which are zero almost everywhere."""
-    if not expression.has(sp.Abs, sp.sign, sp.Heaviside, sp.Min, sp.Max, sp.Derivative, sp.DiracDelta):
-        return expression
-    real = {symbol: sp.Dummy(symbol.name, real=True) for symbol in expression.free_symbols}
-    simple = expression.xreplace(real).doit().replace(sp.DiracDelta, lambda *_: sp.S.Zero)
-    return simple.xreplace({dummy: symbol for symbol, dummy in real.items()})
-
-
 def fit_closed_form(
     system: ClosedForm,
     trajectories: Sequence[Trajectory],
     u0: Array | None = None,
     scale: Array | None = None,
     options: FitOptions = FitOptions(),
+    state_scale: Array | None = None,
 ) -> EmbeddedFit:
     """Least squares of constants and initial states on observed trajectories (trust-region Levenberg-Marquardt).
 
     u0: starting initial states (trajectory, state); the first observations where not given.
-    scale: the size of an error that counts as one, per state; the standard deviation of its data where not given.
+    scale: the size of an error that counts as one, per column; the standard deviation of its data where not given.
+    state_scale: the size of each state, for tolerances; that of its column where not given.
 
     Constants that are bounded to be positive move as logarithms, the others in units of their start value.
     Raises DataError where there is nothing to fit, InputError where a start value lies outside its bounds.
     """
     integrator = Integrator(system, options.rtol)
     integrator.max_calls, integrator.deadline = options.max_rhs_calls, time.perf_counter() + options.max_seconds
-    problem = _Problem(system, trajectories, u0, scale, options, integrator)
+    problem = _Problem(system, trajectories, u0, scale, options, integrator, state_scale)
     success, message = _minimise(problem, problem.starting_point())
     random = np.random.default_rng(options.seed)
     for _ in range(1, options.starts):
@@ -318,7 +125,7 @@ def _minimise(problem: _Problem, start: Array) -> tuple[bool, str]:
             gtol=1e-12,
             max_nfev=problem.options.max_iterations,
         )
-    except _BudgetSpent:
+    except BudgetSpent:
         return False, f"stopped after {problem.integrator.calls} right-hand-side calls: budget spent"
     except _Nowhere:
         return False, "the solution from the start values does not exist over the observed times"
@@ -330,14 +137,19 @@ def _grown(problem: _Problem) -> Array:
     values, u0 = problem.all_values(problem.start), problem.u0
     for share in problem.options.horizons:
         short = [
-            Trajectory(
-                own.t[: max(3, int(np.ceil(share * len(own.t))))], own.u[: max(3, int(np.ceil(share * len(own.t))))]
-            )
+            Trajectory(own.t[:kept], own.u[:kept], own.inputs)
             for own in problem.trajectories
+            for kept in [max(3, int(np.ceil(share * len(own.t))))]
         ]
         started = {name: replace(constant, start=values[name]) for name, constant in problem.system.parameters.items()}
         stage = _Problem(
-            replace(problem.system, parameters=started), short, u0, problem.scale, problem.options, problem.integrator
+            replace(problem.system, parameters=started),
+            short,
+            u0,
+            problem.scale,
+            problem.options,
+            problem.integrator,
+            problem.state_scale,
         )
         _minimise(stage, stage.starting_point())
         if np.isfinite(stage.best_cost):
@@ -361,20 +173,24 @@ class _Problem:
         scale: Array | None,
         options: FitOptions,
         integrator: Integrator,
+        state_size: Array | None = None,
     ) -> None:
-        self.integrator = integrator
+        self.integrator, self.observer = integrator, Observer(system)
         self.positive = np.array([state in system.positive for state in system.states])
         self.system, self.trajectories, self.options = system, list(trajectories), options
         _check(system, self.trajectories)
         self.masks = [np.isfinite(trajectory.u) for trajectory in self.trajectories]
         self.n_observations = int(sum(mask.sum() for mask in self.masks))
         self.scale = state_scale(self.trajectories) if scale is None else np.asarray(scale, dtype=np.float64)
-        first = np.stack([_first_observed(trajectory, self.scale) for trajectory in self.trajectories])
-        self.u0 = first if u0 is None else np.array(u0, dtype=np.float64).reshape(first.shape)
+        self.u0 = _starts(system, self.trajectories, u0, self.scale)
+        if state_size is None:
+            state_size = np.maximum(np.abs(self.u0).max(axis=0), 1e-300) if system.observables else self.scale
+        self.state_scale = np.asarray(state_size, dtype=np.float64)
         self.names = system.fitted
         self._prepare_constants()
         self.best_cost, self.best_theta, self.reached = np.inf, self.encode(self.start, self.u0), False
         self.best_residual: Array | None = None
+        self.best_jacobian: Array | None = None
         self._cached: tuple[Array, Array, Array] | None = None
 
     def _prepare_constants(self) -> None:
@@ -398,7 +214,7 @@ class _Problem:
     def encode(self, values: Array, u0: Array) -> Array:
         with np.errstate(all="ignore"):
             theta = np.where(self.logarithmic, np.log(values / self.unit), values / self.unit)
-        return np.append(theta, (u0 / self.scale).ravel()) if self.options.fit_u0 else theta
+        return np.append(theta, (u0 / self.state_scale).ravel()) if self.options.fit_u0 else theta
 
     def decode(self, theta: Array) -> tuple[Array, Array, Array]:
         """Constants, their derivative by theta, and initial states."""
@@ -407,7 +223,7 @@ class _Problem:
             grown = self.unit * np.exp(np.where(self.logarithmic, own, 0.0))
         values = np.where(self.logarithmic, grown, self.unit * own)
         slope = np.where(self.logarithmic, values, self.unit)
-        u0 = theta[len(self.names) :].reshape(self.u0.shape) * self.scale if self.options.fit_u0 else self.u0
+        u0 = theta[len(self.names) :].reshape(self.u0.shape) * self.state_scale if self.options.fit_u0 else self.u0
         return values, slope, u0
 
     def starting_point(self, random: np.random.Generator | None = None) -> Array:
@@ -451,23 +267,25 @@ class _Problem:
         if self._cached is not None and np.array_equal(self._cached[0], theta):
             return
         if self.spent():
-            raise _BudgetSpent
+            raise BudgetSpent
         values, slope, u0 = self.decode(theta)
         named, states, fitted = self.all_values(values), len(self.system.states), len(self.names)
-        units = np.concatenate([np.maximum(np.abs(slope), 1e-300), self.scale])
+        units = np.concatenate([np.maximum(np.abs(slope), 1e-300), self.state_scale])
         residuals, rows = [], []
         for index, (trajectory, mask) in enumerate(zip(self.trajectories, self.masks, strict=True)):
-            found = self.integrator.sensitivities(trajectory.t, u0[index], named, self.scale, units)
-            if found is None:
+            own = {**named, **trajectory.inputs}
+            found = self.integrator.sensitivities(trajectory.t, u0[index], own, self.state_scale, units)
+            if found is None or np.any(found[0][:, self.positive] <= 0.0):
                 return
-            if np.any(found[0][:, self.positive] <= 0.0):
+            columns, slopes = self.observer(trajectory.t, found[0], own, found[1])
+            if slopes is None or not (np.isfinite(columns[mask]).all() and np.isfinite(slopes[mask]).all()):
                 return
-            residuals.append(((found[0] - trajectory.u) / self.scale)[mask])
-            jacobian = np.zeros((*found[0].shape, len(theta)))
-            jacobian[..., :fitted] = found[1][..., :fitted] * slope / self.scale[:, None]
+            residuals.append(((columns - trajectory.u) / self.scale)[mask])
+            jacobian = np.zeros((*columns.shape, len(theta)))
+            jacobian[..., :fitted] = slopes[..., :fitted] * slope / self.scale[:, None]
             if self.options.fit_u0:
                 place = fitted + index * states
-                jacobian[..., place : place + states] = found[1][..., fitted:] * self.scale / self.scale[:, None]
+                jacobian[..., place : place + states] = slopes[..., fitted:] * self.state_scale / self.scale[:, None]
             rows.append(jacobian[mask])
         residual, jacobian = np.concatenate(residuals), np.concatenate(rows)
         # A solution a million deviations off is as good as none, and its square would overflow in the optimiser.
@@ -477,32 +295,31 @@ class _Problem:
             return
         self.reached, self._cached = True, (np.array(theta), residual, jacobian)
         if cost < self.best_cost:
-            self.best_cost, self.best_theta, self.best_residual = cost, np.array(theta), residual
+            self.best_cost, self.best_theta = cost, np.array(theta)
+            self.best_residual, self.best_jacobian = residual, jacobian
 
     def result(self, success: bool, message: str) -> EmbeddedFit:
-        values, _, u0 = self.decode(self.best_theta)
+        values, slopes, u0 = self.decode(self.best_theta)
         named = self.all_values(values)
-        per_state = dict.fromkeys(self.system.states, float("inf"))
+        per_state = dict.fromkeys(self.system.columns, float("inf"))
         if self.best_residual is not None:
             owner = np.concatenate([np.nonzero(mask)[1] for mask in self.masks])  # the state of each residual
             total = np.bincount(owner, weights=self.best_residual**2, minlength=len(per_state))
-            per_state = {state: float(value) for state, value in zip(self.system.states, total, strict=True)}
+            per_state = {state: float(value) for state, value in zip(self.system.columns, total, strict=True)}
         return EmbeddedFit(
-            named, u0, self.best_cost, self.n_observations, per_state, success, self.integrator.calls, message
+            named,
+            u0,
+            self.best_cost,
+            self.n_observations,
+            per_state,
+            success,
+            self.integrator.calls,
+            message,
+            self.best_residual,
+            self.best_jacobian,
+            slopes,
+            self.logarithmic,
         )
-
-
-def simulate(
-    integrator: Integrator, trajectories: Sequence[Trajectory], u0: Array, values: Mapping[str, float], scale: Array
-) -> list[Array | None]:
-    """The system's states at the times of each trajectory, from u0 (trajectory, state); None where it blows up."""
-    found: list[Array | None] = []
-    for index, trajectory in enumerate(trajectories):
-        try:
-            found.append(integrator.solve(trajectory.t, u0[index], values, scale))
-        except _BudgetSpent:
-            found.append(None)
-    return found
 
 
 def state_scale(trajectories: Sequence[Trajectory]) -> Array:
@@ -513,6 +330,15 @@ def state_scale(trajectories: Sequence[Trajectory]) -> Array:
         deviation, size = np.nanstd(data, axis=0), np.nanmax(np.abs(data), axis=0)
     size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
     return np.where(np.isfinite(deviation) & (deviation > 1e-12 * size), deviation, size)
+
+
+def _starts(system: ClosedForm, trajectories: Sequence[Trajectory], u0: Array | None, scale: Array) -> Array:
+    shape = len(trajectories), len(system.states)
+    if u0 is not None:
+        return np.array(u0, dtype=np.float64).reshape(shape)
+    if system.observables:
+        raise DataError("starts of the states are missing", expected=f"u0 of shape {shape}", got="observables alone")
+    return np.stack([_first_observed(trajectory, scale) for trajectory in trajectories])
 
 
 def _first_observed(trajectory: Trajectory, scale: Array) -> Array:
@@ -529,10 +355,10 @@ def _check(system: ClosedForm, trajectories: Sequence[Trajectory]) -> None:
     for index, trajectory in enumerate(trajectories):
         if not len(trajectory.t):
             raise DataError(f"trajectory {index} is empty", fix="Leave it out.")
-        if trajectory.u.shape[1] != len(system.states):
+        if trajectory.u.shape[1] != len(system.columns):
             raise DataError(
                 f"trajectory {index}",
-                expected=f"{len(system.states)} columns ({', '.join(system.states)})",
+                expected=f"{len(system.columns)} columns ({', '.join(system.columns)})",
                 got=str(trajectory.u.shape[1]),
             )
     if not any(np.any(np.isfinite(trajectory.u)) for trajectory in trajectories):

@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ude.discovery.regressor import Array, Samples
-from ude.discovery.sampling import observed, trajectory_points
+from ude.discovery.sampling import observed
 from ude.models import to_text
-from ude.reporting import plots, report
+from ude.models.expression import TIME
+from ude.reporting import plots
 
 if TYPE_CHECKING:
     from ude.discovery.result import Discovery
@@ -22,13 +23,13 @@ def data_and_prediction(found: Discovery) -> Figure:
 
     In the held-out stretch the line is therefore a forecast; the constants that are printed are refitted on all data.
     """
-    data, model, labels, tails = _trajectories(found)
+    data, model, labels, tails = trajectories(found)
     return plots.data_and_model(data, model, labels, held_out_from=tails)
 
 
 def phase_plane(found: Discovery) -> Figure | None:
     """The first state against the second, as in `data_and_prediction`; None where there is only one state."""
-    data, model, labels, tails = _trajectories(found)
+    data, model, labels, tails = trajectories(found)
     return plots.phase_plane(data, model, labels, held_out_from=tails) if len(labels.states) > 1 else None
 
 
@@ -38,7 +39,7 @@ def terms(found: Discovery) -> Figure:
     Where a fitted parameter can take up part of a network (``a`` in ``a*hare - U1(hare, lynx)`` any multiple of
     ``hare``), the network is drawn with that part as the formula has it: two equal models shall not look different.
     """
-    _, t = trajectory_points(found.fit, 300)
+    t = np.asarray(found.along[TIME])
     drawn = []
     for name, formula in found.terms.items():
         samples = found.samples[name]
@@ -47,7 +48,7 @@ def terms(found: Discovery) -> Figure:
             plots.Term(
                 name,
                 samples.inputs,
-                _in_the_gauge_of(values, samples),
+                in_the_gauge_of(values, samples)[0],
                 values,
                 to_text(formula, 4),
                 # a function that is called with several lists of arguments has samples of all, one after another
@@ -71,34 +72,11 @@ def front(found: Discovery) -> Figure:
 
 
 def write_report(found: Discovery, path: str | Path) -> Path:
-    """One self-contained HTML page: equations, errors, figures, candidates. Raises InputError where it cannot go."""
-    errors = error_table(found)
-    table = found.front
-    columns = [*found.terms, "complexity", "score"]
-    marked = int(np.flatnonzero(table["chosen"].to_numpy(dtype=bool))[0])
-    phase = phase_plane(found)
-    pictures = [
-        report.Picture(
-            data_and_prediction(found), "Data (points) and the found equations (lines), fitted to training."
-        ),
-        *([report.Picture(phase, "The same in the phase plane.")] if phase is not None else []),
-        report.Picture(terms(found), "Each network along the fitted trajectories, and its formula."),
-        report.Picture(front(found), "Combinations of formulas that were fitted to the data."),
-    ]
-    sections = [
-        report.Section("Equations", [report.Code(found.to_text()), report.Code(found.latex(), "LaTeX")]),
-        report.Section("Errors (root mean square)", [report.Table(["", *found.fit.model.states], errors)]),
-        report.Section("Figures", pictures),
-        report.Section(
-            "Candidates",
-            [
-                report.Paragraph("Lower scores are better: N log(SSE/N) + complexity log N, on training data."),
-                report.Table(columns, table[columns].to_numpy(dtype=object).tolist(), marked),
-            ],
-        ),
-        report.Section("Programs", [report.Code(found.to_python(), "Python"), report.Code(found.to_julia(), "Julia")]),
-    ]
-    return report.write_page(path, "Discovered equations", sections)
+    """One self-contained HTML page of all that is known of a discovery. Raises InputError where it cannot go."""
+    from ude.discovery.contents import contents
+    from ude.reporting import pages
+
+    return pages.write(contents(found), Path(path))
 
 
 def error_table(found: Discovery) -> list[list[object]]:
@@ -108,30 +86,31 @@ def error_table(found: Discovery) -> list[list[object]]:
     if fit.held_out is not None:
         fitted = found.rmse(fit.train, training_constants=True)
         rows.append(["on training data", *fitted.values()])
-        forecast = [found.held_out_rmse.get(state, float("inf")) for state in fit.model.states]
+        forecast = [found.held_out_rmse.get(state, float("inf")) for state in fit.measurement.names]
         rows.append(["on held-out data (forecast)", *forecast])
     rows.append(["on all data, refitted to all", *found.rmse().values()])
     return rows
 
 
-def _trajectories(
+def trajectories(
     found: Discovery,
 ) -> tuple[list[plots.Series], list[plots.Series], plots.Labels, list[float] | None]:
     fit = found.fit
     data, model = [], []
     for index, trajectory in enumerate(observed(fit, fit.data)):
         t = np.union1d(np.linspace(trajectory.t[0], trajectory.t[-1], 400), trajectory.t)
-        model.append(plots.Series(t, found._simulated(index, t, True)))
+        model.append(plots.Series(t, found._columns(index, t, True)))
         data.append(plots.Series(trajectory.t, trajectory.u))
     tails = None
     if fit.held_out is not None:
         tails = [float(tail.t[0]) if len(tail) else float("inf") for tail in fit.held_out.trajectories]
-    return data, model, plots.Labels(fit.model.states, fit.data.time_name), tails
+    return data, model, plots.Labels(fit.measurement.names, fit.data.time_name), tails
 
 
-def _in_the_gauge_of(formula: Array, samples: Samples) -> Array:
-    """The network's samples plus what free parameters may add to them to come closest to the formula."""
+def in_the_gauge_of(formula: Array, samples: Samples) -> tuple[Array, Array]:
+    """The network's samples plus what free parameters may add to them to come closest to the formula, and how much of
+    each of these directions that is."""
     if samples.nuisance.shape[1] == 0 or not np.all(np.isfinite(formula)):
-        return samples.output
+        return samples.output, np.zeros(samples.nuisance.shape[1])
     coefficients, *_ = np.linalg.lstsq(samples.nuisance, formula - samples.output, rcond=None)
-    return samples.output + samples.nuisance @ coefficients
+    return samples.output + samples.nuisance @ coefficients, np.asarray(coefficients, dtype=np.float64)

@@ -24,17 +24,21 @@ import sympy as sp
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from ude.discovery.knowledge import Knowledge, operators_of
 from ude.discovery.regressor import (
     Array,
     Candidate,
     Samples,
     complexity,
+    distinct,
     is_negligible,
     is_regular,
     mark_pareto,
     normalised_error,
     project_out,
     rename_constants,
+    thin,
+    zero_formula,
 )
 from ude.errors import InputError
 
@@ -81,6 +85,7 @@ class LibraryRegressor:
     keep: how many subsets of each size to polish, for those without and with an atom each; twice as many of one or
         two fixed columns.
     max_samples: above this, an even selection of the samples is used to compare subsets (all are used to polish).
+    knowledge: leaves columns out that it excludes, see `informed`.
 
     Raises InputError where an option is out of range. Deterministic.
     """
@@ -92,6 +97,7 @@ class LibraryRegressor:
     grid: int = 24
     keep: int = 8
     max_samples: int = 400
+    knowledge: Knowledge | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_terms <= 4:
@@ -106,14 +112,23 @@ class LibraryRegressor:
 
     def search(self, samples: Samples) -> list[Candidate]:
         """Distinct candidates, simplest first, the Pareto front marked; the formula 0 is always among them."""
-        found = [_zero(samples)]
+        found = [zero_formula(samples, "library")]
         if not is_negligible(samples):
             columns = self.library(samples.inputs)
-            for subset in best_subsets(columns, _thin(samples, self.max_samples), self.max_terms, self.keep):
+            for subset in best_subsets(columns, thin(samples, self.max_samples), self.max_terms, self.keep):
                 candidate = polish(subset, samples)
                 if candidate is not None:
                     found.append(candidate)
-        return mark_pareto(_distinct(found, samples))
+        return mark_pareto(distinct(found, samples))
+
+    def informed(self, knowledge: Knowledge) -> LibraryRegressor:
+        """The same search with less to look through."""
+        return replace(self, knowledge=knowledge)
+
+    def _offers(self, column: Column) -> bool:
+        """Whether a column may stand in a formula by itself; what only sums may not do is left to the filter."""
+        known = self.knowledge
+        return known is None or all(known.allows(name) for name in operators_of(column.template) - {"*"})
 
     def library(self, inputs: dict[str, Array]) -> list[Column]:
         """The columns offered for these inputs: those that are finite, and not constant where they need not be."""
@@ -124,7 +139,7 @@ class LibraryRegressor:
             columns += [Column(template) for template in _unary_templates(varying)]
         if self.atoms:
             columns += list(_atoms(varying, self.grid))
-        return columns
+        return [column for column in columns if self._offers(column)]
 
 
 # ---- the library ----------------------------------------------------------------------------------------------------
@@ -176,13 +191,16 @@ def _atoms(inputs: dict[str, Array], size: int) -> Iterator[Column]:
             if positive:
                 yield Column(factor * x / (big + x), (big,), scales)
                 yield Column(factor / (big + x), (big,), scales)
-            yield Column(factor * x**2 / (big**2 + x**2), (big,), scales)
-            yield Column(factor * x / (big**2 + x**2), (big,), scales)
-            yield Column(factor / (big**2 + x**2), (big,), scales)
+            # the square of a scale is one constant, so that c0 + x**2 is not charged for a power it need not have
+            yield Column(factor * x**2 / (big + x**2), (big,), scales**2)
+            yield Column(factor * x / (big + x**2), (big,), scales**2)
+            yield Column(factor / (big + x**2), (big,), scales**2)
             for power in (sp.S.One, x) if positive else (sp.S.One,):
                 yield Column(factor * power * sp.exp(-rate * x), (rate,), (spread / top)[:, None])
             if not positive:
                 yield Column(factor * sp.exp(rate * x), (rate,), (spread / top)[:, None])
+            if value.min() > 0.02 * top:  # Arrhenius: far from the pole, with the barrier up to some ten times x
+                yield Column(factor * sp.exp(-big / x), (big,), scales)
             waves = (2 * np.pi / float(np.ptp(value)) * np.linspace(0.15, 6.0, 2 * size))[:, None]
             yield Column(factor * sp.sin(wave * x), (wave,), waves)
             yield Column(factor * sp.cos(wave * x), (wave,), waves)
@@ -193,9 +211,15 @@ def _atoms(inputs: dict[str, Array], size: int) -> Iterator[Column]:
     for first, second in combinations([name for name, value in inputs.items() if value.min() >= 0], 2):
         x, y = sp.Symbol(first), sp.Symbol(second)
         tops = float(np.max(inputs[first])), float(np.max(inputs[second]))
-        yield Column(x * y / ((big + x) * (small + y)), (big, small), _mesh(tops[0] * few, tops[1] * few))
+        saturation = _mesh(tops[0] * few, tops[1] * few)
+        yield Column(x * y / ((big + x) * (small + y)), (big, small), saturation)
         ratio = (tops[0] / tops[1] * np.geomspace(0.1, 10.0, size))[:, None]
         yield Column(x * y / (x + big * y), (big,), ratio)
+        for one, other, scale in ((x, y, tops), (y, x, tops[::-1])):
+            inhibition = _mesh(scale[0] * few, scale[1] * few)
+            yield Column(one / ((big + one) * (small + other)), (big, small), inhibition)
+            competition = _mesh(scale[0] * few, scale[0] / scale[1] * few)
+            yield Column(one / (big + one + small * other), (big, small), competition)
 
 
 def _mesh(first: Array, second: Array) -> Array:
@@ -460,33 +484,3 @@ def _candidate(columns: Sequence[Column], outer: Array, inner: Sequence[Array], 
     candidate = Candidate(expression, constants, complexity(expression, constants), 0.0, "library")
     error = normalised_error(samples, candidate.evaluate(samples.inputs))
     return replace(candidate, nmse=error) if np.isfinite(error) else None
-
-
-def _zero(samples: Samples) -> Candidate:
-    return Candidate(sp.S.Zero, {}, 1, 0.0 if is_negligible(samples) else 1.0, "library")
-
-
-def _distinct(candidates: Sequence[Candidate], samples: Samples) -> list[Candidate]:
-    """One candidate, the simplest, of those that have the same values on the samples to within rounding."""
-    kept: list[tuple[Candidate, Array]] = []
-    for candidate in sorted(candidates, key=lambda c: (c.complexity, c.nmse, str(c.expression))):
-        values = candidate.evaluate(samples.inputs)
-        size = float(np.linalg.norm(values))
-        if all(np.linalg.norm(values - other) > 1e-7 * size or size == 0.0 for _, other in kept):
-            kept.append((candidate, values))
-    return [candidate for candidate, _ in kept]
-
-
-def _thin(samples: Samples, most: int) -> Samples:
-    if samples.size <= most:
-        return samples
-    rows = np.unique(np.linspace(0, samples.size - 1, most).round().astype(int))
-    if not np.any(samples.weights[rows] > 0):
-        return samples
-    return Samples(
-        {name: value[rows] for name, value in samples.inputs.items()},
-        samples.output[rows],
-        samples.name,
-        samples.nuisance[rows],
-        samples.weights[rows],
-    )

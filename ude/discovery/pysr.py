@@ -6,42 +6,40 @@ SymPy knows (S, I, E, N, beta), which are the everyday names of epidemiology.
 
 from __future__ import annotations
 
-import json
+import ast
+import hashlib
+import importlib.util
 import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sympy as sp
-from sympy.parsing.sympy_parser import parse_expr
+from sympy.core.function import AppliedUndef
 
-from ude.discovery.library import LibraryRegressor
+from ude.discovery.free_part import free_part
+from ude.discovery.knowledge import Knowledge
+from ude.discovery.notation import BINARY, FUNCTIONS, parse_equation
 from ude.discovery.refit import candidate_from
-from ude.discovery.regressor import Array, Candidate, Samples, mark_pareto
-from ude.errors import BackendMissing, InputError, UdeError
+from ude.discovery.regressor import Candidate, Samples, distinct, mark_pareto, zero_formula
+from ude.discovery.units import Units
+from ude.discovery.worker import Engine, run_worker
+from ude.errors import InputError, ModelError, UdeError
+from ude.models.expression import did_you_mean, parse_expression
+
+__all__ = ["PySR", "free_part", "parse_equation"]
 
 INSTALL = 'python -m pip install pysr && python -c "import pysr"'
-
-_FUNCTIONS: dict[str, Any] = {
-    "sin": sp.sin,
-    "cos": sp.cos,
-    "tan": sp.tan,
-    "tanh": sp.tanh,
-    "exp": sp.exp,
-    "log": sp.log,
-    "sqrt": sp.sqrt,
-    "abs": sp.Abs,
-    "square": lambda x: x**2,
-    "cube": lambda x: x**3,
-    "inv": lambda x: 1 / x,
-    "neg": lambda x: -x,
-}
-_BINARY = ("+", "-", "*", "/", "^")
+ENGINE = Engine(
+    name="PySR",
+    script="pysr_worker.py",
+    needs="PySR and its Julia",
+    install=INSTALL,
+    instead="Try LibraryRegressor(), which needs no Julia.",
+)
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,14 @@ class PySR:
     binary_operators, unary_operators: of "+ - * / ^" and sin cos tan tanh exp log sqrt abs square cube inv neg.
     timeout: seconds after which PySR is asked to end with what it has; the process is ended a minute later.
     allow_download: let PySR install Julia (some hundred megabytes) when it is not there.
+    search_options: any other option of ``pysr.PySRRegressor``, by its name; plain values only.
+    template: the formula's outline with functions to be found, "f(x)*y + g(y)", in the term's own arguments
+        (PySR's TemplateExpressionSpec).
+    units: "x: mol/L, y: K -> mol/L/s", in units that PySR knows: formulas that disagree are charged for it
+        (dimensional_constraint_penalty in search_options, 1000 when left out).
+    folder: where PySR keeps its state. A later search of the same samples goes on from there; None: nothing is kept.
 
-    Raises InputError for an operator it does not know, BackendMissing where there is no Julia.
+    Raises InputError for an operator or option that it does not know, BackendMissing where there is no Julia.
     """
 
     niterations: int = 40
@@ -64,16 +68,31 @@ class PySR:
     timeout: float = 120.0
     seed: int = 0
     allow_download: bool = False
+    search_options: Mapping[str, Any] = field(default_factory=dict)
+    template: str = ""
+    units: str = ""
+    folder: str | Path | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("binary_operators", _BINARY), ("unary_operators", tuple(_FUNCTIONS))):
+        for name, known in (("binary_operators", BINARY), ("unary_operators", tuple(FUNCTIONS))):
             unknown = [operator for operator in getattr(self, name) if operator not in known]
             if unknown:
                 raise InputError(f"PySR({name})", expected=f"any of {' '.join(known)}", got=" ".join(unknown))
+        accepted = known_options()
+        for name in self.search_options:
+            if accepted and name not in accepted:
+                raise InputError(
+                    "PySR(search_options)",
+                    expected="options of pysr.PySRRegressor",
+                    got=name,
+                    fix=did_you_mean(name, accepted),
+                )
+        if self.units:
+            Units.read(self.units)
 
     def options(self) -> dict[str, Any]:
         """What is passed to ``PySRRegressor``."""
-        return {
+        own = {
             "niterations": self.niterations,
             "populations": self.populations,
             "maxsize": self.maxsize,
@@ -87,82 +106,96 @@ class PySR:
             "verbosity": 0,
             "temp_equation_file": False,
         }
+        if self.units:
+            own["dimensional_constraint_penalty"] = 1000.0
+        return {**own, **self.search_options}
+
+    def informed(self, knowledge: Knowledge) -> PySR:
+        """The same search with less to look through."""
+        size = self.maxsize if knowledge.max_complexity is None else min(self.maxsize, max(7, knowledge.max_complexity))
+        constants = {"dimensionless_constants_only": True} if knowledge.dimensionless_constants else {}
+        base = {"square": "^", "cube": "^", "inv": "/", "neg": "-"}
+        return replace(
+            self,
+            maxsize=size,
+            binary_operators=tuple(name for name in self.binary_operators if knowledge.allows(name)),
+            unary_operators=tuple(name for name in self.unary_operators if knowledge.allows(base.get(name, name))),
+            units=self.units or knowledge.units,
+            search_options={**constants, **self.search_options},
+        )
 
     def search(self, samples: Samples) -> list[Candidate]:
         """PySR's hall of fame with constants refitted, simplest first, the Pareto front marked."""
         target = samples.output - free_part(samples)
-        rows = self._run(np.stack(list(samples.inputs.values()), axis=1), target, samples.weights)
-        found = [candidate_from(parse_equation(row["equation"], list(samples.inputs)), samples, "pysr") for row in rows]
-        return mark_pareto([candidate for candidate in found if candidate is not None])
+        arrays = {"X": np.stack(list(samples.inputs.values()), axis=1), "y": target, "weights": samples.weights}
+        names = list(samples.inputs)
+        outline = None if not self.template else self._outline(names)
+        told = {"search": self.options(), "allow_download": self.allow_download, "template": outline}
+        if self.units:
+            units, output = Units.read(self.units).text
+            told |= {"X_units": [units.get(name, "") for name in names], "y_units": output}
+        if self.folder is not None:
+            told |= {"directory": str(Path(self.folder).resolve()), "run": re.sub(r"\W", "_", samples.name)}
+            told["fingerprint"] = hashlib.sha256(b"".join(array.tobytes() for array in arrays.values())).hexdigest()
+        rows = run_worker(ENGINE, arrays, told, self.timeout + 60.0)
+        read = [self._read(row["equation"], names) for row in rows if np.isfinite(row["loss"])]
+        found = [candidate_from(expression, samples, "pysr") for expression in read]
+        kept = [candidate for candidate in found if candidate is not None]
+        if rows and not kept:
+            raise UdeError("PySR found no formula that is finite on the samples", fix=ENGINE.instead)
+        return mark_pareto(distinct([zero_formula(samples, "pysr"), *kept], samples, 1e-6))
 
-    def _run(self, x: Array, y: Array, weights: Array) -> list[dict[str, Any]]:
-        with tempfile.TemporaryDirectory(prefix="ude-pysr-") as name:
-            folder = Path(name)
-            np.savez(folder / "samples.npz", X=x, y=y, weights=weights)
-            options = {**self.options(), "allow_download": self.allow_download}
-            (folder / "options.json").write_text(json.dumps(options))
-            worker = Path(__file__).with_name("pysr_worker.py")
-            # -P: without it Python would look for `pysr` in the worker's own folder first, and find this module.
-            command = [sys.executable, "-P", str(worker), str(folder)]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=self.timeout + 60.0, check=False)
-            except subprocess.TimeoutExpired as error:
-                raise UdeError(
-                    "PySR did not end", expected=f"within {self.timeout:g} s", fix="Raise PySR(timeout=...)."
-                ) from error
-            if (folder / "equations.json").exists():
-                rows: list[dict[str, Any]] = json.loads((folder / "equations.json").read_text())
-                return rows
-            raise _failure(folder / "error.json", done.stderr)
+    def _outline(self, inputs: list[str]) -> dict[str, Any]:
+        """The template as TemplateExpressionSpec takes it. Raises InputError where it is none."""
+        formula = self._template(inputs)
+        places = {sp.Symbol(name): sp.Symbol(f"x{index}") for index, name in enumerate(inputs)}
+        functions = sorted({str(call.func) for call in formula.atoms(AppliedUndef)})
+        return {
+            "combine": str(formula.xreplace(places)).replace("**", "^"),
+            "expressions": functions,
+            "variable_names": [f"x{index}" for index in range(len(inputs))],
+        }
+
+    def _template(self, inputs: list[str]) -> sp.Expr:
+        try:
+            formula = parse_expression(self.template)
+        except ModelError as error:
+            raise InputError("PySR(template)", expected='a formula, "f(x)*y"', got=error.what) from error
+        unknown = sorted({str(symbol) for symbol in formula.free_symbols} - set(inputs))
+        if unknown or not formula.atoms(AppliedUndef):
+            raise InputError(
+                "PySR(template)",
+                expected=f"functions to be found, of {', '.join(inputs)}",
+                got=", ".join(unknown) or self.template,
+            )
+        return formula
+
+    def _read(self, text: str, inputs: list[str]) -> sp.Expr:
+        """An equation of the table; with a template, "f = #1 * 2.0; g = sin(#1)" put into it."""
+        if not self.template:
+            return parse_equation(text, inputs)
+        bodies = {name.strip(): body for name, _, body in (part.partition("=") for part in text.split(";"))}
+        formula = self._template(inputs)
+        for call in sorted(formula.atoms(AppliedUndef), key=str):
+            body = bodies.get(str(call.func))
+            if body is None:
+                raise InputError(f"equation {text!r}", expected=f"one for {call.func}", got="none")
+            places = [f"_{index}" for index in range(len(call.args))]
+            inner = parse_equation(re.sub(r"#(\d+)", lambda m: f"x{int(m[1]) - 1}", body), places)
+            own = dict(zip(map(sp.Symbol, places), call.args, strict=True))
+            formula = formula.xreplace({call: inner.xreplace(own)})
+        return formula
 
 
-def _failure(report: Path, stderr: str) -> UdeError:
-    if not report.exists():
-        last = (stderr.strip().splitlines() or ["no message"])[-1]
-        return UdeError("PySR ended without a result", got=last, fix="Try LibraryRegressor(), which needs no Julia.")
-    found = json.loads(report.read_text())
-    if found["kind"] == "missing":
-        return BackendMissing(
-            "PySR cannot start",
-            expected="PySR and its Julia",
-            got=found["text"].rstrip("."),
-            fix=f"Install them with {INSTALL}.",
-        )
-    return UdeError("PySR failed", got=found["text"].rstrip("."), fix="Try LibraryRegressor(), which needs no Julia.")
-
-
-def parse_equation(text: str, inputs: Sequence[str]) -> sp.Expr:
-    """An equation as PySR writes it (``x0 * inv(x1 ^ 2)``) as an expression in the inputs' own names.
-
-    Raises InputError for text that is not such an equation.
-    """
-    stand_ins = {f"x{index}": sp.Symbol(f"_x{index}") for index in range(len(inputs))}
-    names: Mapping[str, Any] = {**_FUNCTIONS, **stand_ins}
-    words = set(re.findall(r"[A-Za-z_]\w*", re.sub(r"\d\.?\d*[eE][+-]?\d+", "0", text)))
-    unknown = sorted(words - set(names))
-    if unknown or not re.fullmatch(r"[\w\s.+\-*/^(),]*", text):
-        raise InputError(f"equation {text!r}", expected="PySR's notation", got=", ".join(unknown) or "other characters")
-    # The text holds only numbers, operators and the names above, so evaluating it can reach nothing else.
-    builtins = {"Integer": sp.Integer, "Float": sp.Float, "Symbol": sp.Symbol, "Rational": sp.Rational}
-    try:
-        expression = parse_expr(text.replace("^", "**"), local_dict=dict(names), global_dict=dict(builtins))
-    except (SyntaxError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"equation {text!r}", expected="PySR's notation", got=str(error)) from error
-    return expression.xreplace({stand_ins[f"x{index}"]: sp.Symbol(name) for index, name in enumerate(inputs)})
-
-
-def free_part(samples: Samples) -> Array:
-    """The nuisance directions' share of the output, (N,), for a search that cannot fit them itself.
-
-    They are fitted beside the simplest adequate library formula. Fitting them alone would take out of the target what
-    it has in common with the formula sought; the share's size matters little, as constants are refitted beside free
-    nuisance directions afterwards.
-    """
-    if samples.nuisance.shape[1] == 0:
-        return np.zeros(samples.size)
-    found = LibraryRegressor(atoms=False, max_terms=3, keep=4).search(samples)
-    best = min(found, key=lambda c: samples.size * np.log(c.nmse + 1e-2) + c.complexity * np.log(samples.size))
-    root = np.sqrt(samples.weights)
-    rest = samples.output - best.evaluate(samples.inputs)
-    factors = np.linalg.lstsq(samples.nuisance * root[:, None], rest * root, rcond=None)[0]
-    return np.asarray(samples.nuisance @ factors)
+@lru_cache(maxsize=1)
+def known_options() -> frozenset[str]:
+    """The arguments of ``pysr.PySRRegressor``, read from its source, as importing it starts Julia; empty without it."""
+    spec = importlib.util.find_spec("pysr")
+    source = None if spec is None or spec.origin is None else Path(spec.origin).parent / "sr.py"
+    if source is None or not source.exists():
+        return frozenset()
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == "PySRRegressor":
+            [init] = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
+            return frozenset(argument.arg for argument in init.args.args + init.args.kwonlyargs) - {"self"}
+    return frozenset()

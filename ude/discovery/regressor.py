@@ -7,8 +7,9 @@ whether a formula is defined between the samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import count
 from typing import Protocol, runtime_checkable
 
@@ -181,11 +182,17 @@ def evaluate(expression: sp.Expr, values: Mapping[str, Array | float]) -> Array:
         raise InputError(
             f"cannot evaluate {expression}", expected=f"values for {', '.join(missing)}", got=", ".join(values)
         )
-    function = sp.lambdify([sp.Symbol(name) for name in names], expression, modules="numpy")
+    function = _compiled(expression, tuple(names))
     with np.errstate(all="ignore"):
         result = function(*(np.asarray(values[name], dtype=np.float64) for name in names))
     shape = np.broadcast_shapes(*(np.shape(value) for value in values.values())) if values else ()
     return np.array(np.broadcast_to(np.asarray(result, dtype=np.float64), shape))
+
+
+@lru_cache(maxsize=4096)
+def _compiled(expression: sp.Expr, names: tuple[str, ...]) -> Callable[..., Array]:
+    function: Callable[..., Array] = sp.lambdify([sp.Symbol(name) for name in names], expression, modules="numpy")
+    return function
 
 
 def project_out(samples: Samples, columns: Array) -> Array:
@@ -226,7 +233,7 @@ def is_regular(
     followed over a grid of the box and along the path through the samples; a denominator that comes within 1e-6 of
     its largest size counts as a pole.
     """
-    values = {name: _probe(inputs, name, points) for name in inputs}
+    values = {name: probe(inputs, name, points) for name in inputs}
     where: dict[str, Array | float] = {**values, **constants}
     for part, kind in _delicate_parts(expression):
         found = evaluate(part, where)
@@ -258,7 +265,7 @@ def _delicate_parts(expression: sp.Expr) -> list[tuple[sp.Expr, str]]:
     return parts
 
 
-def _probe(inputs: Mapping[str, Array], name: str, points: int) -> Array:
+def probe(inputs: Mapping[str, Array], name: str, points: int) -> Array:
     """Points of one input: the samples, half-way between them, and a grid of the whole box (a Halton set above 2)."""
     path = np.asarray(inputs[name], dtype=np.float64)
     low, high = float(path.min()), float(path.max())
@@ -281,6 +288,41 @@ def _halton(size: int, index: int) -> Array:
         result += weight * (numbers % base)
         numbers, weight = numbers // base, weight / base
     return result
+
+
+def zero_formula(samples: Samples, source: str) -> Candidate:
+    """The formula 0, which every search offers."""
+    return Candidate(sp.S.Zero, {}, 1, 0.0 if is_negligible(samples) else 1.0, source)
+
+
+def distinct(candidates: Sequence[Candidate], samples: Samples, tolerance: float = 1e-7) -> list[Candidate]:
+    """One candidate, the simplest, of those that have the same values on the samples.
+
+    tolerance: relative difference of norms below which values are the same. Nuisance directions are no difference.
+    """
+    kept: list[tuple[Candidate, Array]] = []
+    for candidate in sorted(candidates, key=lambda c: (c.complexity, c.nmse, str(c.expression))):
+        values = project_out(samples, candidate.evaluate(samples.inputs)[:, None])[:, 0]
+        size = float(np.linalg.norm(values))
+        if all(np.linalg.norm(values - other) > tolerance * size or size == 0.0 for _, other in kept):
+            kept.append((candidate, values))
+    return [candidate for candidate, _ in kept]
+
+
+def thin(samples: Samples, most: int) -> Samples:
+    """An even selection of at most so many samples."""
+    if samples.size <= most:
+        return samples
+    rows = np.unique(np.linspace(0, samples.size - 1, most).round().astype(int))
+    if not np.any(samples.weights[rows] > 0):
+        return samples
+    return Samples(
+        {name: value[rows] for name, value in samples.inputs.items()},
+        samples.output[rows],
+        samples.name,
+        samples.nuisance[rows],
+        samples.weights[rows],
+    )
 
 
 def rename_constants(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +14,18 @@ import numpy as np
 import pandas as pd
 import sympy as sp
 
-from ude.discovery.embedding import Array, EmbeddedFit, Integrator, simulate
-from ude.discovery.embedding import Trajectory as Observed
+from ude.discovery.belief import Belief, BeliefOptions, Subject, assess
+from ude.discovery.closed_form import Array, Forcing
+from ude.discovery.closed_form import Trajectory as Observed
+from ude.discovery.embedding import EmbeddedFit, state_scale
+from ude.discovery.integration import Integrator, Observer, simulate
+from ude.discovery.intervals import profile_interval
 from ude.discovery.regressor import Candidate, Samples
-from ude.discovery.sampling import equations_of, observed
-from ude.discovery.selection import Combination, Selection
+from ude.discovery.sampling import equations_of, expected_residuals, observed, open_system
+from ude.discovery.selection import Combination, Selection, score
+from ude.discovery.stability import Stability
+from ude.discovery.support import Support
+from ude.discovery.verdict import NOT_ENOUGH, Verdict
 from ude.errors import DataError, InputError
 from ude.models import UDE, Parameter, Symbolic, to_text
 from ude.problems import ODEProblem
@@ -27,6 +36,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+class SupportWarning(UserWarning):
+    """A prediction asks the formulas for inputs at which they were never compared with data."""
+
+
 @dataclass(frozen=True, eq=False)
 class Discovery:
     """Closed-form equations found for a fitted model.
@@ -35,6 +48,8 @@ class Discovery:
     selection:  all combinations that were put back into the equations, and the chosen one, fitted on training data.
     final:      the chosen system refitted on all data (where nothing was held out: the same as on training data).
     interrupted: Ctrl-C ended the fit or the selection early; this is the best up to there.
+    belief_options: how `belief` is computed, which is done once, when first asked for (`discover` asks for it).
+    along: states, parameters and time by name at the points of the samples.
     """
 
     fit: Fit
@@ -43,6 +58,79 @@ class Discovery:
     selection: Selection
     final: EmbeddedFit
     interrupted: bool
+    belief_options: BeliefOptions = BeliefOptions()
+    along: Mapping[str, Array | float] = field(default_factory=dict)
+
+    # -- how far it can be believed -------------------------------------------------------------------------------
+
+    @cached_property
+    def belief(self) -> Belief:
+        """Verdict, inclusion, intervals, support, stability and confounding together; a second or two of work."""
+        fit, system = self.fit, open_system(self.fit)
+        everything = observed(fit, fit.data)
+        scale = state_scale(everything)
+        subject = Subject(
+            system=system,
+            selection=self.selection,
+            final=self.final,
+            trajectories=everything,
+            held_out=self.final is not self.selection.chosen.fit,
+            samples=self.samples,
+            along=self.along,
+            expected=expected_residuals(fit),
+            scale=scale,
+            state_scale=system.sizes(scale),
+            floor=self.selection.options.floor,
+            fit=self.selection.options.fit,
+        )
+        return assess(subject, self.belief_options)
+
+    @property
+    def verdict(self) -> Verdict:
+        """``kind`` ("identified", "several forms equally good", "not enough data", "zero", "no formula fits"),
+        ``sentences`` in plain words, ``terms`` (the kind for each unknown function) and ``rivals`` (the chosen forms
+        and those hardly worse, with their probabilities)."""
+        return self.belief.verdict
+
+    @property
+    def inclusion(self) -> pd.DataFrame:
+        """Columns term, summand, probability, chosen: how surely each summand belongs to each unknown function, from
+        all combinations that were put back, averaged over resampled data (see `ude.discovery.inclusion`)."""
+        return self.belief.inclusion
+
+    @property
+    def intervals(self) -> pd.DataFrame:
+        """Columns constant, value, lower, upper: 95 % intervals of all fitted constants (in formulas ``U1_c0``),
+        from the curvature of the misfit to all data; infinite where the data do not determine a constant."""
+        return self.belief.intervals
+
+    def profile(self, constant: str, level: float = 0.95) -> tuple[float, float]:
+        """(lower, upper) of one constant by its profile: slower than `intervals`, and right for constants that the data
+        hardly determine. Raises InputError for a name that is not a fitted constant."""
+        data = observed(self.fit, self.fit.data)
+        options = self.selection.options.fit
+        return profile_interval(self.chosen.closed, self.final, data, constant, options, level, state_scale(data))
+
+    @property
+    def support(self) -> Support:
+        """Where each unknown function was met: ``found.support["U1"]`` has ``inputs``, ``points`` (N, inputs),
+        ``lower``, ``upper`` (the box) and ``hull``; ``found.support.outside(states)`` says of states (T, state) whether
+        they ask a function for inputs that it was never seen with: term -> (T,) of bool."""
+        return self.belief.support
+
+    @property
+    def stability(self) -> Stability:
+        """``bounded`` over ten times the span of the data, ``reached``, ``equilibria`` (each with ``state``,
+        ``eigenvalues``, ``kind``, ``visited``) and a ``sentence``."""
+        return self.belief.stability
+
+    @property
+    def confounding(self) -> pd.DataFrame:
+        """Columns term, parameter, share, correlation: how far some function of the term's inputs can take up the
+        effect of a fitted parameter (1: entirely), and how correlated its estimate is with the formula's constants."""
+        return self.belief.confounding
+
+    # -- what was found -------------------------------------------------------------------------------------------
 
     @property
     def chosen(self) -> Combination:
@@ -93,32 +181,38 @@ class Discovery:
 
     @property
     def held_out_rmse(self) -> dict[str, float]:
-        """state -> error on held-out data of simulating on with what was fitted on training data alone; may be {}."""
+        """column -> error on held-out data of simulating on with what was fitted on training data alone; may be {}."""
         return dict(self.chosen.held_out_rmse)
 
     @property
     def front(self) -> pd.DataFrame:
         """One row a combination that was put back, best score first.
 
-        Columns: the formula of each unknown function, complexity, sse (scaled, on training data), score, nmse of each
-        function on its samples, held-out error of each state, step (how it came about), chosen.
+        Columns: the formula of each unknown function, complexity, sse (scaled, on training data), score (trajectory BIC
+        with complexity in the place of the number of constants), nmse of each function on its samples, held-out error
+        of each column of the data, step (how it came about), chosen, bic (Schwarz's, with the number of constants),
+        probability (see `inclusion`; of the whole combination, on all data).
         """
         rows = []
-        for combination in self.selection.ranked:
+        for combination, probability in zip(self.selection.ranked, self.belief.probability, strict=True):
             row: dict[str, Any] = {name: to_text(c.expression) for name, c in combination.candidates.items()}
             row |= {"complexity": combination.complexity, "sse": combination.fit.sse, "score": combination.score}
             row |= {f"nmse {name}": candidate.nmse for name, candidate in combination.candidates.items()}
             if self.fit.held_out is not None:
                 errors = combination.held_out_rmse
-                row |= {f"held-out rmse {s}": errors.get(s, float("inf")) for s in self.fit.model.states}
+                row |= {f"held-out rmse {c}": errors.get(c, float("inf")) for c in self.fit.measurement.names}
             row |= {"step": combination.step, "chosen": combination is self.chosen}
+            constants = len(combination.closed.fitted)
+            own = combination.fit
+            bic = score(own.sse, own.n_observations, constants, self.selection.options.floor)
+            row |= {"bic": bic, "probability": float(probability)}
             rows.append(row)
         return pd.DataFrame(rows)
 
     def rmse(self, data: Dataset | None = None, *, training_constants: bool = False) -> dict[str, float]:
-        """Root mean square error of each state over `data` (None: all data), in the state's own units.
+        """Root mean square error of each column over `data` (None: all data), in the column's own units.
 
-        Simulated from the initial states; infinite where the simulation breaks down, NaN for a state without data.
+        Simulated from the initial states; infinite where the simulation breaks down, NaN for a column without data.
         `training_constants`: with what was fitted on training data alone, which for held-out data is the error of a
         forecast.
 
@@ -134,16 +228,36 @@ class Discovery:
         runs = [(index, own) for index, own in enumerate(observed(self.fit, data)) if len(own.t)]
         if not runs:
             raise DataError("there are no points to compare with", got="empty trajectories")
-        predicted = np.concatenate([self._simulated(index, own.t, training_constants) for index, own in runs])
+        predicted = np.concatenate([self._columns(index, own.t, training_constants) for index, own in runs])
         errors = root_mean_square(predicted, np.concatenate([own.u for _, own in runs]))
-        return dict(zip(self.fit.model.states, errors.tolist(), strict=True))
+        return dict(zip(self.fit.measurement.names, errors.tolist(), strict=True))
 
     def predict(self, t: Array | None = None) -> list[Array]:
-        """Simulated states (T, state) of each trajectory at times t (None: of its data), with constants of all data."""
+        """Simulated states (T, state) of each trajectory at times t (None: of its data), with constants of all data.
+
+        Warns (`SupportWarning`) where the equations are asked for states far from all that they were found from.
+        """
         own = [
             trajectory.t if t is None else np.asarray(t, dtype=np.float64) for trajectory in self.fit.data.trajectories
         ]
-        return [self._simulated(index, times, False) for index, times in enumerate(own)]
+        found = [self._simulated(index, times, False) for index, times in enumerate(own)]
+        if t is not None:
+            self._warn_outside(found, own)
+        return found
+
+    def _warn_outside(self, runs: list[Array], times: list[Array]) -> None:
+        beyond: dict[str, float] = {}
+        for u, t in zip(runs, times, strict=True):
+            for term, flags in self.support.outside(u, t).items():
+                if flags.any():
+                    beyond[term] = min(beyond.get(term, np.inf), float(t[int(np.argmax(flags))]))
+        if beyond:
+            first = ", ".join(f"{term} from {self.fit.data.time_name} = {t:g} on" for term, t in beyond.items())
+            warnings.warn(
+                f"the prediction leaves the states that the formulas were found from: {first}; they may not hold there",
+                SupportWarning,
+                stacklevel=3,
+            )
 
     def _simulated(self, index: int, times: Array, training_constants: bool) -> Array:
         fitted = self.chosen.fit if training_constants else self.final
@@ -153,12 +267,25 @@ class Discovery:
                 "t lies before the start of a trajectory", expected=f"times from {start:g} on", got=f"{times[0]:g}"
             )
         own = times if times[0] == start else np.append(start, times)
-        blank = Observed(own, np.zeros((len(own), len(fitted.u0[index]))))
+        blank = Observed(own, np.zeros((len(own), len(fitted.u0[index]))), self._inputs[index])
         [found] = simulate(
             Integrator(self.chosen.closed), [blank], fitted.u0[index : index + 1], fitted.values, self.fit.state_scale
         )
         whole = np.full(blank.u.shape, np.inf) if found is None else found
         return whole[len(own) - len(times) :]
+
+    @cached_property
+    def _inputs(self) -> list[Mapping[str, float | Forcing]]:
+        """Conditions and forcing of each trajectory."""
+        return [own.inputs for own in observed(self.fit, self.fit.data)]
+
+    def _columns(self, index: int, times: Array, training_constants: bool) -> Array:
+        """What the columns of the data would be, (T, column); infinite where the simulation breaks down."""
+        fitted = self.chosen.fit if training_constants else self.final
+        states = self._simulated(index, times, training_constants)
+        if not np.isfinite(states).all():
+            return np.full((len(times), len(self.fit.measurement.names)), np.inf)
+        return Observer(self.chosen.closed)(times, states, {**fitted.values, **self._inputs[index]})[0]
 
     def problem(self, trajectory: int = 0) -> ODEProblem:
         """The discovered system as an `ODEProblem` over the times of one trajectory, from its initial state."""
@@ -183,7 +310,18 @@ class Discovery:
         """Julia source of ``f!(du, u, p, t)`` for OrdinaryDiffEq."""
         return self.model.to_julia(digits)
 
+    def to_torch(self, digits: int | None = None) -> str:
+        """Python source of a standalone `torch.nn.Module` with ``forward(t, u)``; needs torch only."""
+        return self.model.to_torch(digits)
+
+    def to_sbml(self, digits: int | None = None) -> str:
+        """The equations as SBML L3V2, starting where the first trajectory does. Raises BackendMissing without
+        python-libsbml."""
+        return self.model.to_sbml(dict(zip(self.fit.model.states, self.u0[0].tolist(), strict=True)), digits)
+
     def __str__(self) -> str:
+        if self.verdict.kind == NOT_ENOUGH:
+            return f"{self.verdict}\n{self.to_text()}"
         return self.to_text()
 
     def plot(self, path: str | Path | None = None) -> Figure:
@@ -216,6 +354,7 @@ class Discovery:
             "equations.py": self.to_python(),
             "equations.jl": self.to_julia(),
             "front.csv": self.front.to_csv(index=False),
+            "model.json": json.dumps(self._model_numbers(), indent=2) + "\n",
             "discovery.json": json.dumps(self._numbers(), indent=2) + "\n",
         }
         try:
@@ -225,6 +364,17 @@ class Discovery:
         except OSError as error:
             raise InputError(f"cannot write into {folder}", got=str(error.strerror or error)) from error
         return folder
+
+    def _model_numbers(self) -> dict[str, Any]:
+        """The model in plain data, with where and when its trajectories start: enough to simulate it again."""
+        runs = self.fit.data.trajectories
+        return {
+            "model": self.model.to_dict(),
+            "u0": self.u0.tolist(),
+            "trajectories": [run.name for run in runs],
+            "spans": [[float(run.t[0]), float(run.t[-1])] for run in runs],
+            "time": self.fit.data.time_name,
+        }
 
     def _numbers(self) -> dict[str, Any]:
         return {
@@ -240,4 +390,7 @@ class Discovery:
             "combinations tried": len(self.selection.ranked),
             "all combinations tried": self.selection.complete,
             "interrupted": self.interrupted,
+            "verdict": {"kind": self.verdict.kind, "sentences": list(self.verdict.sentences)},
+            "inclusion": self.inclusion.to_dict("records"),
+            "intervals": self.intervals.to_dict("records"),
         }

@@ -1,40 +1,47 @@
-"""What each network did along the fitted trajectories, as samples for a search; and the system that it stands in."""
+"""What each unknown function did along the trajectories, as samples for a search; and the system that it stands in.
+
+There are two sources. The networks, along the trajectories of the fit: what they learned went through the equations, so
+they make the most of few and noisy data. The smoothed data: where an unknown function stands alone in an equation,
+``dx/dt = known + coefficient * U``, its values are ``(dx_smooth/dt - known) / coefficient``, without any training.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import sympy as sp
 import torch
 from sympy.core.function import AppliedUndef
 
-from ude.discovery.embedding import Constant, Trajectory
+from ude.discovery.closed_form import Constant, Forcing, Trajectory
 from ude.discovery.regressor import Array, Samples, evaluate
 from ude.discovery.selection import OpenSystem
 from ude.errors import ModelError
-from ude.models import UDE
+from ude.interpolation import Interpolation, Kind
+from ude.models import UDE, Observation
 from ude.models.expression import TIME
+from ude.training.collocation import smooth
 from ude.training.data import Dataset
 from ude.training.inputs import restored
 from ude.training.result import Fit
 
 
-def sample_terms(fit: Fit, total: int = 300) -> dict[str, Samples]:
+def sample_terms(fit: Fit, points: Points) -> dict[str, Samples]:
     """Samples of every unknown function that is still a network, in natural units, along the fitted trajectories.
 
-    fit: a fit of a `UDE`. total: about how many samples of each function.
+    fit: a fit of a `UDE`. points: along its trajectories.
 
-    Every interval between two training observations gets the same number of samples, so that samples are dense where
-    data are. A function that is called with several lists of arguments is sampled at all of them, and then has no
+    A function that is called with several lists of arguments is sampled at all of them, and then has no
     nuisance columns (see `gauge_directions`). Raises ModelError for a model without equations or without networks.
     """
     model = equations_of(fit)
-    u, t = trajectory_points(fit, total)
+    u, t = points.u, points.t
+    own = {name: torch.as_tensor(values) for name, values in points.inputs.items()}
     with torch.no_grad():
-        calls = model.record_calls(torch.as_tensor(u), None, torch.as_tensor(t))
-    where: dict[str, Array | float] = {**model.values(), TIME: t}
-    where.update({state: u[:, index] for index, state in enumerate(model.states)})
+        calls = model.record_calls(torch.as_tensor(u), own or None, torch.as_tensor(t))
+    where = points.values(model)
     samples = {}
     for name in model.unknown_outputs:
         inputs = {
@@ -42,14 +49,96 @@ def sample_terms(fit: Fit, total: int = 300) -> dict[str, Samples]:
             for key in calls[name][0].inputs
         }
         output = np.concatenate([np.broadcast_to(call.output.numpy(), t.shape) for call in calls[name]])
-        columns = []
-        if len(calls[name]) == 1:
-            # A direction through another unknown function cannot be evaluated, and is no free one either.
-            known = [d for d in gauge_directions(model, name) if not d.atoms(AppliedUndef)]
-            columns = [np.broadcast_to(evaluate(direction, where), t.shape) for direction in known]
-        usable = [column for column in columns if np.all(np.isfinite(column))]
-        samples[name] = Samples(inputs, output, name, np.stack(usable, axis=1) if usable else np.empty((0, 0)))
+        columns = _nuisance(model, name, where, len(t)) if len(calls[name]) == 1 else np.empty((0, 0))
+        samples[name] = Samples(inputs, output, name, columns)
     return samples
+
+
+def _nuisance(model: UDE, name: str, where: Mapping[str, Array | float], size: int) -> Array:
+    """What free parameters can take up of an unknown function (N, k), see `gauge_directions`."""
+    # A direction through another unknown function cannot be evaluated, and is no free one either.
+    known = [d for d in gauge_directions(model, name) if not d.atoms(AppliedUndef)]
+    columns = [np.broadcast_to(evaluate(direction, where), size) for direction in known]
+    usable = [column for column in columns if np.all(np.isfinite(column))]
+    return np.stack(usable, axis=1) if usable else np.empty((0, 0))
+
+
+def sample_smooth(fit: Fit, total: int = 300) -> tuple[dict[str, Samples], Points] | None:
+    """Samples of the unknown functions from the smoothed training data, and where; None where these do not give them.
+
+    That needs every state measured, and every unknown function once in the equations, alone in its own and linear. The
+    first and the last twentieth of each trajectory is left out, since derivatives are least certain there.
+    """
+    model = equations_of(fit)
+    rates = _solved_for_unknowns(model)
+    if rates is None or fit.measurement.unmeasured:
+        return None
+    own = fit.train.select([fit.measurement.names[fit.measurement.column_of[state]] for state in model.states])
+    smoothing = smooth(own, fit.positive)
+    states, slopes, times, owners = [], [], [], []
+    for index, trajectory in enumerate(own.trajectories):
+        span = trajectory.t[-1] - trajectory.t[0]
+        t = _spread(trajectory.t, max(2, int(np.ceil(total / sum(len(tr) - 1 for tr in own.trajectories)))))
+        t = t[(t >= trajectory.t[0] + 0.05 * span) & (t <= trajectory.t[-1] - 0.05 * span)]
+        u, du = smoothing(index, t)
+        states.append(u)
+        slopes.append(du)
+        times.append(t)
+        owners.append(np.full(len(t), index))
+    points = _points(fit, np.concatenate(states), np.concatenate(times), np.concatenate(owners))
+    where, du = points.values(model), np.concatenate(slopes)
+    where |= {f"d{state}": du[:, i] for i, state in enumerate(model.states)}
+    samples = {}
+    for name, (value, arguments) in rates.items():
+        inputs = dict(zip(model.provider(name).inputs, arguments, strict=True))
+        columns = {key: np.array(np.broadcast_to(evaluate(e, where), len(du))) for key, e in inputs.items()}
+        output = np.array(np.broadcast_to(evaluate(value, where), len(du)))
+        fine = np.isfinite(output) & np.all([np.isfinite(column) for column in columns.values()], axis=0)
+        if fine.sum() < 10:
+            return None
+        nuisance = _nuisance(model, name, where, len(du))
+        samples[name] = Samples(
+            {key: column[fine] for key, column in columns.items()},
+            output[fine],
+            name,
+            nuisance[fine] if nuisance.size else nuisance,
+        )
+    return samples, points
+
+
+def _solved_for_unknowns(model: UDE) -> dict[str, tuple[sp.Expr, tuple[sp.Expr, ...]]] | None:
+    """unknown function -> its value by states, parameters and rates ``dx``, and its arguments; or None."""
+    found: dict[str, tuple[sp.Expr, tuple[sp.Expr, ...]]] = {}
+    for state, rate in model.explicit(values=False).items():
+        calls = rate.atoms(AppliedUndef)
+        if not calls:
+            continue
+        if len(calls) > 1:
+            return None
+        [call] = calls
+        coefficient = sp.diff(rate.xreplace({call: sp.Symbol("_U")}), sp.Symbol("_U"))
+        if str(call.func) in found or coefficient.has(sp.Symbol("_U")):
+            return None
+        rest = rate.xreplace({call: sp.S.Zero})
+        found[str(call.func)] = ((sp.Symbol(f"d{state}") - rest) / coefficient, call.args)
+    return found if set(found) == set(model.unknown_outputs) else None
+
+
+def was_simulated(fit: Fit) -> bool:
+    """Whether some stage of the fit simulated the model."""
+    return any("shooting" in str(stage) for stage in fit.history.get("stage", ()))
+
+
+def expected_residuals(fit: Fit) -> dict[str, float]:
+    """column -> the residuals that a good formula may have: the larger of the noise that smoothing estimates and those
+    of the networks; units of the data."""
+    networks = fit.rmse(fit.train)
+    if len(fit.history) and not was_simulated(fit):
+        networks = dict.fromkeys(networks, 0.0)  # what matched derivatives alone may go anywhere when it is simulated
+    return {
+        name: max(float(noise), networks[name] if np.isfinite(networks[name]) else 0.0)
+        for name, noise in zip(fit.measurement.names, np.broadcast_to(fit.noise, len(networks)), strict=True)
+    }
 
 
 def gauge_directions(model: UDE, name: str) -> list[sp.Expr]:
@@ -84,19 +173,49 @@ def gauge_directions(model: UDE, name: str) -> list[sp.Expr]:
     return directions
 
 
-def trajectory_points(fit: Fit, total: int) -> tuple[Array, Array]:
-    """States (N, state) and times (N,) along the simulated training trajectories, equally many in every interval."""
+@dataclass(frozen=True)
+class Points:
+    """States u (N, state), times t (N,), and parameters (N,) that differ along or between trajectories."""
+
+    u: Array
+    t: Array
+    inputs: dict[str, Array]
+
+    def values(self, model: UDE) -> dict[str, Array | float]:
+        """States, parameters and time by name, for evaluating expressions."""
+        where: dict[str, Array | float] = {**model.values(), TIME: self.t, **self.inputs}
+        where.update({state: self.u[:, index] for index, state in enumerate(model.states)})
+        return where
+
+
+def trajectory_points(fit: Fit, total: int) -> Points:
+    """Points along the simulated training trajectories, equally many in every interval."""
     intervals = sum(len(trajectory) - 1 for trajectory in fit.train.trajectories)
     each = max(2, int(np.ceil(total / max(intervals, 1))))
-    states, times = [], []
+    states, times, owners = [], [], []
     for index, trajectory in enumerate(fit.train.trajectories):
-        steps = np.diff(trajectory.t)[:, None] * np.arange(each) / each
-        t = np.append((trajectory.t[:-1, None] + steps).ravel(), trajectory.t[-1])
+        t = _spread(trajectory.t, each)
         only = replace(fit.train, trajectories=(trajectory,))
         alone = replace(fit, data=only, train=only, held_out=None, u0=fit.u0[index : index + 1])
         states.append(alone.predict(t)[0])
         times.append(t)
-    return np.concatenate(states), np.concatenate(times)
+        owners.append(np.full(len(t), index))
+    return _points(fit, np.concatenate(states), np.concatenate(times), np.concatenate(owners))
+
+
+def _spread(t: Array, each: int) -> Array:
+    """`each` times from every interval between the times t, and the last."""
+    steps = np.diff(t)[:, None] * np.arange(each) / each
+    return np.append((t[:-1, None] + steps).ravel(), t[-1])
+
+
+def _points(fit: Fit, states: Array, times: Array, owners: Array) -> Points:
+    """With the conditions and the forcing at those points; owners (N,): the trajectory of each."""
+    when, owner = torch.as_tensor(times), torch.as_tensor(owners)
+    inputs = restored(fit.model, fit.data, fit.per_trajectory)
+    with torch.no_grad():
+        own = inputs.numbers(owner) | inputs.forcing_at(owner, when)
+    return Points(states, times, {name: values.numpy() for name, values in own.items()})
 
 
 def open_system(fit: Fit) -> OpenSystem:
@@ -114,14 +233,40 @@ def open_system(fit: Fit) -> OpenSystem:
         parameters[name] = Constant(values[name], low, high, entry.fitted)
     calls = {name: model.provider(name).inputs for name in model.unknown_outputs}
     positive = tuple(state for state, flag in zip(model.states, fit.positive, strict=True) if flag)
-    return OpenSystem(model.states, equations, calls, parameters, TIME, positive)
+    measurement = fit.measurement
+    if measurement.names == model.states and not measurement.formulas:
+        return OpenSystem(model.states, equations, calls, parameters, TIME, positive)
+    parsed = Observation(measurement.formulas).parsed if measurement.formulas else {}
+    columns = {name: parsed[name].expression if name in parsed else sp.Symbol(name) for name in measurement.names}
+    sizes = tuple(float(size) for size in fit.state_scale)
+    return OpenSystem(model.states, equations, calls, parameters, TIME, positive, columns, sizes)
 
 
 def observed(fit: Fit, data: Dataset) -> list[Trajectory]:
-    """The trajectories of a data set as plain arrays, a column for each state; NaN where a state was not measured."""
+    """The trajectories of a data set as plain arrays, a column for each that was measured, with their own inputs.
+
+    data: some part of the data of the fit, with as many trajectories.
+    """
     own = data.select(fit.measurement.names)
-    places = [fit.measurement.column_of.get(state, -1) for state in fit.model.states]
-    return [Trajectory(tr.t, np.where(np.array(places) < 0, np.nan, tr.u[:, places])) for tr in own.trajectories]
+    inputs = restored(fit.model, fit.data, fit.per_trajectory)
+    courses: list[dict[str, float | Forcing]] = [{} for _ in own.trajectories]
+    for name, numbers in inputs.conditions.items():
+        for course, number in zip(courses, numbers.tolist(), strict=True):
+            course[name] = float(number)
+    for name, runs in inputs.forcing.items():
+        for course, (times, values) in zip(courses, runs, strict=True):
+            course[name] = forcing(times, values, inputs.kind)
+    return [Trajectory(tr.t, tr.u, course) for tr, course in zip(own.trajectories, courses, strict=True)]
+
+
+def forcing(times: Array, values: Array, kind: Kind) -> Forcing:
+    """The course of a covariate as `ude.Interpolation` has it, for integrators that call it with one time."""
+    knots, heights = tuple(times.tolist()), tuple(values.tolist())
+    if kind in ("constant", "linear"):
+        return Forcing(knots, heights, None, kind == "constant")
+    t = torch.tensor(times, dtype=torch.float64, requires_grad=True)
+    [slopes] = torch.autograd.grad(Interpolation(times, values, kind)(t).sum(), t)
+    return Forcing(knots, heights, tuple(slopes.tolist()))
 
 
 def equations_of(fit: Fit) -> UDE:
@@ -134,18 +279,12 @@ def equations_of(fit: Fit) -> UDE:
             got=type(model).__name__,
             fix="Write the known part as equations: ude.UDE('dx/dt = a*x - U1(x, y)', ...).",
         )
-    own = restored(model, fit.data, fit.per_trajectory).names
+    own = tuple(fit.per_trajectory)
     if own:
         raise ModelError(
-            "discover needs one set of parameters for all trajectories",
-            got=f"{', '.join(own)} different in each",
-            fix="Leave conditions, covariates and per_trajectory out.",
-        )
-    if fit.measurement.formulas:
-        raise ModelError(
-            "discover needs states that were measured themselves",
-            expected="columns that are states, or states that nobody measured",
-            got=f"formulas for {', '.join(fit.measurement.formulas)}",
+            "discover needs one set of fitted parameters for all trajectories",
+            got=f"{', '.join(own)} fitted for each",
+            fix="Leave per_trajectory out, or give the numbers as a condition of the data.",
         )
     if not model.unknown_outputs:
         raise ModelError("the model has no network left to replace", fix="Fit a model with an unknown function.")

@@ -22,18 +22,9 @@ from math import inf, log
 import numpy as np
 import sympy as sp
 
-from ude.discovery.embedding import (
-    Array,
-    ClosedForm,
-    Constant,
-    EmbeddedFit,
-    FitOptions,
-    Integrator,
-    Trajectory,
-    fit_closed_form,
-    simulate,
-    state_scale,
-)
+from ude.discovery.closed_form import Array, ClosedForm, Constant, Trajectory
+from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
+from ude.discovery.integration import Integrator, Observer, simulate
 from ude.discovery.regressor import Candidate, complexity, rename_constants
 from ude.errors import InputError, ModelError
 
@@ -49,7 +40,8 @@ class OpenSystem:
 
     equations: state -> right-hand side with unknown terms as applied functions, ``U1(hare, lynx)``.
     parameters: the model's own constants. calls: unknown term -> the names that its candidates are written in.
-    positive: states that are positive by nature.
+    positive: states that are positive by nature. observables: column of the data -> formula; empty where the columns
+    are the states. state_scale: the size of each state, where its columns do not tell.
     """
 
     states: tuple[str, ...]
@@ -58,6 +50,8 @@ class OpenSystem:
     parameters: dict[str, Constant] = field(default_factory=dict)
     time: str = "t"
     positive: tuple[str, ...] = ()
+    observables: dict[str, sp.Expr] = field(default_factory=dict)
+    state_scale: tuple[float, ...] | None = None
 
     def close(self, chosen: Mapping[str, Candidate]) -> tuple[ClosedForm, dict[str, dict[str, str]]]:
         """The system with a candidate in the place of each term, and for each term its constants' names there."""
@@ -76,7 +70,12 @@ class OpenSystem:
             bodies[term] = candidate.expression.xreplace({sp.Symbol(c): sp.Symbol(n) for c, n in own.items()})
             names[term] = own
         equations = {state: self._substitute(rate, bodies) for state, rate in self.equations.items()}
-        return ClosedForm(self.states, equations, parameters, self.time, self.positive), names
+        closed = ClosedForm(self.states, equations, parameters, self.time, self.positive, self.observables)
+        return closed, names
+
+    def sizes(self, scale: Array) -> Array:
+        """The size of each state, given that of each column."""
+        return scale if self.state_scale is None else np.array(self.state_scale)
 
     def _substitute(self, rate: sp.Expr, bodies: Mapping[str, sp.Expr]) -> sp.Expr:
         for call in rate.atoms(sp.core.function.AppliedUndef):
@@ -121,7 +120,7 @@ class Combination:
     """One candidate for every unknown term, fitted together on the observed trajectories.
 
     candidates: term -> candidate, with the constants as refitted. closed: the system they make.
-    complexity: of all terms together. score: lower is better. held_out_rmse: state -> error of simulating on over the
+    complexity: of all terms together. score: lower is better. held_out_rmse: column -> error of simulating on over the
     held-out times from the fitted initial states; empty where nothing was held out; not used for ranking.
     step: "search" for a combination of what the searches found, "dropped c0 of U1 = c0 + c1*x" for one simplified.
     """
@@ -144,12 +143,14 @@ class Selection:
 
     chosen: the simplest of those whose score is within ``margin`` of the best.
     interrupted: Ctrl-C ended it early. complete: every combination that was planned has been tried.
+    options: those it was made with.
     """
 
     ranked: list[Combination]
     chosen: Combination
     interrupted: bool
     complete: bool
+    options: SelectionOptions = SelectionOptions()
 
 
 def score(sse: float, n: int, complexity: int, floor: float) -> float:
@@ -158,19 +159,21 @@ def score(sse: float, n: int, complexity: int, floor: float) -> float:
 
 
 def shortlist(candidates: Sequence[Candidate], limit: int, n: int) -> list[Candidate]:
-    """The ``limit`` candidates worth putting back into the equations, simplest first.
+    """The ``limit`` candidates worth putting back into the equations, simplest first; and 0, where it is offered.
 
     Half of them are the best by ``n log(nmse + NETWORK_ERROR^2) + complexity log n``: n is the number of *observed*
     numbers (that many independent facts went into the samples, however many samples there are), and closeness beyond
     the relative error of a trained network earns little. That error is smooth, hence easily fitted by more terms, and
     with noisy data larger than usual; so the other half are simply the simplest that are near at all (``NEAR``).
     """
+    nothing = [c for c in candidates if c.expression == 0][:1]  # far from any network, and the truth at times
+    candidates = [c for c in candidates if c.expression != 0]
     order = sorted(candidates, key=lambda c: _closeness(c, n))
     chosen = order[: (limit + 1) // 2]
     near = sorted((c for c in candidates if c.nmse < NEAR), key=lambda c: (c.complexity, c.nmse, str(c.expression)))
     chosen += [c for c in near if c not in chosen][: limit - len(chosen)]
     chosen += [c for c in order if c not in chosen][: limit - len(chosen)]
-    return sorted(chosen, key=lambda c: (c.complexity, c.nmse, str(c.expression)))
+    return nothing + sorted(chosen, key=lambda c: (c.complexity, c.nmse, str(c.expression)))
 
 
 def _closeness(candidate: Candidate, n: int) -> tuple[float, str]:
@@ -214,7 +217,7 @@ def select(
     if not trial.done:
         raise ModelError("interrupted before any formula had been fitted", fix="Let it run a little longer.")
     ranked = sorted(trial.done.values(), key=lambda c: (c.score, c.complexity, str(c)))
-    return Selection(ranked, trial.best, trial.interrupted, trial.complete)
+    return Selection(ranked, trial.best, trial.interrupted, trial.complete, options)
 
 
 class _OutOfTime(Exception):
@@ -355,28 +358,33 @@ def evaluate_combination(
 ) -> Combination:
     """Put the candidates into the system, refit all constants on the training trajectories, score."""
     closed, names = system.close(candidates)
-    fit = fit_closed_form(closed, train, u0, scale, options.fit)
+    sizes = system.sizes(scale)
+    fit = fit_closed_form(closed, train, u0, scale, options.fit, sizes)
     total = sum(candidate.complexity for candidate in candidates.values())
     refitted = {
         term: replace(candidate, constants={c: fit.values[name] for c, name in names[term].items()})
         for term, candidate in candidates.items()
     }
     value = score(fit.sse, fit.n_observations, total, options.floor)
-    error = continuation_rmse(closed, fit, train, held_out, scale) if np.isfinite(value) else {}
+    error = continuation_rmse(closed, fit, train, held_out, sizes) if np.isfinite(value) else {}
     return Combination(refitted, closed, fit, total, value, error, step)
 
 
 def continuation_rmse(
     closed: ClosedForm, fit: EmbeddedFit, train: Sequence[Trajectory], held_out: Sequence[Trajectory], scale: Array
 ) -> dict[str, float]:
-    """Root mean square error per state, in its own units, of simulating on from the fitted u0 over held-out times."""
+    """Root mean square error per column, in its own units, of simulating on from the fitted u0 over held-out times."""
     errors: list[Array] = []  # where the solution blows up, the error is infinite
     for index, later in enumerate(held_out):
         if not len(later.t):
             continue
         start = train[index].t[0]
-        span = Trajectory(np.concatenate([[start], later.t]), np.concatenate([later.u[:1] * np.nan, later.u]))
+        span = Trajectory(
+            np.concatenate([[start], later.t]), np.concatenate([later.u[:1] * np.nan, later.u]), later.inputs
+        )
         [found] = simulate(Integrator(closed), [span], fit.u0[index : index + 1], fit.values, scale)
+        if found is not None:
+            found, _ = Observer(closed)(span.t, found, {**fit.values, **later.inputs})
         errors.append(np.full_like(later.u, np.inf) if found is None else found[1:] - later.u)
     if not errors:
         return {}
@@ -385,5 +393,5 @@ def continuation_rmse(
     seen = np.isfinite(np.concatenate([later.u for later in held_out if len(later.t)]))
     return {
         state: float(np.sqrt(np.mean(squares[seen[:, i], i]))) if seen[:, i].any() else float("nan")
-        for i, state in enumerate(closed.states)
+        for i, state in enumerate(closed.columns)
     }

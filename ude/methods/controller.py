@@ -59,6 +59,10 @@ SMALLEST_FILTERED_ERROR = 2.0**-52
 # a sum changes its eighth digit; rounded factors keep that out of the step sizes, and the same problem takes the same
 # steps alone, in any batch, in any engine.
 FACTOR_GRID = 2.0**-10
+# Factors above this are rounded to halves. They belong to errors far below the tolerance, of which most digits can be
+# rounding (1e-9 of a tolerance of 1e-3 has four left): the fine grid would flip between neighbours there, and how
+# exactly a step triples matters to nobody.
+LARGE_FACTOR, LARGE_FACTOR_GRID = 2.0, 0.5
 
 
 class Controller(Protocol):
@@ -76,14 +80,19 @@ class Controller(Protocol):
         """Whether a step with this scaled error is accepted."""
 
     def factor(self, ops: Arithmetic, error: Any, memory: Sequence[Any], accepted: Any, order: int) -> Any:
-        """Return dt_next/dt, a multiple of `FACTOR_GRID`. An infinite error gives the smallest factor there is."""
+        """Return dt_next/dt, a multiple of `FACTOR_GRID`, and above `LARGE_FACTOR` of `LARGE_FACTOR_GRID`.
+
+        An infinite error gives the smallest factor there is.
+        """
 
     def remember(self, ops: Arithmetic, error: Any, memory: Sequence[Any]) -> tuple[Any, ...]:
         """Return the memory after an accepted step with a finite error."""
 
 
 def _on_grid(ops: Arithmetic, factor: Any) -> Any:
-    return ops.round(factor / FACTOR_GRID) * FACTOR_GRID
+    fine = ops.round(factor / FACTOR_GRID) * FACTOR_GRID
+    coarse = ops.round(factor / LARGE_FACTOR_GRID) * LARGE_FACTOR_GRID
+    return ops.where(factor > LARGE_FACTOR, coarse, fine)
 
 
 def _held_steady(ops: Arithmetic, factor: Any, qsteady_min: float, qsteady_max: float) -> Any:
@@ -157,7 +166,7 @@ class IController:
         raw = self.gamma / ops.power(ops.maximum(error, SMALLEST_ERROR), 1.0 / order)
         limited = ops.minimum(ops.maximum(raw, self.qmin), self.qmax)
         steady = _held_steady(ops, limited, self.qsteady_min, self.qsteady_max)
-        return _on_grid(ops, ops.where(accepted, steady, limited))
+        return ops.minimum(_on_grid(ops, ops.where(accepted, steady, limited)), self.qmax)
 
     def remember(self, ops: Arithmetic, error: Any, memory: Sequence[Any]) -> tuple[Any, ...]:
         return ()
@@ -171,7 +180,8 @@ class PIController:
         dt_next  = dt / clamp(q, 1/qmax, 1/qmin)         after an accepted step (error <= 1)
         dt_next  = dt / min(error^beta1 / gamma, 1/qmin) after a rejected one
 
-    The factor dt_next/dt is rounded to a multiple of `FACTOR_GRID`, so that rounding errors do not change steps.
+    The factor dt_next/dt is rounded to a multiple of `FACTOR_GRID`, or of `LARGE_FACTOR_GRID` where it is above
+    `LARGE_FACTOR`, so that rounding errors do not change steps.
 
     Args:
         beta1: Exponent of the current error; None means 7/(10 order).
@@ -231,7 +241,8 @@ class PIController:
         after_acceptance = after_rejection * ops.power(memory[0], beta2)
         limited = ops.minimum(ops.maximum(after_acceptance, self.qmin), self.qmax)
         steady = _held_steady(ops, limited, self.qsteady_min, self.qsteady_max)
-        return _on_grid(ops, ops.where(accepted, steady, ops.maximum(after_rejection, self.qmin)))
+        rounded = _on_grid(ops, ops.where(accepted, steady, ops.maximum(after_rejection, self.qmin)))
+        return ops.minimum(rounded, self.qmax)
 
     def remember(self, ops: Arithmetic, error: Any, memory: Sequence[Any]) -> tuple[Any, ...]:
         return (ops.maximum(error, self.qoldinit),)

@@ -95,8 +95,8 @@ def to_python(equations: Mapping[str, sympy.Expr], values: Mapping[str, float], 
     itself get a trailing underscore.
     """
     printer = _PythonPrinter(digits)
-    functions = _functions(equations)
-    names = _rename((*equations, *values, *functions), {"np", "rhs", "u", "t", "du", *keyword.kwlist})
+    functions = functions_in(equations)
+    names = free_names((*equations, *values, *functions), {"np", "rhs", "u", "t", "du", *keyword.kwlist})
     numbers = [f"{names[name]}={printer.number(value)}" for name, value in values.items()]
     signature = ", ".join(["t", "u", *(names[name] for name in functions), *numbers])
     unpack = ", ".join(names[state] for state in equations) + ("," if len(equations) == 1 else "")
@@ -108,7 +108,7 @@ def to_python(equations: Mapping[str, sympy.Expr], values: Mapping[str, float], 
     lines += ["", *given] if given else []
     lines += ['    """', f"    {unpack} = u", "    du = np.empty(np.shape(u))"]
     for index, rhs in enumerate(equations.values()):
-        lines.append(f"    du[{index}] = {printer.doprint(_renamed(rhs, names))}")
+        lines.append(f"    du[{index}] = {printer.doprint(renamed(rhs, names))}")
     return "\n".join([*lines, "    return du", ""])
 
 
@@ -119,8 +119,8 @@ def to_julia(equations: Mapping[str, sympy.Expr], values: Mapping[str, float], d
     trailing underscore.
     """
     printer = _JuliaPrinter(digits)
-    functions = _functions(equations)
-    names = _rename((*equations, *values, *functions), {"du", "u", "p", "t", "f!", *_JULIA_WORDS})
+    functions = functions_in(equations)
+    names = free_names((*equations, *values, *functions), {"du", "u", "p", "t", "f!", *_JULIA_WORDS})
     lines = [f"# {names[name]} is an unknown function: define {names[name]}(...) before use" for name in functions]
     if values:
         numbers = ", ".join(f"{names[name]} = {_julia_number(printer, value)}" for name, value in values.items())
@@ -129,7 +129,7 @@ def to_julia(equations: Mapping[str, sympy.Expr], values: Mapping[str, float], d
     lines += [f"    {names[state]} = u[{index}]" for index, state in enumerate(equations, start=1)]
     lines += [f"    {names[name]} = p[{index}]" for index, name in enumerate(values, start=1)]
     for index, rhs in enumerate(equations.values(), start=1):
-        lines.append(f"    du[{index}] = {printer.doprint(_renamed(rhs, names))}")
+        lines.append(f"    du[{index}] = {printer.doprint(renamed(rhs, names))}")
     return "\n".join([*lines, "    return nothing", "end", ""])
 
 
@@ -141,12 +141,12 @@ def to_ude(equations: Mapping[str, sympy.Expr], values: Mapping[str, float], dig
     return "\n".join(["import ude", "", 'model = ude.UDE("""', *lines, f'""", parameters={{{numbers}}})', ""])
 
 
-def _functions(equations: Mapping[str, sympy.Expr]) -> list[str]:
+def functions_in(equations: Mapping[str, sympy.Expr]) -> list[str]:
     applied = {node.func.__name__ for rhs in equations.values() for node in rhs.atoms(AppliedUndef)}
     return sorted(applied)
 
 
-def _rename(names: Iterable[str], reserved: Iterable[str]) -> dict[str, str]:
+def free_names(names: Iterable[str], reserved: Iterable[str]) -> dict[str, str]:
     """Names for a language that keeps `reserved` for itself: those get underscores until they are free."""
     names, reserved = list(names), set(reserved)
     taken = reserved | set(names)
@@ -160,7 +160,7 @@ def _rename(names: Iterable[str], reserved: Iterable[str]) -> dict[str, str]:
     return result
 
 
-def _renamed(rhs: sympy.Expr, names: Mapping[str, str]) -> sympy.Expr:
+def renamed(rhs: sympy.Expr, names: Mapping[str, str]) -> sympy.Expr:
     check_supported(rhs)
     functions = {node: sympy.Function(names[node.func.__name__])(*node.args) for node in rhs.atoms(AppliedUndef)}
     rhs = rhs.xreplace(functions)

@@ -12,7 +12,7 @@ from sympy.core.function import AppliedUndef
 from torch import Tensor, nn
 
 from ude.errors import InputError, ModelError
-from ude.models import export
+from ude.models import export, export_mathml, export_sbml, export_torch
 from ude.models.equations import EquationsLike, System, check_calls, check_names, read_system
 from ude.models.expression import TIME, did_you_mean, symbol, to_text
 from ude.models.model import Model, Recorder, parameters_from_description, terms_from_description
@@ -177,6 +177,18 @@ class UDE(Model):
     def to_julia(self, digits: int | None = None) -> str:
         """Julia source of ``f!(du, u, p, t)`` for OrdinaryDiffEq; see `export.to_julia`."""
         return export.to_julia(self.explicit(values=False), self._export_values(), digits)
+
+    def to_torch(self, digits: int | None = None) -> str:
+        """Python source of a standalone `torch.nn.Module`, ``forward(t, u)``; see `export_torch.to_module_source`."""
+        return export_torch.to_module_source(self.explicit(values=False), self._export_values(), digits)
+
+    def to_sbml(self, u0: Mapping[str, float] | None = None, digits: int | None = None) -> str:
+        """The equations as SBML L3V2; needs python-libsbml, raises BackendMissing; see `export_sbml.to_sbml`."""
+        return export_sbml.to_sbml(self.explicit(values=False), self._export_values(), u0, digits)
+
+    def to_mathml(self, digits: int | None = 4, values: bool = True) -> str:
+        """The equations as a MathML block, which browsers typeset."""
+        return export_mathml.to_mathml(self.explicit(values), digits)
 
     def to_ude(self, digits: int | None = None) -> str:
         """Python source that builds this model anew; see `export.to_ude`."""

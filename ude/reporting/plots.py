@@ -107,12 +107,14 @@ def data_and_model(
     labels: Labels,
     *,
     held_out_from: Sequence[float] | None = None,
+    bands: Sequence[Sequence[float]] | None = None,
     title: str = "",
 ) -> Figure:
     """Measurements (points) and the model's trajectories (lines), one panel a state.
 
     ``held_out_from`` holds one time a trajectory: what was measured from there on was not used for fitting. Those
-    points are hollow, and with a single trajectory the stretch is shaded too.
+    points are hollow, and with a single trajectory the stretch is shaded too. ``bands`` holds, for each
+    trajectory, half the width of a band around the model for every state.
     """
     figure, axes = _new(len(labels.states), 1, width=7.5, height=0.8 + 2.3 * len(labels.states), share_x=True)
     for state, (axis, name) in enumerate(zip(axes, labels.states, strict=True)):
@@ -120,7 +122,11 @@ def data_and_model(
             start = np.inf if held_out_from is None else held_out_from[i]
             _points(axis, measured, state, colour=i if len(data) > 1 else state, start=start)
         for i, line in enumerate(model):
-            axis.plot(line.t, line.u[:, state], **_line(i if len(data) > 1 else state, solid=True))
+            style = _line(i if len(data) > 1 else state, solid=True)
+            axis.plot(line.t, line.u[:, state], **style)
+            if bands is not None and np.isfinite(bands[i][state]):
+                low, high = line.u[:, state] - bands[i][state], line.u[:, state] + bands[i][state]
+                axis.fill_between(line.t, low, high, color=style["color"], alpha=0.15, linewidth=0)
         if held_out_from is not None and len(data) == 1 and np.isfinite(held_out_from[0]):
             _shade(axis, held_out_from[0], _last(data, model), with_text=state == 0)
         axis.set_ylabel(labels.of(name))

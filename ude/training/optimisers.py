@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from scipy.optimize import least_squares, minimize
 from torch import Tensor
 
 from ude.errors import InputError, unusable
+
+if TYPE_CHECKING:
+    from ude.training.posterior import Posterior
 
 Array = npt.NDArray[np.float64]
 LARGEST_GRADIENT = 1e100
@@ -39,6 +42,7 @@ class Objective:
     record:     what every evaluation goes through, such as an `EvaluationLog`; it may know the numbers already
     decays:     the tensors among `parameters` that weight decay shrinks
     batched:    whether torch can push many cotangents through the residuals at once, which it cannot through a solve
+    posterior:  what `GaussNewton` minimises, of the same tensors
     floor:      a change of the loss by a small fraction of this counts as none, however small the loss is
     """
 
@@ -52,10 +56,11 @@ class Objective:
         decays: Sequence[Tensor] = (),
         floor: float = 0.0,
         batched: bool = False,
+        posterior: Posterior | None = None,
     ) -> None:
         self.loss, self.parameters = loss, list(parameters)
         self.residuals, self.record, self.floor = residuals, record, floor
-        self.batched = batched
+        self.batched, self.posterior = batched, posterior
         self.evaluations = 0
         self.rate = math.nan  # of Adam, for who reports on it
         self.best = np.inf

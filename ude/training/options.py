@@ -22,6 +22,7 @@ class FitOptions:
     continuity:   the penalties of multiple shooting, one after another
     multiple_iterations: L-BFGS iterations with each penalty
     single_iterations: of Adam, then of L-BFGS, in single shooting
+    gauss_newton_iterations: with each penalty, and in single shooting, where a model has networks
     stall:        a stage ends when its last iterations lowered the loss by less than this fraction
     """
 
@@ -34,6 +35,7 @@ class FitOptions:
     continuity: tuple[float, ...] = (1.0, 10.0, 100.0)
     multiple_iterations: int = 30
     single_iterations: tuple[int, int] = (0, 120)
+    gauss_newton_iterations: int = 40
     stall: float = 1e-3
     validation_every: int = 5
     validation_patience: int = 20

@@ -7,6 +7,7 @@ shooting is the case of one window a trajectory. All windows are one batch: ever
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +27,7 @@ from ude.training.evaluations import Meter
 from ude.training.losses import COST_OF_A_MISSING_POINT, residuals
 from ude.training.noise import Likelihood
 from ude.training.observables import Measurement
+from ude.training.variational import rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,16 +112,22 @@ class SolverOptions:
 def simulate(
     field: InnerField,
     z0: Float[Tensor, "window state"],
-    t: Float[Tensor, "window time"],
+    t: Float[Tensor, "window time"] | None,
     options: SolverOptions,
     meter: Meter | None = None,
+    span: Float[Tensor, "window time"] | None = None,
 ) -> Solution:
     """Inner states at the times `t` of each window, from z0 at its first time; `.partial` of it may hold NaN.
+
+    With `span` and no `t`, at the times that the solver steps to.
 
     Always with `Tsit5`: the windows are short, and an objective whose method changes with p jumps where it does. With a
     meter, the engine is the one that it chooses, and it counts the work.
     """
-    problem = ODEProblem(field, z0, (t[:, 0], t[:, -1]))
+    times = t if t is not None else span
+    if times is None:
+        raise AssertionError("neither t nor span")
+    problem = ODEProblem(field, z0, (times[:, 0], times[:, -1]))
     tolerance = options.settled(field.model).tolerance
     for engine in meter.engines if meter is not None else ("auto",):
         try:
@@ -129,7 +137,7 @@ def simulate(
                 saveat=t,
                 abstol=tolerance,
                 reltol=tolerance,
-                maxiters=options.steps(t.shape[1]),
+                maxiters=options.steps(times.shape[1]),
                 engine=engine,
             )
             break
@@ -141,7 +149,7 @@ def simulate(
         steps = int((stats.accepted_steps + stats.rejected_steps).sum())
         failed = int((~torch.as_tensor(solution.success)).sum())
         gradient = WORK_OF_A_GRADIENT if torch.is_grad_enabled() else 1
-        meter.count(calls=stats.nf * gradient, steps=steps, solves=len(t), failed=failed)
+        meter.count(calls=stats.nf * gradient, steps=steps, solves=len(times), failed=failed)
     return solution
 
 
@@ -187,7 +195,58 @@ class Shooting:
         held = torch.where(torch.isfinite(held), held, starts.detach().unsqueeze(1))
         return held, self.coordinates.natural(held), reached
 
-    def _gaps(self, z: Float[Tensor, "window time state"], starts: Tensor, continuity: float) -> Float[Tensor, " gap"]:
+    def simulated(
+        self, starts: Float[Tensor, "window state"]
+    ) -> tuple[Float[Tensor, "window time state"], Float[Tensor, "window time state"]] | None:
+        """Inner and natural states at the times of the data; None where a simulation broke down."""
+        z = self.at(starts, self.windows.t)
+        return None if z is None else (z, self.coordinates.natural(z))
+
+    def at(
+        self, starts: Float[Tensor, "window state"], t: Float[Tensor, "window node"]
+    ) -> Float[Tensor, "window node state"] | None:
+        """Inner states at other times of the windows; None where a simulation broke down."""
+        z = simulate(self.field, starts, t, self.options, self.meter).partial
+        return z if bool(torch.isfinite(z).all()) else None
+
+    @torch.no_grad()
+    def accepted_times(self, starts: Float[Tensor, "window state"]) -> Float[Tensor, "window step"]:
+        """The times that the solver steps to, padded by the last; those of the data where it breaks down."""
+        times = simulate(self.field, starts, None, self.options, self.meter, self.windows.t).t
+        times = times.expand(len(self.windows), -1)
+        return times if bool(torch.isfinite(times).all()) else self.windows.t
+
+    def observation_derivatives(
+        self, u: Float[Tensor, "window time state"], parameters: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, "window time observable state"], Float[Tensor, "window time observable parameter"]]:
+        """Of what would be measured, to the states and directly to the parameters (none, where it depends on none)."""
+        leaf = u.detach().requires_grad_()
+        formulas = self.measurement is not None and bool(self.measurement.formulas)
+        with torch.enable_grad():
+            raw = self._parameter_values(leaf) if formulas else {}
+            values = {k: v.detach().expand(u.shape[:-1]).clone().requires_grad_() for k, v in raw.items()}
+            y = leaf if self.measurement is None else self.measurement(leaf, self.windows.t, values)
+            columns = [
+                torch.autograd.grad(
+                    column.sum(), [leaf, *values.values()], retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+                for column in y.unbind(-1)
+            ]
+            to_u = torch.stack([column[0] for column in columns], -2)
+            to_theta = u.new_zeros(*y.shape, sum(p.numel() for p in parameters) if formulas else 0)
+            for place, value in enumerate(raw.values()):
+                if not value.requires_grad:
+                    continue
+                chain = rows(value, parameters).reshape(*value.shape, -1)
+                chain = chain.expand(*u.shape[:-1], -1)
+                direct = torch.stack([column[1 + place] for column in columns], -1)
+                to_theta = to_theta + direct.unsqueeze(-1) * chain.unsqueeze(-2)
+        return to_u.detach(), to_theta.detach()
+
+    def _parameter_values(self, u: Float[Tensor, "window time state"]) -> dict[str, Tensor]:
+        return self.field.model.parameter_tensors(self.field.overrides(self.windows.t), u)
+
+    def gaps(self, z: Float[Tensor, "window time state"], starts: Tensor, continuity: float) -> Float[Tensor, " gap"]:
         """Root of the penalty of each jump between windows; their sum of squares is the penalty."""
         linked = self.windows.linked
         if not continuity or not len(linked):
@@ -199,14 +258,13 @@ class Shooting:
         """Whose sum of squares is the loss where noise is Gaussian of known relative sizes."""
         z, u, reached = self._simulated(starts)
         wrong = residuals(self.observed(u), self.windows.u, self.scale, self.windows.mask, reached)
-        return torch.cat([wrong, self._gaps(z, starts, continuity)])
+        return torch.cat([wrong, self.gaps(z, starts, continuity)])
 
     def observed(self, u: Float[Tensor, "window time state"]) -> Float[Tensor, "window time observable"]:
         """What the states would be measured as."""
         if self.measurement is None:
             return u
-        own = self.field.overrides(self.windows.t) if self.measurement.formulas else None
-        values = self.field.model.parameter_tensors(own, u) if self.measurement.formulas else {}
+        values = self._parameter_values(u) if self.measurement.formulas else {}
         return self.measurement(u, self.windows.t, values)
 
     def __call__(self, starts: Float[Tensor, "window state"], continuity: float = 0.0) -> Float[Tensor, ""]:
@@ -222,4 +280,4 @@ class Shooting:
         share = (mask & ~there).sum() / number
         # what is missing costs its price in nats, and pulls as it does in least squares
         loss = self.unit * (nats / number + COST_OF_A_MISSING_POINT * share) + share * (missing**2).sum()
-        return loss + (self._gaps(z, starts, continuity) ** 2).sum()
+        return loss + (self.gaps(z, starts, continuity) ** 2).sum()

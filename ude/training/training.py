@@ -25,6 +25,7 @@ from ude.training.collocation import Smoothing, smooth
 from ude.training.coordinates import Coordinates, InnerField
 from ude.training.data import Array, Dataset
 from ude.training.evaluations import EvaluationLog, Meter
+from ude.training.gauss_newton import GaussNewton
 from ude.training.initial_states import InitialStates, InitialValue, starting_values
 from ude.training.inputs import Inputs
 from ude.training.latent import DrivenMatch
@@ -34,6 +35,7 @@ from ude.training.observables import Measurement
 from ude.training.optimisers import LBFGS, Adam, LevenbergMarquardt, Objective, Optimiser
 from ude.training.options import FitOptions
 from ude.training.penalties import ParameterPrior, Penalty, Scene, bind_all
+from ude.training.posterior import Posterior, Scales, WindowStarts, network_tensors
 from ude.training.run_folder import RunFolder
 from ude.training.shooting import Shooting, Windows, cut
 from ude.training.stages import Callback, Iteration, Stage
@@ -42,6 +44,9 @@ COLUMNS = ("stage", "iteration", "loss", "validation", "rate", "evaluations", "s
 
 # A Jacobian takes a reverse sweep through all simulations for each residual. 20 runs with 1000 numbers took minutes.
 _FEW_RESIDUALS = 300
+
+# Tolerance of Gauss-Newton's solves, which compare values of a function that should not be rough.
+_SHARP = 1e-6
 
 # Simulations that break down now and then belong to any line search; more than so many, which are more than this
 # fraction, are worth a word.
@@ -181,8 +186,11 @@ class Training:
         observations = sum(self.train.counts().values())
         # N observations of noise ν: -log p of the data is N r²/2ν², which in the mean square r² is 2ν²/N a unit.
         unit = 2.0 * relative**2 / observations
-        self.nats = unit * observations
+        self.unit, self.nats = unit, unit * observations
         self.prior = Prior.of(self.model, relative, observations, options.weight_prior)
+        self.scales = Scales.of(
+            network_tensors(self.model), self.noise, self.scale.numpy(), strength=options.weight_prior
+        )
         self.known = bind_all(Scene(self.model, points.u, points.t, unit), setup.priors, setup.penalties)
         if setup.noise is not None:
             observed = torch.as_tensor(self.train.values())
@@ -230,6 +238,7 @@ class Training:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"inputs.{i}": value for i, value in enumerate(self.inputs.parameters())}
         tensors["starts"] = self.starts
+        tensors["scales"] = torch.as_tensor(self.scales.numbers())
         if self.likelihood is not None:
             tensors["noise"] = self.likelihood.logs
         return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
@@ -240,6 +249,9 @@ class Training:
             for i, value in enumerate(self.inputs.parameters()):
                 value.copy_(tensors[f"inputs.{i}"])
         self.starts = tensors["starts"]
+        if not np.array_equal(self.scales.numbers(), tensors["scales"].numpy()):
+            self.scales.assign(tensors["scales"].numpy())
+            self._keep_prior()
         if self.likelihood is not None:
             with torch.no_grad():
                 self.likelihood.logs.copy_(tensors["noise"])
@@ -249,7 +261,10 @@ class Training:
     # -- for stages -----------------------------------------------------------------------------------------------
 
     def default_optimisers(self, first: int, second: int, residuals: int) -> tuple[Optimiser, ...]:
-        """Least squares where there are few parameters and few squares, else Adam, then L-BFGS."""
+        """Gauss-Newton steps with networks; least squares where there are few parameters and few squares; else Adam,
+        then L-BFGS."""
+        if residuals and network_weights(self.model) and self.likelihood is None:
+            return (GaussNewton(self.options.gauss_newton_iterations),)
         if not network_weights(self.model) and self.likelihood is None and residuals <= _FEW_RESIDUALS:
             return (LevenbergMarquardt(first + second),)
         return (Adam(first), LBFGS(second))
@@ -265,6 +280,7 @@ class Training:
         *,
         residuals: Callable[[], Tensor] | None,
         batched: bool = False,
+        posterior: Posterior | None = None,
     ) -> Objective:
         return Objective(
             loss,
@@ -274,6 +290,7 @@ class Training:
             decays=network_weights(self.model),
             floor=0.0 if self.likelihood is None else self.nats,
             batched=batched,
+            posterior=posterior,
         )
 
     def stage(self, stage: Stage, optimisers: Sequence[Optimiser], rounds: int = 1) -> StageLog:
@@ -341,21 +358,23 @@ class Training:
         kept[:, self.hidden] = True
         begin = self.initial.inside(self.field.coordinates.natural(torch.where(kept, self.starts, starts[heads])))
         starts = starts.index_copy(0, heads, self.field.coordinates.inner(begin))
+        place = WindowStarts(starts, heads, self.initial, self.spread)
 
         def now() -> Tensor:
-            moved = starts + offset * self.spread
-            return moved.index_copy(0, heads, self.initial.place(starts[heads], offset[heads], self.spread))
+            return place(offset)
 
-        if any(isinstance(optimiser, LevenbergMarquardt) for optimiser in optimisers):
-            self.meter.hurry()  # a Jacobian takes a reverse sweep for every residual
         more = [offset] if self.free_starts or len(heads) < len(starts) else []
+        posteriors = [self._posterior(case, place, offset, bool(more), weight) for case, weight in rounds]
+        optimisers = self._usable(stage, optimisers, posteriors)
+        if any(isinstance(optimiser, LevenbergMarquardt | GaussNewton) for optimiser in optimisers):
+            self.meter.hurry()  # a Jacobian takes many sweeps
         if self.likelihood is not None and self.likelihood.logs.numel():
             more.append(self.likelihood.logs)
         self._starts_now = lambda: now().detach()[heads]
         try:
             with self.stage(stage, optimisers, len(rounds)) as log:
                 last: Shooting | None = None
-                for shooting, continuity in rounds:
+                for (shooting, continuity), posterior in zip(rounds, posteriors, strict=True):
                     if shooting is not last:
                         last, limited = shooting, self._limited(shooting, now().detach())
 
@@ -366,10 +385,52 @@ class Training:
                         return case(now(), weight) + (self.known_residuals() ** 2).sum()
 
                     squares = residuals if self.likelihood is None else None
-                    log.minimise(self.objective(loss, more, residuals=squares), optimisers)
+                    objective = self.objective(loss, more, residuals=squares, posterior=posterior)
+                    log.minimise(objective, optimisers)
         finally:
             self._starts_now = None
             self.starts = now().detach()[heads].clone()
+            if any(isinstance(optimiser, GaussNewton) for optimiser in optimisers):
+                self._keep_prior()
+
+    def _posterior(
+        self, shooting: Shooting, place: WindowStarts, offset: Tensor, free: bool, continuity: float
+    ) -> Posterior:
+        options = shooting.options
+        if options.tolerance is None:
+            options = replace(options, tolerance=_SHARP)
+        return Posterior(
+            shooting=replace(shooting, options=options),
+            starts=place,
+            offset=offset,
+            free_starts=free,
+            parameters=self.trainable,
+            groups=network_tensors(self.model),
+            known=self.known,
+            continuity=continuity,
+            unit=self.unit,
+            scales=self.scales,
+        )
+
+    def _usable(
+        self, stage: Stage, optimisers: Sequence[Optimiser], posteriors: Sequence[Posterior]
+    ) -> Sequence[Optimiser]:
+        """The optimisers, or those that serve where Gauss-Newton steps cannot be taken."""
+        if not any(isinstance(optimiser, GaussNewton) for optimiser in optimisers):
+            return optimisers
+        reasons = [posterior.why_not() for posterior in posteriors]
+        reason = next((reason for reason in reasons if reason is not None), None)
+        if reason is None:
+            return optimisers
+        if stage.optimisers is not None:
+            raise InputError(f"GaussNewton cannot be used: {reason}", fix="Use Adam() and LBFGS().")
+        self.notes.append(f"{stage.name} by L-BFGS: {reason}")
+        return (LBFGS(self.options.single_iterations[1]),)
+
+    def _keep_prior(self) -> None:
+        """Have later stages, whatever their optimisers, keep the strength of the prior that the data chose."""
+        weights = network_tensors(self.model)
+        self.prior = Prior(tuple(weights), tuple(float(a) * self.unit / 2.0 for a in self.scales.alphas))
 
     # -- validation -----------------------------------------------------------------------------------------------
 

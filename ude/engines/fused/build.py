@@ -6,7 +6,6 @@ import ctypes
 import hashlib
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from ude.engines.fused.cache import (
     workplace,
     write_atomically,
 )
-from ude.engines.fused.compiler import UNSAFE, Compiler, find_compiler, why_no_compiler
+from ude.engines.fused.compiler import UNSAFE, Compiler, find_compiler, run_quietly, why_no_compiler
 from ude.errors import EngineRefused, InputError
 
 _LIBRARY = "kernel.dll" if os.name == "nt" else "kernel.so"
@@ -87,6 +86,11 @@ def load(path: Path) -> ctypes.CDLL:
         ) from None
 
 
+def surroundings() -> tuple[str, ...]:
+    """What decides, beside the source, whether it can be compiled and loaded; with others, trying again makes sense."""
+    return (os.environ.get("CC", ""), os.environ.get("PATH", ""), str(cache_dir()))
+
+
 def _build(key: str, source: str, flags: tuple[str, ...], compiler: Compiler) -> Path:
     kernels = workplace("kernels")
     folder = Path(tempfile.mkdtemp(prefix=".building-", dir=kernels))
@@ -95,9 +99,7 @@ def _build(key: str, source: str, flags: tuple[str, ...], compiler: Compiler) ->
         # relative names, so that the library does not depend on the folder that it was built in
         (folder / "kernel.c").write_text(source, encoding="utf-8")
         command = [*compiler.command, *flags, "kernel.c", "-o", _LIBRARY, "-lm"]
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
-        )
+        done = run_quietly(command, folder)
         if done.returncode:
             raise _refused(key, source, done.stderr, compiler)
         library.with_suffix(".sha256").write_text(hashlib.sha256(library.read_bytes()).hexdigest())
@@ -150,5 +152,6 @@ __all__ = [
     "is_sound",
     "load",
     "put_metadata",
+    "surroundings",
     "why_no_compiler",
 ]

@@ -113,7 +113,7 @@ def _is_description(entry: Any) -> bool:
 
 def _ask(command: tuple[str, ...]) -> dict[str, Any]:
     """The version of a compiler, and which flags it knows: all, or each on its own where it refuses all together."""
-    version = _run([*command, "--version"])
+    version = run_quietly([*command, "--version"])
     if version.returncode:
         raise _not_working(command, version)
     lines = version.stdout.strip().splitlines() or ["unknown version"]
@@ -124,9 +124,11 @@ def _ask(command: tuple[str, ...]) -> dict[str, Any]:
         # of the two ways to name the processor each architecture has its own; the other only warns, or means another
         of_others = "-march=native" if platform.machine().lower() in _ARM else "-mcpu=native"
         flags = [flag for flag in FLAGS if flag != of_others]
-        if _run([*call, *flags]).returncode:
-            flags = [flag for flag in flags if flag == "-shared" or not _run([*call, "-shared", flag]).returncode]
-            done = _run([*call, *flags])
+        if run_quietly([*call, *flags]).returncode:
+            flags = [
+                flag for flag in flags if flag == "-shared" or not run_quietly([*call, "-shared", flag]).returncode
+            ]
+            done = run_quietly([*call, *flags])
             if done.returncode:
                 raise _not_working(command, done)
     return {"version": lines[0], "flags": flags}
@@ -137,9 +139,12 @@ def _not_working(command: tuple[str, ...], done: subprocess.CompletedProcess[str
     return EngineRefused(f"the C compiler {command[0]} does not work", got=said, fix="Set $CC to another.")
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+def run_quietly(command: list[str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command and keep what it says; one that cannot be started ends with status 126."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+        return subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+        )
     except OSError as error:
         return subprocess.CompletedProcess(command, 126, "", str(error))
 

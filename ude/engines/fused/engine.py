@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.engine import NO_CHECKS, ForwardResult, SolveSpec, StepRecord, as_batch, differentiable
-from ude.engines.fused.build import compile_kernel, why_no_compiler
+from ude.engines.fused.build import compile_kernel, surroundings, why_no_compiler
 from ude.engines.fused.cuda import write_cuda
 from ude.engines.fused.explicit import calls_of
 from ude.engines.fused.fingerprint import Fingerprint, fingerprint
@@ -28,6 +28,7 @@ from ude.engines.fused.source import Shape, Traced, trace_program, write_source
 from ude.engines.fused.switching import why_not as why_not_switching
 from ude.engines.fused.trace import line_of
 from ude.engines.torch_engine import TorchEngine
+from ude.errors import EngineRefused
 from ude.interpolation import interpolations_in
 from ude.methods import LU, Algorithm, AutoSwitch, ExplicitRungeKutta
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta
@@ -126,6 +127,8 @@ class FusedEngine:
         self._bound: WeakKeyDictionary[SolveSpec, _Bound] = WeakKeyDictionary()
         self._looked: WeakKeyDictionary[SolveSpec, _Asked] = WeakKeyDictionary()
         self._built: dict[tuple[Any, ...], _Built | str] = {}
+        # what could not be compiled or loaded, with the compiler and the folders that it was tried with
+        self._failed: dict[tuple[Any, ...], str] = {}
         self._spent: dict[tuple[Any, ...], int] = {}
         self._shelf = Shelf()
 
@@ -134,6 +137,7 @@ class FusedEngine:
         self._bound.clear()
         self._looked.clear()
         self._built.clear()
+        self._failed.clear()
         self._spent.clear()
         self._shelf.clear()
 
@@ -216,10 +220,20 @@ class FusedEngine:
             bound = built.bound(spec, asked.print)
             if bound.fits():
                 return bound
-        if not isinstance(built, str):
-            if len(self._built) > _MOST_REMEMBERED:
-                self._built.clear()
+        if isinstance(built, str):
+            return built
+        tried = (*asked.key, surroundings())
+        if tried in self._failed:
+            return self._failed[tried]
+        if len(self._built) + len(self._failed) > _MOST_REMEMBERED:
+            self._built.clear()
+            self._failed.clear()
+        try:
             built = self._built[asked.key] = self._build(spec, asked)
+        except (EngineRefused, OSError) as failure:
+            # other engines can run the solve all the same
+            reason = self._failed[tried] = _told(failure)
+            return reason
         return built if isinstance(built, str) else built.bound(spec, asked.print)
 
     def _build(self, spec: SolveSpec, asked: _Asked) -> _Built | str:
@@ -252,7 +266,10 @@ class FusedEngine:
         found = take(_on_disk(spec, asked))
         if found is None:
             return None
-        kernel = Kernel(found.path, _layout(spec, asked, found.uniform_size, _shape(spec, asked)))
+        try:
+            kernel = Kernel(found.path, _layout(spec, asked, found.uniform_size, _shape(spec, asked)))
+        except EngineRefused:
+            return None
         built = _Built(kernel, found.places, found.frozen, found.plain)
         # it was made of the same code, but is believed only as far as it can be seen
         bound = built.bound(spec, asked.print)
@@ -363,6 +380,15 @@ class FusedEngine:
 
 # of this thread or task only
 _NOTED: ContextVar[list[tuple[Path, SolveSpec]] | None] = ContextVar("kernels", default=None)
+
+
+def _told(failure: EngineRefused | OSError) -> str:
+    """Why there is no kernel, in one sentence."""
+    if not isinstance(failure, EngineRefused):
+        return f"the kernel could not be written or compiled: {failure}"
+    said = failure.got.strip().splitlines()
+    remedy = failure.fix.strip().rstrip(".")
+    return failure.what + (f": {said[0].strip()}" if said else "") + (f" ({remedy})" if remedy else "")
 
 
 def _stiff_at(spec: SolveSpec, out: Outcome) -> float | None:

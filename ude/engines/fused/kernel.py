@@ -80,28 +80,30 @@ class Kernel:
 
     def __init__(self, path: Any, layout: Layout) -> None:
         self.layout, self.path = layout, path
-        library = load(path)
-        pointer = ctypes.c_void_p
-        self.forward = library.ude_forward_team
-        self.forward.argtypes, self.forward.restype = [pointer], None
-        self.free = library.ude_free
-        self.free.argtypes, self.free.restype = [pointer], None
-        self.unpack = library.ude_unpack
-        self.unpack.argtypes, self.unpack.restype = [pointer, ctypes.c_int64, *[pointer] * 5], None
-        self.once = library.ude_once
-        self.once.argtypes, self.once.restype = [pointer], None
-        self.evaluate = library.ude_evaluate
-        self.evaluate.argtypes, self.evaluate.restype = [pointer, ctypes.c_int64, ctypes.c_int64, pointer], None
-        self.pullback: Any = None
-        if layout.wanted is not None:
-            self.pullback = library.ude_pullback_team
-            self.pullback.argtypes, self.pullback.restype = [pointer], None
+        library, pointer, integer = load(path), ctypes.c_void_p, ctypes.c_int64
+        self.forward = _function(library, "ude_forward_team", pointer)
+        self.free = _function(library, "ude_free", pointer)
+        self.unpack = _function(library, "ude_unpack", pointer, integer, *[pointer] * 5)
+        self.once = _function(library, "ude_once", pointer)
+        self.evaluate = _function(library, "ude_evaluate", pointer, integer, integer, pointer)
+        self.pullback = _function(library, "ude_pullback_team", pointer) if layout.wanted is not None else None
 
     def chunks(self, batch: int) -> array[int]:
         """First and last of each chunk of trajectories, one after the other."""
         lanes = self.layout.lanes
         size = max(_LEAST_FILLINGS * lanes, min(_MOST_TRAJECTORIES, -(-batch // (16 * lanes)) * lanes))
         return array("q", [end for first in range(0, batch, size) for end in (first, min(batch, first + size))])
+
+
+def _function(library: ctypes.CDLL, name: str, *arguments: Any) -> Any:
+    try:
+        found = getattr(library, name)
+    except AttributeError:
+        raise EngineRefused(
+            "a compiled kernel lacks a function", got=name, fix="Clear the cache: ude cache --clear."
+        ) from None
+    found.argtypes, found.restype = list(arguments), None
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,6 +90,8 @@ class Lowering:
         if isinstance(value, Tensor):
             if value.is_complex():
                 raise Unfusable("f uses complex numbers")
+            if value._is_zerotensor():  # which autograd makes of derivatives that vanish
+                value = torch.zeros(value.shape)
             return self.program.constants(value.detach().to(torch.float64).numpy())
         if isinstance(value, (bool, int, float)):
             return np.array(self.program.constant(float(value)), dtype=np.int64)
@@ -112,6 +114,11 @@ class Lowering:
         except Unfusable as reason:
             reason.operator = name
             raise
+        except (ArithmeticError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            # an operator in a form that its rule does not know: other engines run it all the same
+            reason = Unfusable(f"the operator {target} has no fused form for these arguments ({_first_line(error)})")
+            reason.operator = name
+            raise reason from error
 
     def _lower(self, name: str, target: Any, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if name in MOVES:
@@ -489,6 +496,10 @@ def _windows(
 def _name(target: Any) -> str:
     packet = getattr(target, "overloadpacket", None)
     return str(packet.__name__) if packet is not None else str(getattr(target, "__name__", target))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _random(target: Any) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ude.engines.engine import SolveSpec, add, as_batch
 from ude.engines.jacobian import FreeJacobian, Jacobian
 from ude.engines.torch_engine.lanes import TensorLanes, lanes_for
-from ude.engines.torch_engine.newton import Newton
+from ude.engines.torch_engine.newton import Newton, TightNewton
 from ude.engines.torch_engine.scheme import Cotangents, Trial, Work, gathered, renewed
 from ude.engines.torch_engine.stages import combine
 from ude.methods import GMRES
@@ -25,10 +25,6 @@ from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitT
 _GOOD_RATE = 0.01
 # A trajectory whose stages do not converge with a new Jacobian halves its step.
 _SHRINK = 0.5
-# In the reverse sweep stages are solved until rounding stops them; with a Jacobian of the step's start. Newton's
-# iteration gives up as soon as it foresees that its iterations will not do, so a slow one needs many to be allowed.
-TIGHT_ITERATIONS = 1000
-TIGHT_TOLERANCE = 1e-9
 # By how much a guess of a stage may magnify errors of the stages that it is made of.
 _MOST_AMPLIFICATION = 10.0
 
@@ -182,7 +178,7 @@ class EsdirkScheme:
         return self._jacobian
 
     def _solve_stages(
-        self, newton: Newton, start: tuple[Tensor, Tensor, Tensor, Tensor], *, all_stages: bool
+        self, newton: Newton | TightNewton, start: tuple[Tensor, Tensor, Tensor, Tensor], *, all_stages: bool
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Return the stages k, the new state, and the argument of every stage."""
         numbers, (u, k1, t, dt) = self.numbers, start
@@ -208,16 +204,12 @@ class EsdirkScheme:
         """Solve the stages of a recorded step as exactly as rounding allows."""
         u, _, t, dt = start
         with torch.no_grad():
-            jacobian = self.work.df_du(u, t)
-            step = self.numbers.gamma * dt
-            newton = Newton(
+            newton = TightNewton(
                 self.work,
-                self.work.factor(jacobian, step, tight=True),
-                step,
+                self.work.df_du(u, t),
+                self.numbers.gamma * dt,
                 self._scale(u),
                 self._lanes,
-                tolerance=TIGHT_TOLERANCE,
-                maxiters=TIGHT_ITERATIONS,
             )
             k, _, arguments = self._solve_stages(newton, start, all_stages=False)
         return k, arguments

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from ude.engines.engine import SolveSpec, add, as_batch
 from ude.engines.jacobian import Jacobian
-from ude.engines.torch_engine.esdirk import TIGHT_ITERATIONS, TIGHT_TOLERANCE, EsdirkTensors, esdirk_tensors
+from ude.engines.torch_engine.esdirk import EsdirkTensors, esdirk_tensors
 from ude.engines.torch_engine.lanes import TensorLanes, lanes_for
-from ude.engines.torch_engine.linear import Factors
-from ude.engines.torch_engine.newton import Newton
+from ude.engines.torch_engine.newton import Newton, TightNewton
 from ude.engines.torch_engine.scheme import Cotangents, Trial, Work, gathered, renewed
 from ude.engines.torch_engine.stages import combine
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
@@ -117,8 +116,14 @@ class ImexScheme:
 
     def attempt(self, u: Tensor, k1: Tensor, t: Tensor, dt: Tensor) -> Trial:
         factors = self.work.factor(self._current_jacobian(u, t), self.numbers.gamma * dt)
-        newton = self._newton(
-            factors, u, dt, tolerance=self.algorithm.newton_tolerance, maxiters=self.algorithm.newton_maxiters
+        newton = Newton(
+            self.work,
+            factors,
+            self.numbers.gamma * dt,
+            self._scale(u),
+            self._lanes,
+            tolerance=self.algorithm.newton_tolerance,
+            maxiters=self.algorithm.newton_maxiters,
         )
         stages = self._solve_stages(newton, (u, t, dt))
         k = stages.implicit + stages.explicit
@@ -148,16 +153,8 @@ class ImexScheme:
         self._fresh = self._fresh & ~accepted
         self._wanted = self._wanted | (accepted & (self._seen > _GOOD_RATE))
 
-    def _newton(self, factors: Factors, u: Tensor, dt: Tensor, *, tolerance: float, maxiters: int) -> Newton:
-        return Newton(
-            self.work,
-            factors,
-            self.numbers.gamma * dt,
-            u.abs() * self.spec.reltol + self.spec.abstol,
-            self._lanes,
-            tolerance=tolerance,
-            maxiters=maxiters,
-        )
+    def _scale(self, u: Tensor) -> Tensor:
+        return u.abs() * self.spec.reltol + self.spec.abstol
 
     def _current_jacobian(self, u: Tensor, t: Tensor) -> Jacobian:
         if self._jacobian is None or bool(self._wanted.any()):
@@ -165,7 +162,7 @@ class ImexScheme:
             self._fresh = self._fresh | self._wanted
         return self._jacobian
 
-    def _solve_stages(self, newton: Newton, start: Start) -> _Stages:
+    def _solve_stages(self, newton: Newton | TightNewton, start: Start) -> _Stages:
         numbers, (u, t, dt) = self.numbers, start
         count = len(numbers.a)
         implicit, explicit = u.new_empty(count, *u.shape), u.new_empty(count, *u.shape)
@@ -189,8 +186,13 @@ class ImexScheme:
         """Solve the stages of a recorded step as exactly as rounding allows."""
         u, t, dt = start
         with torch.no_grad():
-            factors = self.work.factor(self.work.df_du(u, t), self.numbers.gamma * dt, tight=True)
-            newton = self._newton(factors, u, dt, tolerance=TIGHT_TOLERANCE, maxiters=TIGHT_ITERATIONS)
+            newton = TightNewton(
+                self.work,
+                self.work.df_du(u, t),
+                self.numbers.gamma * dt,
+                self._scale(u),
+                self._lanes,
+            )
             return self._solve_stages(newton, start)
 
     def complete(self, u: Tensor, t: Tensor, dt: Tensor, k: Float[Tensor, "stages B n"]) -> Tensor:

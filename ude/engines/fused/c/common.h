@@ -104,13 +104,6 @@ EXPORT void ude_unpack(const Record *record, int64_t steps, int64_t *filled, rea
 
 /* -- what an attempt works on ------------------------------------------------------------------------------------ */
 
-static inline v_t v_number(v_i condition) { return v_select(condition, v_splat(1), v_splat(0)); }
-#if LANES > 1
-static inline real s_number(s_i condition) { return condition ? 1 : 0; }
-#else
-#define s_number v_number
-#endif
-
 static inline v_t sum_of_squares(const v_t *x) {
     v_t total = x[0] * x[0];
     for (int n = 1; n < STATES; n++) total += x[n] * x[n];

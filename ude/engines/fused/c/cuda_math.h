@@ -20,6 +20,7 @@ COMPARE(ne, !=)
 
 FUNCTION v_t v_splat(real x) { return x; }
 FUNCTION v_t v_select(v_i m, v_t x, v_t y) { return m ? x : y; }
+FUNCTION v_t v_number(v_i m) { return m ? 1 : 0; }
 FUNCTION int v_any(v_i m) { return m != 0; }
 FUNCTION int v_all(v_i m) { return m != 0; }
 FUNCTION real v_hsum(v_t x) { return x; }

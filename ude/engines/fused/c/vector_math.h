@@ -130,6 +130,8 @@ VM_INLINE int VMC(all)(VMC(i) m) {
 }
 /* x where the mask holds, else +0 */
 VM_INLINE VMC(t) VMC(keep)(VMC(i) m, VMC(t) x) { return VMC(real)(VMC(bits)(x) & m); }
+/* 1 where the mask holds, else 0 */
+VM_INLINE VMC(t) VMC(number)(VMC(i) m) { return VMC(keep)(m, VMC(splat)(1)); }
 
 #define VM_SIGN ((VM_INT)((VM_UINT)1 << (VM_SIZE * 8 - 1)))
 #define VM_MANT VM_C(52, 23)
@@ -157,6 +159,9 @@ VM_INLINE VMC(t) VMC(rsqrt)(VMC(t) x) { return (VM_REAL)1 / VMC(sqrt)(x); }
 /* torch.minimum, torch.maximum: NaN if either is NaN */
 VM_INLINE VMC(t) VMC(min)(VMC(t) a, VMC(t) b) { return VMC(select)(VMC(lt)(a, b) | VMC(ne)(a, a), a, b); }
 VM_INLINE VMC(t) VMC(max)(VMC(t) a, VMC(t) b) { return VMC(select)(VMC(gt)(a, b) | VMC(ne)(a, a), a, b); }
+/* torch.fmin, torch.fmax: NaN only if both are NaN */
+VM_INLINE VMC(t) VMC(fmin)(VMC(t) a, VMC(t) b) { return VMC(select)(VMC(le)(a, b) | VMC(ne)(b, b), a, b); }
+VM_INLINE VMC(t) VMC(fmax)(VMC(t) a, VMC(t) b) { return VMC(select)(VMC(ge)(a, b) | VMC(ne)(b, b), a, b); }
 VM_INLINE VMC(t) VMC(clamp)(VMC(t) x, VMC(t) low, VMC(t) high) { return VMC(min)(VMC(max)(x, low), high); }
 /* torch.sign, except that NaN stays NaN (torch gives 0), so that a blow-up is never hidden; sign(-0) = 0 */
 VM_INLINE VMC(t) VMC(sign)(VMC(t) x) {
@@ -661,6 +666,7 @@ VM_INLINE VM(t) VM(select)(VM(i) m, VM(t) a, VM(t) b) {
     VM_EACH(t, VMC(select)(VMC(ipiece)(&m, k), VM_P(a), VM_P(b)));
 }
 VM_INLINE VM(t) VM(keep)(VM(i) m, VM(t) x) { VM_EACH(t, VMC(keep)(VMC(ipiece)(&m, k), VM_P(x))); }
+VM_INLINE VM(t) VM(number)(VM(i) m) { VM_EACH(t, VMC(number)(VMC(ipiece)(&m, k))); }
 VM_INLINE VM(t) VM(splat)(VM_REAL x) { VM_EACH(t, VMC(splat)(x)); }
 VM_INLINE VM(t) VM(load)(const VM_REAL *p) { VM(t) v; memcpy(&v, p, sizeof v); return v; }
 VM_INLINE void VM(store)(VM_REAL *p, VM(t) v) { memcpy(p, &v, sizeof v); }
@@ -682,8 +688,8 @@ VM_WIDE1(log) VM_WIDE1(log2) VM_WIDE1(log10) VM_WIDE1(log1p)
 VM_WIDE1(sin) VM_WIDE1(cos) VM_WIDE1(tan) VM_WIDE1(asin) VM_WIDE1(acos) VM_WIDE1(atan)
 VM_WIDE1(sinh) VM_WIDE1(cosh) VM_WIDE1(asinh) VM_WIDE1(acosh) VM_WIDE1(atanh)
 VM_WIDE1(erf) VM_WIDE1(erfc) VM_WIDE1(lgamma) VM_WIDE1(digamma)
-VM_WIDE2(copysign) VM_WIDE2(min) VM_WIDE2(max) VM_WIDE2(pow) VM_WIDE2(atan2) VM_WIDE2(hypot) VM_WIDE2(fmod)
-VM_WIDE2(remainder)
+VM_WIDE2(copysign) VM_WIDE2(min) VM_WIDE2(max) VM_WIDE2(fmin) VM_WIDE2(fmax) VM_WIDE2(pow) VM_WIDE2(atan2)
+VM_WIDE2(hypot) VM_WIDE2(fmod) VM_WIDE2(remainder)
 VM_WIDE3(madd) VM_WIDE3(clamp) VM_WIDE3(softplus)
 #undef VM_EACH
 #undef VM_P

@@ -1,0 +1,154 @@
+"""``ude simulate``: solve the equations of a run, or of a file, and write a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ude.cli.console import OK, Console, Json, counted
+from ude.cli.trained import Trained, read_trained
+from ude.errors import InputError
+
+
+def simulate(
+    source: Annotated[Path, typer.Argument(help="Run folder, or a model.toml in which everything is known.")],
+    u0: Annotated[str | None, typer.Option("--u0", help="Initial states, 'hare=30, lynx=4'; those of the fit.")] = None,
+    param: Annotated[list[str] | None, typer.Option(help="Another value of a parameter, such as a=0.5.")] = None,
+    trajectory: Annotated[str | None, typer.Option(help="Which run's start is taken, by its name in the data.")] = None,
+    start: Annotated[float | None, typer.Option(help="First time; that of the data.")] = None,
+    end: Annotated[float | None, typer.Option(help="Last time; that of the data.")] = None,
+    points: Annotated[int, typer.Option(help="How many times, evenly spaced.", min=2)] = 201,
+    at: Annotated[str | None, typer.Option(help="The times themselves, '0, 0.5, 2'.")] = None,
+    reltol: Annotated[float, typer.Option(help="Relative tolerance of the solver.")] = 1e-8,
+    out: Annotated[Path | None, typer.Option(help="CSV file; stdout when left out.")] = None,
+    json: Json = False,
+) -> int:
+    """Solve the equations of a run and print the states as CSV."""
+    import torch
+
+    import ude
+
+    console = Console(json=json)
+    trained = read_trained(source)
+    model, states = trained.model, trained.model.states
+    if not 0 < reltol < 1:
+        raise InputError("--reltol is not usable", expected="a number between 0 and 1", got=str(reltol))
+    numbers = {n: v for entry in param or () for n, v in assignments(entry, "--param", tuple(model.values())).items()}
+    model.set_values(numbers)
+    if trained.kind == "file" and model.unknown_outputs:
+        raise InputError(
+            f"{source} has unknown functions",
+            got=", ".join(model.unknown_outputs),
+            fix=f"Train them first (ude fit {source}) and simulate the run folder.",
+        )
+    own = _start(trained, trajectory, assignments(u0 or "", "--u0", states))
+    times = _times(trained, trajectory, (start, end, points), at)
+    saveat = torch.tensor(times, dtype=torch.float64)
+    problem = model.problem([own[state] for state in states], (times[0], times[-1]))
+    with torch.no_grad():
+        sol = ude.solve(problem, saveat=saveat, abstol=1e-3 * reltol, reltol=reltol)
+        values = sol.u.tolist()  # raises SolveFailed with what to try
+    if console.json:
+        series = {state: [row[index] for row in values] for index, state in enumerate(states)}
+        console.result("", {trained.time: times, **series})
+        return OK
+    text = table([trained.time, *states], [[time, *row] for time, row in zip(times, values, strict=True)])
+    if out is None:
+        typer.echo(text, nl=False)
+        return OK
+    written(out, text)
+    typer.echo(f"Wrote {counted(len(times), 'time')} to {out}")
+    return OK
+
+
+def assignments(text: str, option: str, known: tuple[str, ...]) -> dict[str, float]:
+    """Numbers by name from ``"hare=30, lynx=4"``. Raises InputError for what does not read and for other names."""
+    found: dict[str, float] = {}
+    for part in (part.strip() for part in text.split(",")):
+        if not part:
+            continue
+        name, equals, number = (piece.strip() for piece in part.partition("="))
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not equals or not math.isfinite(value):
+            raise InputError(f"{option} does not read", expected="NAME=NUMBER", got=repr(part))
+        if name not in known:
+            from ude.models.expression import did_you_mean
+
+            expected = f"one of {', '.join(known)}" if known else "none: the model has no parameters"
+            raise InputError(f"{option} names {name!r}", expected=expected, fix=did_you_mean(name, known))
+        found[name] = value
+    return found
+
+
+def _start(trained: Trained, trajectory: str | None, given: dict[str, float]) -> dict[str, float]:
+    own = {**trained.u0.get(_run(trained, trajectory), {}), **given}
+    missing = [state for state in trained.model.states if state not in own]
+    if missing:
+        example = ", ".join(f"{state}=1.0" for state in missing)
+        raise InputError(f"no initial value of {', '.join(missing)}", fix=f"Give it: --u0 '{example}'.")
+    return own
+
+
+def _run(trained: Trained, trajectory: str | None) -> str:
+    names = list(trained.u0)
+    if trajectory is None:
+        return names[0] if names else ""
+    if trajectory not in names:
+        raise InputError(f"there is no trajectory {trajectory!r}", expected=f"one of {', '.join(names) or 'none'}")
+    return trajectory
+
+
+def _times(
+    trained: Trained, trajectory: str | None, even: tuple[float | None, float | None, int], at: str | None
+) -> list[float]:
+    start, end, points = even
+    if at is not None:
+        try:
+            times = [float(part) for part in at.split(",")]
+        except ValueError:
+            raise InputError("--at does not read", expected="times such as '0, 0.5, 2'", got=repr(at)) from None
+    else:
+        first, last = trained.spans.get(_run(trained, trajectory), (0.0, None))
+        start, end = first if start is None else start, last if end is None else end
+        if end is None:
+            raise InputError("no last time", fix="Give it: --end 10.")
+        times = [start + (end - start) * i / (points - 1) for i in range(points - 1)] + [end]
+    if not all(map(math.isfinite, times)) or any(b <= a for a, b in zip(times, times[1:], strict=False)):
+        raise InputError("the times do not increase", got=", ".join(f"{time:g}" for time in times[:6]))
+    if at is not None and start is not None and start < times[0]:
+        raise InputError("--start lies before the first of --at", fix="Add it to --at.")
+    return times if len(times) > 1 else _single(trained, trajectory, times, start)
+
+
+def _single(trained: Trained, trajectory: str | None, times: list[float], start: float | None) -> list[float]:
+    """One time alone has no span: the start is put before it."""
+    first = trained.spans.get(_run(trained, trajectory), (0.0, 0.0))[0] if start is None else start
+    if first >= times[0]:
+        raise InputError("--at has one time, which is not after the start", got=f"{times[0]:g}, start {first:g}")
+    return [first, *times]
+
+
+def table(header: list[str], rows: list[list[float]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([[repr(number) for number in row] for row in rows])
+    return text.getvalue()
+
+
+def written(path: Path, text: str) -> None:
+    """Write a file that was asked for. Raises InputError where it cannot be written."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written", got=error.strerror or str(error), fix="Choose another with --out."
+        ) from error

@@ -1,0 +1,87 @@
+"""The candidates of one term from several searches: run, guarded, merged, held against what is known."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+
+from ude.discovery.knowledge import Knowledge
+from ude.discovery.library import LibraryRegressor
+from ude.discovery.operon import Operon, operon_is_installed
+from ude.discovery.regressor import Candidate, Samples, SymbolicRegressor, distinct, mark_pareto
+from ude.errors import InputError, UdeError
+
+
+class SearchWarning(UserWarning):
+    """One of several searches gave nothing, and the others went on without it."""
+
+
+def default_searches(seed: int = 0) -> list[SymbolicRegressor]:
+    """The library, and Operon where pyoperon is installed."""
+    library: list[SymbolicRegressor] = [LibraryRegressor()]
+    return [*library, Operon(seed=seed)] if operon_is_installed() else library
+
+
+def note_on_searches(searches: Sequence[SymbolicRegressor]) -> str:
+    """What a user should know of the default searches here; "" where all of them are."""
+    if any(isinstance(search, Operon) for search in searches):
+        return ""
+    return (
+        'Operon is not installed, so only library formulas are searched. Add it: python -m pip install "ude[operon]".'
+    )
+
+
+def front(
+    samples: Samples,
+    searches: Sequence[SymbolicRegressor],
+    knowledge: Knowledge | None = None,
+    on_search: Callable[[], None] = lambda: None,
+) -> list[Candidate]:
+    """The merged candidates of all searches, simplest first, with `pareto` marked anew.
+
+    A search that fails is left out with a `SearchWarning` as long as another one works.
+
+    Raises what the search raised where none works, ModelError where nothing agrees with what is known.
+    """
+    if knowledge is not None:
+        knowledge.check(samples)
+    own = samples if knowledge is None else knowledge.restricted(samples)
+    found: list[Candidate] = []
+    failures: list[UdeError] = []
+    for search in searches:
+        try:
+            found += checked(informed(search, knowledge).search(own), search, own)
+        except UdeError as error:
+            failures.append(error)
+        on_search()
+    if len(failures) == len(searches):
+        raise failures[0]
+    for failure in failures:
+        warnings.warn(f"{failure} The other searches went on without it.", SearchWarning, stacklevel=3)
+    return merged(found, own) if knowledge is None else knowledge.applied(merged(found, own), own)
+
+
+def informed(search: SymbolicRegressor, knowledge: Knowledge | None) -> SymbolicRegressor:
+    """The search told of what is known, where it can be."""
+    tell = getattr(search, "informed", None)
+    told: SymbolicRegressor = search if knowledge is None or tell is None else tell(knowledge)
+    return told
+
+
+def checked(candidates: Sequence[Candidate], search: SymbolicRegressor, samples: Samples) -> list[Candidate]:
+    """The candidates whose error is a number. Raises InputError where none has one."""
+    usable = [candidate for candidate in candidates if math.isfinite(candidate.nmse) and candidate.nmse >= 0.0]
+    if not usable:
+        raise InputError(
+            f"{type(search).__name__} gave no usable formula for {samples.name}",
+            expected="candidates whose error is a finite number",
+            got=f"{len(candidates)} candidates, errors {sorted({str(c.nmse) for c in candidates})}",
+            fix="Try LibraryRegressor().",
+        )
+    return usable
+
+
+def merged(candidates: Sequence[Candidate], samples: Samples) -> list[Candidate]:
+    """Of candidates with the same values on the samples the simplest."""
+    return mark_pareto(distinct(candidates, samples, 1e-5))

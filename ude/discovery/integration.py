@@ -1,0 +1,230 @@
+"""Closed-form systems integrated with their forward sensitivities, within a budget.
+
+For the handful of states of such a system, dispatching tensors would cost a hundred times the arithmetic; so the
+right-hand side and its forward sensitivities
+
+    du/dt = f(u, p, t),   dS/dt = (df/du) S + df/dp,   S = du/d(p, u0)
+
+are derived by SymPy, compiled with their common subexpressions shared into one plain Python function, and integrated
+together by LSODA (Petzold 1983), which follows stiff and non-stiff stretches alike.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import sympy as sp
+from scipy.integrate import ODEintWarning, odeint
+
+from ude.discovery.closed_form import Array, ClosedForm, Forcing, Trajectory
+
+
+class Stop(Exception):
+    """Raised inside the integrator's callback: this trajectory, or this fit's budget, is over."""
+
+
+class BudgetSpent(Stop):
+    """The budget of right-hand-side calls, or of seconds, is spent."""
+
+
+class Integrator:
+    """A closed-form system compiled for integration, with or without forward sensitivities.
+
+    Counts right-hand-side calls in ``calls``; raises `BudgetSpent` inside once ``max_calls`` or ``deadline`` is over.
+    """
+
+    def __init__(self, system: ClosedForm, rtol: float = 1e-8) -> None:
+        self.system, self.rtol, self.calls = system, rtol, 0
+        self.max_calls, self.deadline = 10**9, np.inf
+        self._plain: Callable[..., list[float]] | None = None
+        self._augmented: Callable[..., list[float]] | None = None
+
+    def solve(self, t: Array, u0: Array, values: Mapping[str, float | Forcing], scale: Array) -> Array | None:
+        """States (T, state) at times t, starting from u0 at t[0]; None where the solution does not exist."""
+        if self._plain is None:
+            self._plain = _compile(self.system, sensitivities=False)
+        return self._integrate(self._plain, t, u0, values, 1e-2 * self.rtol * scale)
+
+    def sensitivities(
+        self, t: Array, u0: Array, values: Mapping[str, float | Forcing], scale: Array, units: Array
+    ) -> tuple[Array, Array] | None:
+        """States (T, state) and their derivatives (T, state, fitted constants + state) by constants and by u0.
+
+        units: the size of a change of each constant and u0 that matters; sets the sensitivities' tolerance.
+        """
+        if self._augmented is None:
+            self._augmented = _compile(self.system, sensitivities=True)
+        n, k = len(u0), len(self.system.fitted)
+        start = np.concatenate([u0, np.concatenate([np.zeros((n, k)), np.eye(n)], axis=1).ravel()])
+        atol = 1e-2 * self.rtol * np.concatenate([scale, (scale[:, None] / units[None, :]).ravel()])
+        solution = self._integrate(self._augmented, t, start, values, atol)
+        if solution is None:
+            return None
+        return solution[:, :n], solution[:, n:].reshape(len(t), n, k + n)
+
+    def _integrate(
+        self,
+        function: Callable[..., list[float]],
+        t: Array,
+        start: Array,
+        values: Mapping[str, float | Forcing],
+        atol: Array,
+    ) -> Array | None:
+        given = [values[name] for name in self.system.parameters]
+        forced = [(i, value) for i, value in enumerate(given) if isinstance(value, Forcing)]
+        constants = [0.0 if isinstance(value, Forcing) else float(value) for value in given]
+        if not np.all(np.isfinite(start)) or not np.all(np.isfinite(constants)):
+            return None
+        if len(t) == 1:
+            return start[None, :]
+
+        def rhs(y: Array, now: float) -> list[float]:
+            self.calls += 1
+            if self.calls >= self.max_calls or (self.calls % 64 == 0 and time.perf_counter() > self.deadline):
+                raise BudgetSpent
+            for place, course in forced:
+                constants[place] = course(now)
+            try:
+                return function(now, y.tolist(), constants)
+            except (OverflowError, ZeroDivisionError, ValueError, TypeError) as error:
+                raise Stop from error  # TypeError: a negative number to a fractional power is complex
+
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore", ODEintWarning)
+                # mxstep bounds the steps between two observations: a solution that creeps towards a pole gives up.
+                solution, info = odeint(  # type: ignore[call-overload]  # the stubs forget arrays as atol
+                    rhs,
+                    start,
+                    t,
+                    rtol=self.rtol,
+                    atol=np.maximum(atol, 1e-300),
+                    mxstep=5000,
+                    tcrit=_corners(t, [course for _, course in forced]),
+                    full_output=True,
+                )
+        except BudgetSpent:
+            raise
+        except Stop:
+            return None
+        if info["message"] != "Integration successful." or not np.all(np.isfinite(solution)):
+            return None
+        return np.asarray(solution)
+
+
+# Corners of forcing beyond this many are left to the error control.
+_MOST_CORNERS = 200
+
+
+def _corners(t: Array, courses: Sequence[Forcing]) -> Array | None:
+    """Times inside the span at which forcing has a corner or a jump: no step goes across."""
+    kinked = [course.knots for course in courses if course.slopes is None]
+    inside = np.unique(np.concatenate(kinked)) if kinked else np.empty(0)
+    inside = inside[(inside > t[0]) & (inside < t[-1])]
+    return inside if 0 < len(inside) <= _MOST_CORNERS else None
+
+
+class Observer:
+    """The columns of the data as functions of states, constants and time, with their derivatives; see `ClosedForm`."""
+
+    def __init__(self, system: ClosedForm) -> None:
+        self.system = system
+        if not system.observables:
+            return
+        states, fitted = map(sp.Symbol, system.states), map(sp.Symbol, system.fitted)
+        columns = sp.Matrix(list(system.observables.values()))
+        results = [*columns, *columns.jacobian([*states, *fitted])]
+        names = [system.time, *system.states, *system.parameters]
+        self._function = sp.lambdify(
+            list(map(sp.Symbol, names)), results, modules=["numpy"], cse=True, docstring_limit=0
+        )
+
+    def __call__(
+        self, t: Array, u: Array, values: Mapping[str, float | Forcing], sensitivity: Array | None = None
+    ) -> tuple[Array, Array | None]:
+        """Columns (T, column), and their derivatives (T, column, fitted + state) from those of the states."""
+        if not self.system.observables:
+            return u, sensitivity
+        constants = [along(values[name], t) for name in self.system.parameters]
+        with np.errstate(all="ignore"):
+            found = self._function(t, *u.T, *constants)
+        parts = np.stack([np.broadcast_to(np.asarray(part, dtype=np.float64), t.shape) for part in found], axis=1)
+        n, states, fitted = len(self.system.observables), len(self.system.states), len(self.system.fitted)
+        columns, slopes = parts[:, :n], parts[:, n:].reshape(len(t), n, states + fitted)
+        if sensitivity is None:
+            return columns, None
+        total = slopes[..., :states] @ sensitivity
+        total[..., :fitted] += slopes[..., states:]
+        return columns, total
+
+
+def along(value: float | Forcing, t: Array) -> float | Array:
+    """A number as it is; a forcing at the times t (T,)."""
+    return np.array([value(now) for now in t.tolist()]) if isinstance(value, Forcing) else value
+
+
+def _compile(system: ClosedForm, *, sensitivities: bool) -> Callable[..., list[float]]:
+    """One plain Python function (t, states [+ sensitivities], constants) -> derivatives, on Python floats."""
+    states = [sp.Symbol(name) for name in system.states]
+    constants = [sp.Symbol(name) for name in system.parameters]
+    rates = sp.Matrix([system.equations[name] for name in system.states])
+    arguments, results = list(states), list(rates)
+    if sensitivities:
+        fitted = [sp.Symbol(name) for name in system.fitted]
+        width = len(fitted) + len(states)
+        s = sp.Matrix(len(states), width, lambda i, j: sp.Symbol(f"_S{i}_{j}"))
+        forcing = rates.jacobian(fitted) if fitted else sp.zeros(len(states), 0)
+        forcing = forcing.row_join(sp.zeros(len(states), len(states)))
+        jacobian = rates.jacobian(states)
+        # The entries of the Jacobian are computed once each; products with S are left for cse to leave alone.
+        results += list(jacobian * s + forcing)
+        arguments += list(s)
+    results = [_without_distributions(result) for result in results]
+    modules = [_EXTRA, "math"]
+    # Without the docstring, whose text of all expressions would take half the time.
+    signature = [sp.Symbol(system.time), arguments, constants]
+    return sp.lambdify(signature, results, modules=modules, cse=True, docstring_limit=0)
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
+
+
+# Functions that models may use and that the module `math` lacks.
+_EXTRA: dict[str, Callable[..., float]] = {
+    "sigmoid": _sigmoid,
+    "Heaviside": lambda x, at_zero=0.5: at_zero if x == 0 else float(x > 0),
+    "sign": lambda x: float((x > 0) - (x < 0)),
+    "Min": min,
+    "Max": max,
+}
+
+
+def _without_distributions(expression: sp.Expr) -> sp.Expr:
+    """Derivatives of |x|, sign(x) and steps leave delta terms, which are zero almost everywhere."""
+    if not expression.has(sp.Abs, sp.sign, sp.Heaviside, sp.Min, sp.Max, sp.Derivative, sp.DiracDelta):
+        return expression
+    real = {symbol: sp.Dummy(symbol.name, real=True) for symbol in expression.free_symbols}
+    simple = expression.xreplace(real).doit().replace(sp.DiracDelta, lambda *_: sp.S.Zero)
+    return simple.xreplace({dummy: symbol for symbol, dummy in real.items()})
+
+
+def simulate(
+    integrator: Integrator,
+    trajectories: Sequence[Trajectory],
+    u0: Array,
+    values: Mapping[str, float],
+    scale: Array,
+) -> list[Array | None]:
+    """The system's states at the times of each trajectory, from u0 (trajectory, state); None where it blows up."""
+    found: list[Array | None] = []
+    for index, trajectory in enumerate(trajectories):
+        try:
+            found.append(integrator.solve(trajectory.t, u0[index], {**values, **trajectory.inputs}, scale))
+        except BudgetSpent:
+            found.append(None)
+    return found

@@ -1,0 +1,318 @@
+"""What a fit with networks minimises in Gauss-Newton steps: -log posterior, whose scales the data themselves choose.
+
+``E = ½ Σ ((y - data)/σ)² + ½ Σ α_g |w_g|²``, σ the noise of each column, α_g the inverse variance of each tensor of
+network weights. Both are set to what makes the data most probable, the weights being integrated out (MacKay, Neural
+Computation 4 (1992) 415 and 448): ``α_g = γ_g / |w_g|²`` and ``σ² = Σ r² / (N - γ)``, where γ counts the parameters
+that the data determine. So a network is as flexible as the noise allows, with nothing to choose by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ude.models import Model, Neural
+from ude.training.initial_states import InitialStates
+from ude.training.shooting import Shooting
+from ude.training.variational import Grid, Variational, rows
+
+Array = npt.NDArray[np.float64]
+
+# Numbers that the noise level of a column is believed to rest on before there are data: few data cannot make it zero.
+_PSEUDO_DATA = 2.0
+# Smallest noise, of that of the smoothed data, and of the scale of a column.
+_LEAST_NOISE, _LEAST_RELATIVE = 0.2, 1e-4
+_ALPHAS = (1e-3, 1e5)
+# Added to the diagonal of H, scaled to ones, before it is inverted.
+_JITTER = 1e-10
+LARGEST_JACOBIAN = 30_000_000
+
+
+@dataclass(eq=False)
+class Scales:
+    """alphas (group,): inverse variances of weights; sigma (column,): noise, units of the data. Changed in place."""
+
+    alphas: Array
+    sigma: Array
+    expected: Array
+    fixed: bool = False
+
+    @classmethod
+    def of(cls, groups: Sequence[Tensor], noise: Array, scale: Array, strength: float) -> Scales:
+        """Before any training: weights as large as Glorot & Bengio (2010) draw them, the noise of the smoothed data.
+
+        strength: what the first is multiplied with; 0: no prior, and nothing is adapted
+        """
+        alphas = [strength * ((w.shape[0] + w[0].numel()) / 2.0 if w.ndim >= 2 else 1.0) for w in groups]
+        relative = float(np.sqrt(np.mean((noise / scale) ** 2)))
+        expected = np.maximum(relative, _LEAST_RELATIVE) * scale
+        sigma = np.maximum(noise, _LEAST_RELATIVE * scale)
+        return cls(np.array(alphas), np.maximum(sigma, _LEAST_NOISE * expected), expected, strength == 0)
+
+    def numbers(self) -> Array:
+        return np.concatenate([self.alphas, self.sigma])
+
+    def assign(self, numbers: Array) -> None:
+        self.alphas, self.sigma = numbers[: len(self.alphas)].copy(), numbers[len(self.alphas) :].copy()
+
+
+def network_tensors(model: Model) -> list[Tensor]:
+    """Weights and biases of all networks: each is a group with a variance of its own."""
+    return [
+        p
+        for term in model.terms.values()
+        if isinstance(term, Neural)
+        for p in term.parameters()
+        if p.requires_grad and p.numel()
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class WindowStarts:
+    """Where windows begin, as a function of offsets (window, state) in units of the spread."""
+
+    starts: Float[Tensor, "window state"]
+    heads: Int[Tensor, " trajectory"]
+    initial: InitialStates
+    spread: Float[Tensor, " state"]
+
+    def __call__(self, offset: Float[Tensor, "window state"]) -> Float[Tensor, "window state"]:
+        moved = self.starts + offset * self.spread
+        placed = self.initial.place(self.starts[self.heads], offset[self.heads], self.spread)
+        return moved.index_copy(0, self.heads, placed)
+
+    def derivative(
+        self, offset: Float[Tensor, "window state"]
+    ) -> tuple[Int[Tensor, "window state"], Float[Tensor, "window state"]]:
+        """Which offset (index into the flattened ones) moves each start, and how fast."""
+        windows, states = offset.shape
+        index = torch.arange(windows * states).reshape(windows, states)
+        index = index.index_copy(0, self.heads, index[self.heads].gather(0, self.initial.rows))
+        alone = replace(self.initial, rows=torch.arange(len(self.heads)).unsqueeze(-1).expand(-1, states))
+        leaf = offset.reshape(-1)[index].detach().requires_grad_()
+        with torch.enable_grad():
+            moved = replace(self, initial=alone)(leaf)
+            (slope,) = torch.autograd.grad(moved.sum(), leaf)
+        return index, slope
+
+
+@dataclass(frozen=True, eq=False)
+class Linearised:
+    """Residuals and their Jacobian: ``data`` in units of the data, ``other`` as they enter E; column of each datum."""
+
+    data: Array
+    column: npt.NDArray[np.int64]
+    other: Array
+    data_jacobian: Array
+    other_jacobian: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """E of one shooting stage.
+
+    parameters: the leaves that are fitted, and the offsets of the starts last where these are free
+    known:      residuals of what is known beside the data and the networks' prior, in units of the loss
+    unit:       what a nat is worth in the loss
+    """
+
+    shooting: Shooting
+    starts: WindowStarts
+    offset: Float[Tensor, "window state"]
+    free_starts: bool
+    parameters: Sequence[Tensor]
+    groups: Sequence[Tensor]
+    known: Callable[[], Tensor]
+    continuity: float
+    unit: float
+    scales: Scales
+
+    def group_of(self) -> npt.NDArray[np.int64]:
+        """(parameter,): the group of each number, -1 where it has no prior."""
+        number = {id(w): k for k, w in enumerate(self.groups)}
+        parts = [np.full(p.numel(), number.get(id(p), -1)) for p in self.parameters]
+        if self.free_starts:
+            parts.append(np.full(self.offset.numel(), -1))
+        return np.concatenate(parts)
+
+    def why_not(self) -> str | None:
+        """Why Gauss-Newton steps cannot be taken, or None."""
+        if self._too_large():
+            return "the Jacobian of all data would have too many numbers"
+        starts = self.starts(self.offset).detach().unsqueeze(1)
+        try:
+            Variational(self.shooting.field, self.parameters).linear(starts, self.shooting.windows.t[:, :1])
+        except Exception as error:  # what a user's function raises under vmap is anything
+            return f"the model cannot be differentiated at many points at once ({type(error).__name__})"
+        return None
+
+    def _too_large(self) -> bool:
+        """Whether its Jacobian has more numbers than are worth it."""
+        numbers = int(self.shooting.windows.mask.sum()) + len(self.shooting.windows.linked) * self.offset.shape[1]
+        grid = 3 * self.shooting.windows.t.numel() * self.offset.shape[1]
+        unknowns = sum(p.numel() for p in self.parameters) + (self.offset.numel() if self.free_starts else 0)
+        return max(numbers, grid, unknowns) * unknowns > LARGEST_JACOBIAN
+
+    # -- residuals ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def residuals(self) -> tuple[Array, npt.NDArray[np.int64], Array] | None:
+        """Data, their columns, and the other residuals; None where a simulation broke down."""
+        found = self.shooting.simulated(self.starts(self.offset))
+        if found is None:
+            return None
+        z, u = found
+        mask = self.shooting.windows.mask
+        wrong = (self.shooting.observed(u) - self.shooting.windows.u)[mask].numpy()
+        gaps = self.shooting.gaps(z, self.starts(self.offset), self.continuity)
+        other = torch.cat([gaps, self.known()]) * (2.0 / self.unit) ** 0.5
+        if not np.isfinite(wrong).all() or not bool(torch.isfinite(other).all()):
+            return None
+        return wrong, self._columns(), other.numpy()
+
+    def _columns(self) -> npt.NDArray[np.int64]:
+        mask = self.shooting.windows.mask
+        return torch.arange(mask.shape[-1]).expand(mask.shape)[mask].numpy()
+
+    def linearised(self) -> Linearised | None:
+        """Residuals and Jacobian; None where a simulation broke down."""
+        residuals = self.residuals()
+        if residuals is None:
+            return None
+        with torch.no_grad():
+            starts = self.starts(self.offset)
+            accepted = self.shooting.accepted_times(starts)
+            grid = Grid.of(self.shooting.windows.t, accepted)
+            z = self.shooting.at(starts, grid.nodes)
+        if z is None:
+            return None
+        sensitivities = Variational(self.shooting.field, self.parameters)(grid, z)
+        z = torch.cat([z[:, :1], z[:, 3::3]], 1)[torch.arange(len(z)).unsqueeze(-1), grid.place]
+        index, slope = self.starts.derivative(self.offset)
+        data = self._data_jacobian(z, sensitivities, index, slope)
+        gaps = self._gap_jacobian(sensitivities, index, slope)
+        with torch.enable_grad():
+            known = rows_batched(self.known(), self.parameters)
+        other = torch.cat([gaps, torch.nn.functional.pad(known, (0, data.shape[1] - known.shape[1]))])
+        other = other * (2.0 / self.unit) ** 0.5
+        if not bool(torch.isfinite(data).all()) or not bool(torch.isfinite(other).all()):
+            return None
+        return Linearised(*residuals, data.numpy(), other.numpy())
+
+    def _spread(self, s: Tensor, window: Tensor, index: Tensor, slope: Tensor) -> Float[Tensor, "row unknown"]:
+        """Derivatives (row, θ and own start) of rows of given windows as derivatives to all unknowns."""
+        states = slope.shape[1]
+        theta, own = s[:, : s.shape[1] - states], s[:, s.shape[1] - states :]
+        if not self.free_starts:
+            return theta
+        starts = torch.zeros(len(s), self.offset.numel(), dtype=s.dtype)
+        starts.scatter_add_(1, index[window], own * slope[window])
+        return torch.cat([theta, starts], 1)
+
+    def _data_jacobian(self, z: Tensor, s: Tensor, index: Tensor, slope: Tensor) -> Float[Tensor, "datum unknown"]:
+        shooting = self.shooting
+        mask = shooting.windows.mask
+        u = shooting.coordinates.natural(z)
+        du = s * torch.where(shooting.coordinates.positive, u, shooting.coordinates.scale).unsqueeze(-1)
+        to_u, to_theta = shooting.observation_derivatives(u, self.parameters)
+        dy = torch.einsum("wtcs,wtsp->wtcp", to_u, du)
+        dy[..., : to_theta.shape[-1]] += to_theta
+        window = torch.arange(len(z)).reshape(-1, 1, 1).expand(mask.shape)[mask]
+        return self._spread(dy[mask], window, index, slope)
+
+    def _gap_jacobian(self, s: Tensor, index: Tensor, slope: Tensor) -> Float[Tensor, "gap unknown"]:
+        shooting, windows = self.shooting, self.shooting.windows
+        linked = windows.linked if self.continuity else windows.linked[:0]
+        states = slope.shape[1]
+        ends = s[linked, windows.last[linked]]
+        window = linked.unsqueeze(-1).expand(-1, states).reshape(-1)
+        end = self._spread(ends.reshape(len(window), s.shape[-1]), window, index, slope)
+        own = torch.eye(states, dtype=s.dtype).expand(len(linked), -1, -1).reshape(len(window), states)
+        begin = torch.cat([torch.zeros(len(window), s.shape[-1] - states, dtype=s.dtype), own], 1)
+        gap = end - self._spread(begin, window + 1, index, slope)
+        weight = (self.continuity / max(len(window), 1)) ** 0.5
+        return gap / shooting.spread.repeat(len(linked)).unsqueeze(-1) * weight
+
+
+def rows_batched(values: Float[Tensor, " value"], parameters: Sequence[Tensor]) -> Float[Tensor, "value parameter"]:
+    """Derivatives of numbers that no solve is behind, all at once."""
+    if not len(values) or not values.requires_grad:
+        return rows(values.detach(), parameters)
+    eye = torch.eye(len(values), dtype=values.dtype)
+    parts = torch.autograd.grad(values, parameters, eye, is_grads_batched=True, allow_unused=True)
+    flat = [
+        torch.zeros(len(values), p.numel(), dtype=torch.float64) if g is None else g.reshape(len(values), -1)
+        for p, g in zip(parameters, parts, strict=True)
+    ]
+    return torch.cat(flat, 1)
+
+
+@dataclass(eq=False)
+class Quadratic:
+    """E around a point: ``½ |r|² + ½ Σ λ x²`` with the Jacobian of r."""
+
+    r: Array
+    jacobian: Array
+    column: npt.NDArray[np.int64]
+    precision: Array
+
+    @classmethod
+    def of(cls, lin: Linearised, scales: Scales, group: npt.NDArray[np.int64]) -> Quadratic:
+        sigma = scales.sigma[lin.column]
+        r = np.concatenate([lin.data / sigma, lin.other])
+        jacobian = np.concatenate([lin.data_jacobian / sigma[:, None], lin.other_jacobian])
+        return cls(r, jacobian, lin.column, precision(scales, group))
+
+    def step(self, x: Array, damping: float) -> Array:
+        """Levenberg's and Marquardt's."""
+        hessian = self.jacobian.T @ self.jacobian
+        hessian[np.diag_indices_from(hessian)] += self.precision
+        scale = np.sqrt(np.maximum(np.diag(hessian), 1e-30))
+        scaled = hessian / scale / scale[:, None]
+        scaled[np.diag_indices_from(scaled)] += damping + _JITTER
+        gradient = self.jacobian.T @ self.r + self.precision * x
+        return -np.linalg.solve(scaled, gradient / scale) / scale
+
+    def covariance(self) -> Array:
+        hessian = self.jacobian.T @ self.jacobian
+        hessian[np.diag_indices_from(hessian)] += self.precision
+        scale = np.sqrt(np.maximum(np.diag(hessian), 1e-30))
+        scaled = hessian / scale / scale[:, None]
+        scaled[np.diag_indices_from(scaled)] += _JITTER
+        return np.linalg.inv(scaled) / scale / scale[:, None]
+
+
+def precision(scales: Scales, group: npt.NDArray[np.int64]) -> Array:
+    alphas = np.append(scales.alphas, 0.0)
+    return alphas[group]
+
+
+def energy(r: Array, x: Array, precision: Array) -> float:
+    return 0.5 * float(r @ r) + 0.5 * float(precision @ x**2)
+
+
+def renewed(scales: Scales, lin: Linearised, group: npt.NDArray[np.int64], x: Array) -> tuple[Array, float]:
+    """The scales that make the data most probable, as `Scales.numbers`, and γ."""
+    quadratic = Quadratic.of(lin, scales, group)
+    covariance = quadratic.covariance()
+    variances = np.diag(covariance)
+    alphas = scales.alphas.copy()
+    for k in range(len(alphas)):
+        own = group == k
+        determined = max(own.sum() - alphas[k] * variances[own].sum(), 1e-3)
+        alphas[k] = np.clip(determined / max(float(x[own] @ x[own]), 1e-12), *_ALPHAS)
+    data = quadratic.jacobian[: len(lin.data)]
+    leverage = np.einsum("ij,ij->i", data @ covariance, data)
+    sigma = scales.sigma.copy()
+    for c in range(len(sigma)):
+        own = lin.column == c
+        squares = float(lin.data[own] @ lin.data[own]) + _PSEUDO_DATA * scales.expected[c] ** 2
+        freedom = max(own.sum() - leverage[own].sum(), 0.0) + _PSEUDO_DATA
+        sigma[c] = max(np.sqrt(squares / freedom), _LEAST_NOISE * scales.expected[c])
+    return np.concatenate([alphas, sigma]), float(leverage.sum())
