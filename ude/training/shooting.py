@@ -91,6 +91,17 @@ class SolverOptions:
     A trial of a line search may be wild and take thousands of steps to no purpose. A window therefore gets at most
     `patience` times the steps that the start of the stage took, and never more than `maxiters` (None: 200, and 20 for
     each of its points). What it did not reach then counts as missing.
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(
+    ...     model, data, holdout=0, progress=False,
+    ...     stages="single shooting",
+    ...     options=ude.FitOptions(solver=ude.SolverOptions(tolerance=1e-6)),
+    ... )
+    >>> round(fit.model.values()["k"], 3)
+    1.5
     """
 
     tolerance: float | None = None
