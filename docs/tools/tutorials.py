@@ -62,7 +62,7 @@ def figures(script: Path) -> list[Path]:
 
 
 def page(script: Path) -> str:
-    """The tutorial as Markdown; a figure stands behind the cell that names its file, the others before the closing part.
+    """The tutorial as Markdown; a figure stands behind the cell that names it, the others before the closing part.
 
     `main` names all files and comes last: there a figure would follow what the text says about it.
     """
