@@ -445,6 +445,8 @@ class Training:
         if not any(isinstance(optimiser, GaussNewton) for optimiser in optimisers):
             return optimisers
         reasons = [posterior.why_not() for posterior in posteriors]
+        if self.likelihood is not None:
+            reasons.insert(0, "noise models are given, whose scales it does not estimate")
         reason = next((reason for reason in reasons if reason is not None), None)
         if reason is None:
             return optimisers
