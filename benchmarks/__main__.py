@@ -13,9 +13,11 @@ BENCHMARKS = {
     "compaction": "2 minutes",
     "work_precision": "2 minutes",
     "stiff_work_precision": "5 minutes",
-    "reference_accuracy": "15 minutes",
+    "reference_accuracy": "20 minutes",
     "parameter_estimation": "1 minute",
     "universal_fits": "20 minutes",
+    "known_discoveries": "5 minutes",
+    "recovery": "3 hours on two cores; it goes on where it was stopped",
 }
 
 

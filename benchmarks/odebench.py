@@ -9,7 +9,8 @@ and "solutions", whose first entry holds a dict {"t": [T], "y": [dim][T]} for ea
 The equations are found from the trajectory of the first initial condition: clean, every second of its 512 points; or
 with 5 % noise (each number multiplied by 1 + .05 N(0, 1)) and half of the points dropped at random. They are integrated
 from the first initial condition (reconstruction) and from the second (generalisation) and compared with the clean
-trajectories: counted is R2 > .9 (mean over the states), as published. Clean: ODEFormer .80 and .33 of all 63 systems, SINDy .66 and .37.
+trajectories: counted is R2 > .9 (mean over the states), as published. Clean: ODEFormer .80 and .33 of all 63 systems,
+SINDy .66 and .37.
 
 Runs are kept as JSON lines (odebench_runs.jsonl beside this script) and are not repeated; the table is odebench.md.
 """

@@ -33,6 +33,7 @@ import sympy as sp
 
 import ude
 from benchmarks.universal_fits import course, model, noisy
+from ude.models import to_text
 
 LEVELS = (0.001, 0.005, 0.01, 0.025, 0.05)
 PAPER = dict(zip(LEVELS, (75, 72, 58, 29, 18), strict=True))  # of 100
@@ -60,7 +61,7 @@ def run(level: float, number: int) -> dict[str, Any]:
         "level": level,
         "run": number,
         "recovered": is_recovered(found.terms),
-        "terms": {name: ude.to_text(term, 4) for name, term in found.terms.items()},
+        "terms": {name: to_text(term, 4) for name, term in found.terms.items()},
         "fit_cpu": round(fitted - began, 2),
         "discover_cpu": round(time.process_time() - fitted, 2),
         "wall": round(time.perf_counter() - wall, 2),

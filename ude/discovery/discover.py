@@ -9,7 +9,7 @@ import numpy as np
 
 from ude.discovery.belief import BeliefOptions
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
-from ude.discovery.fronts import default_searches, front
+from ude.discovery.fronts import default_searches, front, note_on_searches
 from ude.discovery.knowledge import Knowledge, knowledge_by_term
 from ude.discovery.regressor import Samples, SymbolicRegressor
 from ude.discovery.result import Discovery
@@ -84,9 +84,14 @@ def discover(
     fit, samples = tied(fit, samples, known)
     along = {**equations_of(fit).values(), **along}
     system = open_system(fit)
+    if any(fit.known_u0):
+        starts = tuple(not known for known in fit.known_u0)
+        chosen_options = replace(chosen_options, fit=replace(chosen_options.fit, fit_u0=starts))
     train = observed(fit, fit.train)
     held_out = observed(fit, fit.held_out) if fit.held_out is not None else []
     with ProgressBar(progress) as bar:
+        if progress and regressors is None and (note := note_on_searches(searches)):
+            bar.console.print(note)
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
             fronts = {}
             for name, own in samples.items():

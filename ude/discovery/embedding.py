@@ -56,20 +56,26 @@ class FitOptions:
 
     max_rhs_calls, max_seconds: budget of one fit, all its starts together. max_iterations: per start.
     rtol: relative tolerance of the integration; the absolute one is rtol/100 of each state's scale.
-    fit_u0: whether initial states are fitted too. starts: how many starts; those after the first have their constants
-    multiplied by exp(spread * N(0, 1)), drawn from ``seed``. horizons: shares of each trajectory, increasing, on which
-    the fit is repeated one after the other when fitting the whole from the start values went badly; () for never.
+    fit_u0: whether initial states are fitted too, of all states or one answer a state.
+    starts: how many starts; those after the first have their constants multiplied by exp(spread * N(0, 1)), drawn from
+    ``seed``. horizons: shares of each trajectory, increasing, on which the fit is repeated one after the other when
+    fitting the whole from the start values went badly; () for never.
     """
 
     max_rhs_calls: int = 200_000
     max_seconds: float = 10.0
     max_iterations: int = 60
     rtol: float = 1e-8
-    fit_u0: bool = True
+    fit_u0: bool | tuple[bool, ...] = True
     starts: int = 1
     spread: float = 0.3
     seed: int = 0
     horizons: tuple[float, ...] = (0.2, 0.4, 0.7)
+
+    def free(self, states: int) -> list[int]:
+        """The states whose start is fitted."""
+        flags = [self.fit_u0] * states if isinstance(self.fit_u0, bool) else self.fit_u0
+        return [i for i, flag in enumerate(flags) if flag]
 
 
 # Mean square error in scaled units (1 is the variance of the data) above which a fit is tried again from short to long.
@@ -96,7 +102,7 @@ def fit_closed_form(
     Constants that are bounded to be positive move as logarithms, the others in units of their start value.
     Raises DataError where there is nothing to fit, InputError where a start value lies outside its bounds.
     """
-    integrator = Integrator(system, options.rtol)
+    integrator = Integrator(system, options.rtol, options.free(len(system.states)))
     integrator.max_calls, integrator.deadline = options.max_rhs_calls, time.perf_counter() + options.max_seconds
     problem = _Problem(system, trajectories, u0, scale, options, integrator, state_scale)
     success, message = _minimise(problem, problem.starting_point())
@@ -187,6 +193,7 @@ class _Problem:
             state_size = np.maximum(np.abs(self.u0).max(axis=0), 1e-300) if system.observables else self.scale
         self.state_scale = np.asarray(state_size, dtype=np.float64)
         self.names = system.fitted
+        self.free = options.free(len(system.states))
         self._prepare_constants()
         self.best_cost, self.best_theta, self.reached = np.inf, self.encode(self.start, self.u0), False
         self.best_residual: Array | None = None
@@ -208,13 +215,13 @@ class _Problem:
             low = np.where(self.logarithmic, np.log(np.maximum(lower, 0.0) / self.unit), lower / self.unit)
             high = np.where(self.logarithmic, np.log(np.maximum(upper, 0.0) / self.unit), upper / self.unit)
         least = np.where(self.positive, 0.0, -np.inf)
-        start_low = np.tile(least, len(self.u0)) if self.options.fit_u0 else np.empty(0)
+        start_low = np.tile(least[self.free], len(self.u0))
         self.bounds = (np.append(low, start_low), np.append(high, np.full(len(start_low), np.inf)))
 
     def encode(self, values: Array, u0: Array) -> Array:
         with np.errstate(all="ignore"):
             theta = np.where(self.logarithmic, np.log(values / self.unit), values / self.unit)
-        return np.append(theta, (u0 / self.state_scale).ravel()) if self.options.fit_u0 else theta
+        return np.append(theta, (u0 / self.state_scale)[:, self.free].ravel())
 
     def decode(self, theta: Array) -> tuple[Array, Array, Array]:
         """Constants, their derivative by theta, and initial states."""
@@ -223,7 +230,8 @@ class _Problem:
             grown = self.unit * np.exp(np.where(self.logarithmic, own, 0.0))
         values = np.where(self.logarithmic, grown, self.unit * own)
         slope = np.where(self.logarithmic, values, self.unit)
-        u0 = theta[len(self.names) :].reshape(self.u0.shape) * self.state_scale if self.options.fit_u0 else self.u0
+        u0 = self.u0.copy()
+        u0[:, self.free] = theta[len(self.names) :].reshape(len(u0), len(self.free)) * self.state_scale[self.free]
         return values, slope, u0
 
     def starting_point(self, random: np.random.Generator | None = None) -> Array:
@@ -269,8 +277,9 @@ class _Problem:
         if self.spent():
             raise BudgetSpent
         values, slope, u0 = self.decode(theta)
-        named, states, fitted = self.all_values(values), len(self.system.states), len(self.names)
-        units = np.concatenate([np.maximum(np.abs(slope), 1e-300), self.state_scale])
+        named, free, fitted = self.all_values(values), len(self.free), len(self.names)
+        sizes = self.state_scale[self.free]
+        units = np.concatenate([np.maximum(np.abs(slope), 1e-300), sizes])
         residuals, rows = [], []
         for index, (trajectory, mask) in enumerate(zip(self.trajectories, self.masks, strict=True)):
             own = {**named, **trajectory.inputs}
@@ -283,9 +292,8 @@ class _Problem:
             residuals.append(((columns - trajectory.u) / self.scale)[mask])
             jacobian = np.zeros((*columns.shape, len(theta)))
             jacobian[..., :fitted] = slopes[..., :fitted] * slope / self.scale[:, None]
-            if self.options.fit_u0:
-                place = fitted + index * states
-                jacobian[..., place : place + states] = slopes[..., fitted:] * self.state_scale / self.scale[:, None]
+            place = fitted + index * free
+            jacobian[..., place : place + free] = slopes[..., fitted:] * sizes / self.scale[:, None]
             rows.append(jacobian[mask])
         residual, jacobian = np.concatenate(residuals), np.concatenate(rows)
         # A solution a million deviations off is as good as none, and its square would overflow in the optimiser.

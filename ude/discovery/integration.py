@@ -37,8 +37,10 @@ class Integrator:
     Counts right-hand-side calls in ``calls``; raises `BudgetSpent` inside once ``max_calls`` or ``deadline`` is over.
     """
 
-    def __init__(self, system: ClosedForm, rtol: float = 1e-8) -> None:
+    def __init__(self, system: ClosedForm, rtol: float = 1e-8, free: Sequence[int] | None = None) -> None:
         self.system, self.rtol, self.calls = system, rtol, 0
+        # the states by whose start the solution is differentiated
+        self.free = list(range(len(system.states))) if free is None else list(free)
         self.max_calls, self.deadline = 10**9, np.inf
         self._plain: Callable[..., list[float]] | None = None
         self._augmented: Callable[..., list[float]] | None = None
@@ -46,25 +48,25 @@ class Integrator:
     def solve(self, t: Array, u0: Array, values: Mapping[str, float | Forcing], scale: Array) -> Array | None:
         """States (T, state) at times t, starting from u0 at t[0]; None where the solution does not exist."""
         if self._plain is None:
-            self._plain = _compile(self.system, sensitivities=False)
+            self._plain = _compile(self.system)
         return self._integrate(self._plain, t, u0, values, 1e-2 * self.rtol * scale)
 
     def sensitivities(
         self, t: Array, u0: Array, values: Mapping[str, float | Forcing], scale: Array, units: Array
     ) -> tuple[Array, Array] | None:
-        """States (T, state) and their derivatives (T, state, fitted constants + state) by constants and by u0.
+        """States (T, state) and their derivatives (T, state, fitted constants + free) by constants and starts.
 
         units: the size of a change of each constant and u0 that matters; sets the sensitivities' tolerance.
         """
         if self._augmented is None:
-            self._augmented = _compile(self.system, sensitivities=True)
+            self._augmented = _compile(self.system, len(self.free))
         n, k = len(u0), len(self.system.fitted)
-        start = np.concatenate([u0, np.concatenate([np.zeros((n, k)), np.eye(n)], axis=1).ravel()])
+        start = np.concatenate([u0, np.concatenate([np.zeros((n, k)), np.eye(n)[:, self.free]], axis=1).ravel()])
         atol = 1e-2 * self.rtol * np.concatenate([scale, (scale[:, None] / units[None, :]).ravel()])
         solution = self._integrate(self._augmented, t, start, values, atol)
         if solution is None:
             return None
-        return solution[:, :n], solution[:, n:].reshape(len(t), n, k + n)
+        return solution[:, :n], solution[:, n:].reshape(len(t), n, k + len(self.free))
 
     def _integrate(
         self,
@@ -146,7 +148,7 @@ class Observer:
     def __call__(
         self, t: Array, u: Array, values: Mapping[str, float | Forcing], sensitivity: Array | None = None
     ) -> tuple[Array, Array | None]:
-        """Columns (T, column), and their derivatives (T, column, fitted + state) from those of the states."""
+        """Columns (T, column), and their derivatives (T, column, fitted + free) from those of the states."""
         if not self.system.observables:
             return u, sensitivity
         constants = [along(values[name], t) for name in self.system.parameters]
@@ -167,18 +169,18 @@ def along(value: float | Forcing, t: Array) -> float | Array:
     return np.array([value(now) for now in t.tolist()]) if isinstance(value, Forcing) else value
 
 
-def _compile(system: ClosedForm, *, sensitivities: bool) -> Callable[..., list[float]]:
+def _compile(system: ClosedForm, starts: int | None = None) -> Callable[..., list[float]]:
     """One plain Python function (t, states [+ sensitivities], constants) -> derivatives, on Python floats."""
     states = [sp.Symbol(name) for name in system.states]
     constants = [sp.Symbol(name) for name in system.parameters]
     rates = sp.Matrix([system.equations[name] for name in system.states])
     arguments, results = list(states), list(rates)
-    if sensitivities:
+    if starts is not None:
         fitted = [sp.Symbol(name) for name in system.fitted]
-        width = len(fitted) + len(states)
+        width = len(fitted) + starts
         s = sp.Matrix(len(states), width, lambda i, j: sp.Symbol(f"_S{i}_{j}"))
         forcing = rates.jacobian(fitted) if fitted else sp.zeros(len(states), 0)
-        forcing = forcing.row_join(sp.zeros(len(states), len(states)))
+        forcing = forcing.row_join(sp.zeros(len(states), starts))
         jacobian = rates.jacobian(states)
         # The entries of the Jacobian are computed once each; products with S are left for cse to leave alone.
         results += list(jacobian * s + forcing)

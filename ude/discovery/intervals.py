@@ -99,7 +99,7 @@ def profile_interval(
     """
     if name not in system.fitted:
         raise InputError(f"{name} is not a fitted constant", expected=f"one of {', '.join(system.fitted)}")
-    unknowns = len(system.fitted) + fit.u0.size
+    unknowns = len(system.fitted) + len(options.free(len(system.states))) * len(fit.u0)
     freedom = max(fit.n_observations - unknowns, 1)
     allowed = fit.sse * (1.0 + float(fisher_f.ppf(level, 1, freedom)) / freedom)
     table = wald_intervals(system, fit, trajectories, level)

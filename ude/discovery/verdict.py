@@ -127,9 +127,7 @@ def judge(evidence: Evidence, options: VerdictOptions = VerdictOptions()) -> Ver
     else:
         kind = SEVERAL
         others = "; ".join(str(rival) for rival in rivals if not rival.chosen)
-        first = (
-            f"Several forms equally good: beside the one shown, {others or 'none as a whole, but parts are unsure'}."
-        )
+        first = f"Several forms equally good: beside the one shown, {others or 'none as a whole; parts are unsure'}."
     if kind not in (NOT_ENOUGH, NO_FORMULA):
         sentences += [_sentence(term, own, evidence) for term, own in terms.items() if len(terms) > 1 or own != kind]
     if kind in (NOT_ENOUGH, NO_FORMULA):

@@ -69,6 +69,7 @@ def save_fit(fit: Fit, directory: str | Path) -> Path:
             name: {"kind": type(model).__name__, **asdict(model)} for name, model in fit.noise_models.items()
         },
         "fitted_numbers": fit.fitted_numbers,
+        "known_u0": list(fit.known_u0),
         "seed": fit.seed,
         "interrupted": fit.interrupted,
         "positive": [bool(flag) for flag in fit.positive],
@@ -177,6 +178,7 @@ def _rebuild(
         noise=tensors["noise"].numpy(),
         noise_models={name: _noise_model(entry) for name, entry in description.get("noise_models", {}).items()},
         fitted_numbers=description.get("fitted_numbers", 0),
+        known_u0=tuple(description.get("known_u0", ())),
         validation=replace(data, trajectories=middle) if any(seen) else None,
         # folders of format 1 from before there were observables: every column was a state
         measurement=Measurement(model, data.states, description.get("observe", {})),

@@ -143,6 +143,7 @@ def fit(
             noise_models={} if training.likelihood is None else training.likelihood.fitted(),
             fitted_numbers=training.fitted_numbers(),
             validation=validated,
+            known_u0=tuple(not value.fitted for value in initial),
         )
 
     found = _run(setup, chosen, folder, progress, result)

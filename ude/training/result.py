@@ -47,6 +47,7 @@ class Fit:
     noise_models: observable -> noise model with its fitted scales; empty for a fit by least squares
     fitted_numbers: how many numbers were fitted: weights, parameters, initial states, scales of the noise
     validation: the data that decided when to stop, which lie between train and held_out
+    known_u0: (state,) whether the initial values of a state were given, and kept; empty where nobody recorded it
     """
 
     model: Model
@@ -69,6 +70,7 @@ class Fit:
     noise_models: Mapping[str, NoiseModel] = field(default_factory=dict)
     fitted_numbers: int = 0
     validation: Dataset | None = None
+    known_u0: tuple[bool, ...] = ()
 
     @property
     def log_likelihood(self) -> float:
