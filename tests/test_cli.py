@@ -351,7 +351,14 @@ def test_run_of_one_state_finds_the_equation_and_writes_the_folder(
 def test_interrupt_keeps_the_fit_and_ends_with_130(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "ude.cli", "discover", str(LYNX_HARE), *EQUATIONS, "--fit", "a,d"]
-    running = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # a shell that started the tests in the background ignores SIGINT, and a child inherits that
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        running = subprocess.Popen(
+            [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     for _ in range(1200):
         if (out / "settings.json").exists():
             break

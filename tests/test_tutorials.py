@@ -102,6 +102,168 @@ def test_solvers_story_is_true(tmp_path: Path) -> None:
     assert got["a at the end, method chosen by solve"] == pytest.approx(got["a at the end"], rel=1e-4)
 
 
+def test_missing_physics_story_is_true(tmp_path: Path) -> None:
+    stated = [
+        Stated("0.005: error of U1", "is 0.4 % away", 0.001, 0.006),
+        Stated("0.05: error of U1", "with 5 % it is 1.7 %", 0.01, 0.025),
+        Stated("0.005: products", "one product for each equation", 2, 2),
+        Stated("0.05: products", "one product for each equation", 2, 2),
+        Stated("0.005: eaten", "| 0.5 % | 0.901 |", 0.9, 0.9015),
+        Stated("0.005: fed", "| 0.901 | 0.800 |", 0.7995, 0.8005),
+        Stated("0.05: eaten", "| 5 % | 0.906 |", 0.904, 0.908),
+        Stated("0.05: fed", "| 0.906 | 0.800 |", 0.799, 0.802),
+        Stated("0.005: forecast of the formulas", "| 0.800 | 0.002 |", 0.001, 0.003),
+        Stated("0.005: forecast of the networks", "| 0.002 | 0.006 |", 0.002, 0.02),
+        Stated("0.05: forecast of the formulas", "| 0.800 | 0.016 |", 0.013, 0.019),
+        Stated("0.05: forecast of the networks", "| 0.016 | 0.37 |", 0.1, 0.8),
+    ]
+    assert_story_is_true("04_missing_physics", tmp_path, stated, {"noise.png"})
+
+
+def test_epidemic_story_is_true(tmp_path: Path) -> None:
+    stated = [
+        Stated("saturating rule", "The measurements choose", 1, 1),
+        Stated("strength", "$Q = 0.603", 0.595, 0.61),
+        Stated("half", "I/(0.101 + I)$", 0.099, 0.104),
+        Stated("largest share infected", "the largest share is 0.078", 0.0765, 0.0785),
+        Stated("score of the sine less that of the rule", "scores only 0.9 units worse", 0.8, 1.05),
+        Stated("reproduction number at the peak", "at the peak it is 1.00", 0.99, 1.01),
+    ]
+    got = assert_story_is_true("05_epidemic", tmp_path, stated, {"epidemic.png"})
+    # "the sum of all stays one"; the fitted start is what may be off
+    assert got["sum of the shares at the end"] == pytest.approx(1.0, abs=2e-3)
+
+
+def test_kinetics_story_is_true(tmp_path: Path) -> None:
+    stated = [
+        Stated("steps of Tsit5", "`Tsit5` takes 434 steps", 400, 470),
+        Stated("steps of KenCarp4", "takes 43 for all ten", 38, 48),
+        Stated("residual of the network", "The residual is the noise, 0.01", 0.009, 0.0105),
+        Stated("blocking formula in the front", "Among the simplest that follow the network", 1, 1),
+        Stated("residual with n = 0", "The residuals are 0.137", 0.136, 0.139),
+        Stated("residual with n = 1", "0.137, 0.023", 0.022, 0.024),
+        Stated("residual with n = 2", "0.023 and 0.0094", 0.0092, 0.0096),
+        Stated("v", "It has $v = 2.07$", 2.0, 2.14),
+        Stated("K", "and $K = 1.54$", 1.48, 1.6),
+    ]
+    assert_story_is_true("06_stiff_kinetics", tmp_path, stated, {"kinetics.png"})
+
+
+def test_pharmacokinetics_story_is_true(tmp_path: Path) -> None:
+    stated = [
+        Stated("Michaelis-Menten", "The concentrations choose", 1, 1),
+        Stated("fastest", "$E = 1.00\\,c/", 0.99, 1.01),
+        Stated("half", "c/(3.03 + c)$", 2.95, 3.1),
+        Stated("uptake", "the uptake is 1.21 an hour", 1.195, 1.215),
+        Stated("highest with 60 mg", "is 2.7, 8.9 and 20.7 mg/l", 2.7, 2.8),
+        Stated("highest with 120 mg", "is 2.7, 8.9 and 20.7 mg/l", 8.7, 9.1),
+        Stated("highest with 180 mg", "is 2.7, 8.9 and 20.7 mg/l", 20.4, 21.0),
+        Stated("dose", "It is 134 mg", 133, 135),
+        Stated("mean in the end", "about 15.5 mg/l", 15.0, 16.2),
+        Stated("dose for a mean of 7", "takes 112 mg", 111, 113),
+        Stated("lowest of the second day", "lies between 5.0 and 11.2 mg/l", 4.99, 5.01),
+        Stated("highest of the second day", "lies between 5.0 and 11.2 mg/l", 11.0, 11.4),
+        Stated("largest concentration seen", "seen up to 13 mg/l", 13, 13.5),
+    ]
+    assert_story_is_true("08_pharmacokinetics", tmp_path, stated, {"doses.png"})
+
+
+def test_friction_story_is_true(tmp_path: Path) -> None:
+    stated = [
+        Stated("k beside the network", "`k` comes out as 4.00", 3.985, 4.015),
+        Stated("terms of the found formula", "\\frac{0.482\\,v}{v^2 + 0.194}", 1, 1),
+        Stated("found F_c0", "$$F = 0.328", 0.315, 0.34),
+        Stated("residual of the found formula over noise", "its residuals in `x` are 1.17 times", 1.1, 1.25),
+        Stated("c", "It gives $F = 0.150", 0.145, 0.155),
+        Stated("d", "0.607 \\tanh(v/0.184)", 0.595, 0.615),
+        Stated("w", "0.607 \\tanh(v/0.184)", 0.175, 0.195),
+        Stated("residual of the own formula over noise", "its residuals are the noise", 0.95, 1.05),
+        Stated("held out, own formula", "error in x is 6.3 mm", 6.0, 6.6),
+        Stated("held out, found formula", "found has 6.4 mm", 6.0, 6.8),
+        Stated("held out, network", "and the network 15 mm", 9.0, 20.0),
+        Stated("impacts", "strikes the stop four times", 4, 4),
+        Stated("impacts predicted", "strikes the stop four times", 4, 4),
+        Stated("error of the times", "off by 5 ms at most", 3.0, 8.0),
+        Stated("restitution", "and we find 0.71", 0.70, 0.72),
+    ]
+    assert_story_is_true("07_friction_and_impacts", tmp_path, stated, {"friction.png"})
+
+
+def test_fisher_story_is_true(tmp_path: Path) -> None:
+    stated = [
+        Stated("numbers measured", "26 snapshots are 676 examples", 676, 676),
+        Stated("D beside the network", "`D` comes out as 0.0094", 0.0085, 0.0102),
+        Stated("largest error of the network", "nowhere more than 0.05 away", 0.0, 0.06),
+        Stated("logistic law chosen", "The snapshots choose", 1, 1),
+        Stated("c0", "with $c_0 = 1.00$", 0.99, 1.01),
+        Stated("c1", "and $c_1 = -1.00$", -1.01, -0.99),
+        Stated("D", "then `D` is 0.0099", 0.0097, 0.0101),
+    ]
+    got = assert_story_is_true("09_fisher_kpp", tmp_path, stated, {"fisher.png"})
+    assert got["error of the formula over noise"] < 1.05
+
+
+def test_black_hole_story_is_true(tmp_path: Path) -> None:
+    stated = [
+        Stated("orbits seen", "The record covers six orbits", 5.9, 6.1),
+        Stated("error of Newton", "off by 76 %", 0.74, 0.77),
+        Stated("error where seen", "the corrected one by 0.1 %", 0.0005, 0.002),
+        Stated("error of the forecast", "which it never saw, by 0.3 %", 0.0005, 0.006),
+        Stated("precession, learned", "from the waveform it is 0.1976 rad", 0.1970, 0.1982),
+        Stated("precession, true", "of the geodesic it is 0.1976", 0.19755, 0.19765),
+        Stated("6 pi / p", "gives 0.1885", 0.1884, 0.1886),
+    ]
+    assert_story_is_true("10_black_holes", tmp_path, stated, {"black_hole.png"})
+
+
+def test_belief_story_is_true(tmp_path: Path) -> None:
+    stated = [
+        Stated("v", "From x = 5, v comes out as 1.015", 1.013, 1.018),
+        Stated("fisher, lower", "interval is 0.998 to 1.032", 0.996, 1.0),
+        Stated("fisher, upper", "interval is 0.998 to 1.032", 1.03, 1.034),
+        Stated("profile, lower", "the profile's 0.999 to 1.033", 0.997, 1.0),
+        Stated("profile, upper", "the profile's 0.999 to 1.033", 1.031, 1.034),
+        Stated("bootstrap, lower", "of ten bootstrap samples lies within both", 0.999, 1.015),
+        Stated("bootstrap, upper", "of ten bootstrap samples lies within both", 1.015, 1.032),
+        Stated("v from 0.2", "It prints v = 0.357", 0.35, 0.365),
+        Stated("k from 0.2", "and k = 0.289", 0.28, 0.30),
+        Stated("rise at v = 0.25 from 0.2", "where it rises by 0.5", 0.45, 0.55),
+        Stated("rise at v = 40 from 0.2", "where it rises by 2.4", 2.3, 2.5),
+        Stated("rise at v = 40 from 5", "excluded by a rise of 5160", 5000, 5300),
+        Stated("members part within the data", "part by 0.023 at most", 0.01, 0.04),
+        Stated("members part at x = 10", "that was seen, by 0.12", 0.06, 0.3),
+        Stated("largest error within the data", "off by up to 0.066", 0.04, 0.09),
+    ]
+    assert_story_is_true("11_how_much_to_believe", tmp_path, stated, {"belief.png"})
+
+
+def test_own_parts_story_is_true(tmp_path: Path) -> None:
+    stated = [
+        Stated("rate without food", "The fitted rate is exactly 0 at s = 0", 0, 0),
+        Stated("largest error of the rate", "at most 0.016 away", 0.0, 0.025),
+        Stated("measured order", "from steps of 1/20 and 1/40, is 3.0", 2.95, 3.05),
+        Stated("Monod's law chosen", "Monod's law wins", 1, 1),
+        Stated("rate", "a rate of 0.91", 0.895, 0.915),
+        Stated("half-saturation", "a half-saturation of 0.62", 0.6, 0.64),
+    ]
+    assert_story_is_true("12_your_own_parts", tmp_path, stated, {"own_parts.png"})
+
+
+def test_speed_story_is_true(tmp_path: Path) -> None:
+    stated = [
+        # measured 58 and 21 on a busy machine
+        Stated("times faster, one trajectory", "less than a twentieth of the time", 20, 1e4),
+        Stated("times faster, a hundred", "still less than a fifth", 5, 1e4),
+        Stated("difference of the engines", "agree to twelve digits", 0, 1e-12),
+        Stated("difference with checkpoints", "is the same to 1e-12", 0, 1e-12),
+        Stated("worst of the good ones", "are right to seven digits", 0, 1e-7),
+        Stated("error of InterpolatingAdjoint", "is off by 0.4 %", 3.5e-3, 4.5e-3),
+        Stated("error of GaussAdjoint", "`GaussAdjoint` by 0.14 %", 1.2e-3, 1.6e-3),
+        Stated("error of BacksolveAdjoint", "is wrong by a factor of $10^8$ and more", 1e8, 1e12),
+    ]
+    assert_story_is_true("13_speed", tmp_path, stated, {"speed.png"})
+
+
 def test_neural_ode_story_is_true(tmp_path: Path) -> None:
     stated = [
         Stated("points", "We see 51 points", 51, 51),

@@ -10,11 +10,12 @@
 # %% [markdown]
 # # The missing physics of Lotka and Volterra, under noise
 #
-# The first example of the paper on universal differential equations (Rackauckas et al. 2020, arXiv:2001.04385): half of a
-# predator-prey model is known, the other half is a network, and from the trained network the missing terms are recovered.
+# The first example of the paper on universal differential equations (Rackauckas et al. 2020, arXiv:2001.04385): half
+# of a predator-prey model is known, the other half is a network, and from the trained network the missing terms are
+# recovered.
 #
-# **The question.** How much noise does that stand? The paper recovers the terms from nearly clean data. We repeat it with
-# 0.5 % and with 5 % of noise.
+# **The question.** How much noise does that stand? The paper recovers the terms from nearly clean data. We repeat it
+# with 0.5 % and with 5 % of noise.
 
 # %%
 from __future__ import annotations
@@ -57,8 +58,8 @@ def measure(noise: float) -> ude.Dataset:
 #
 # $$\dot x = 1.3\,x - U_1(x, y), \qquad \dot y = U_2(x, y) - 1.8\,y$$
 #
-# Growth of the prey and death of the predators are known, with their rates. Two networks stand for what happens when they
-# meet.
+# Growth of the prey and death of the predators are known, with their rates. Two networks stand for what happens when
+# they meet.
 
 
 # %%
@@ -75,7 +76,17 @@ def search(fit: ude.Fit) -> Discovery:
 
 
 # %% [markdown]
-# PLACEHOLDER
+# With 0.5 % of noise the network $U_1$ is 0.4 % away from $0.9\,xy$ along the true course, with 5 % it is 1.7 %. Both
+# times the measurements choose one product for each equation, which nobody suggested:
+#
+# | noise | eaten (0.9) | fed (0.8) | forecast, formulas | forecast, networks |
+# |---|---|---|---|---|
+# | 0.5 % | 0.901 | 0.800 | 0.002 | 0.006 |
+# | 5 % | 0.906 | 0.800 | 0.016 | 0.37 |
+#
+# The forecasts are from t = 5 to 15, in units of animals (the prey has 1.5 to 3.2). With little noise the networks
+# forecast nearly as well as the formulas. With more they do not: their small errors, in places where few points were,
+# add up over two cycles. A formula has no such freedom. That is what it is good for, besides being read.
 
 
 # %%
@@ -108,11 +119,11 @@ def draw(runs: dict[float, tuple[ude.Fit, Discovery]]) -> Figure:
         fit, found = runs[noise]
         run = fit.data.trajectories[0]
         axis.plot(t, truth(t)[:, 0], color="0.75", linewidth=4, label="true")
-        axis.plot(t, np.clip(fit.predict(t)[0][:, 0], 0, 9), "k:", linewidth=1.3, label="network")
+        axis.plot(t, fit.predict(t)[0][:, 0], "k:", linewidth=1.3, label="network")
         axis.plot(t, found.predict(t)[0][:, 0], "k--", linewidth=1, label="formula")
         axis.plot(run.t, run.u[:, 0], "ko", markersize=2.5, label="data")
         axis.axvspan(END, LATER, color="0.94", zorder=0)
-        axis.set(xlabel="t", title=f"{100 * noise:g} % of noise", ylim=(0, 9))
+        axis.set(xlabel="t", title=f"{100 * noise:g} % of noise", ylim=(0, 5))
     axes[0].set_ylabel("prey x")
     axes[1].legend(frameon=False, ncols=2)
     return figure
@@ -121,14 +132,14 @@ def draw(runs: dict[float, tuple[ude.Fit, Discovery]]) -> Figure:
 # %% [markdown]
 # ## When this fails
 #
-# **Less than a cycle.** The data turn once round the centre. With half a turn, the plane of x and y is hardly visited, and
-# many formulas agree along one thin curve.
+# **Less than a cycle.** The data turn once round the centre. With half a turn, the plane of x and y is hardly
+# visited, and many formulas agree along one thin curve.
 #
-# **Rates that are fitted too.** Here 1.3 and 1.8 are given. If they were fitted, each network could hold any
-# multiple of `x` or `y`; `discover` knows that and leaves those directions free (see 01).
+# **Rates that are fitted too.** Here 1.3 and 1.8 are given. If they were fitted, each network could hold any multiple
+# of `x` or `y`; `discover` knows that and leaves those directions free (see 01).
 #
-# **Believing the network.** It is a smooth through the data and the noise in them. Searching a formula that imitates it as
-# closely as possible finds the noise too; the trajectories have to choose.
+# **Believing the network.** It is a smooth through the data and the noise in them. Searching a formula that imitates
+# it as closely as possible finds the noise too; the trajectories have to choose.
 
 
 # %%

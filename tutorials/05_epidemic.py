@@ -10,12 +10,13 @@
 # %% [markdown]
 # # An epidemic with an unknown quarantine
 #
-# In the first months of an epidemic people are quarantined, and nobody wrote down how many and by which rule. Dandekar,
-# Rackauckas and Barbastathis (Patterns 1 (2020) 100145) put a network into the equations of Kermack and McKendrick and
-# read the strength of the quarantine off the fitted network. Here the data are simulated, so that the answer is known.
+# In the first months of an epidemic people are quarantined, and nobody wrote down how many and by which rule.
+# Dandekar, Rackauckas and Barbastathis (Patterns 1 (2020) 100145) put a network into the equations of Kermack and
+# McKendrick and read the strength of the quarantine off the fitted network. Here the data are simulated, so that the
+# answer is known.
 #
-# **The question.** From the daily shares of infected and recovered: how strong is the quarantine, and what does it depend
-# on?
+# **The question.** From the daily shares of infected and recovered: how strong is the quarantine, and what does it
+# depend on?
 
 # %%
 from __future__ import annotations
@@ -53,9 +54,9 @@ def measure() -> ude.Dataset:
 #
 # $$\dot S = -0.5\,S I, \qquad \dot I = 0.5\,S I - 0.1\,I - Q(I)\,I, \qquad \dot R = 0.1\,I + Q(I)\,I$$
 #
-# Contacts (0.5 a day) and natural recovery (0.1 a day) are known from elsewhere; `Q`, the share of the infected that is
-# taken out of circulation each day, is not. It stands in two equations and is one network. What leaves `I` arrives in `R`:
-# the sum of all stays one, whatever the network does. Such knowledge costs nothing and is worth many data.
+# Contacts (0.5 a day) and natural recovery (0.1 a day) are known from elsewhere; `Q`, the share of the infected that
+# is taken out of circulation each day, is not. It stands in two equations and is one network. What leaves `I` arrives
+# in `R`: the sum of all stays one, whatever the network does. Such knowledge costs nothing and is worth many data.
 
 
 # %%
@@ -81,16 +82,16 @@ def reproduction(fit: ude.Fit, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 # %% [markdown]
-# The measurements choose $Q = 0.603\,I/(0.101 + I)$: the authority takes up to 0.6 of the infected a day, and half of that
-# when a tenth of all are infected, which never happened (the largest share is 0.078). It is the rule that made the data, with
-# 0.6 and 0.1.
+# The measurements choose $Q = 0.603\,I/(0.101 + I)$: the authority takes up to 0.6 of the infected a day, and half of
+# that when a tenth of all are infected, which never happened (the largest share is 0.078). It is the rule that made
+# the data, with 0.6 and 0.1.
 #
-# But look at the table of candidates: a sine, $c_0 \sin(c_1 I)$, scores only 0.9 units worse. Over the shares that occurred
-# the two are nearly one curve. The data say that the quarantine falls behind as the cases rise. That it
+# But look at the table of candidates: a sine, $c_0 \sin(c_1 I)$, scores only 0.9 units worse. Over the shares that
+# occurred the two are nearly one curve. The data say that the quarantine falls behind as the cases rise. That it
 # levels off, and does not fall again, they do not say; that is what we know of authorities.
 #
-# The fitted network is enough for the number that everybody asks for. The effective reproduction number
-# $0.5\,S/(0.1 + Q(I))$ passes through 1 where the infected are most, as it must: at the peak it is 1.00.
+# The fitted network is enough for the number that everybody asks for. The effective reproduction number $0.5\,S/(0.1
+# + Q(I))$ passes through 1 where the infected are most, as it must: at the peak it is 1.00.
 
 
 # %%
@@ -131,14 +132,14 @@ def draw(fit: ude.Fit, found: Discovery) -> Figure:
 # infections and removals shows in `I`; it is `R` that tells them apart. With counts of the infected alone, a strong
 # quarantine and few contacts look the same.
 #
-# **A rule that follows the calendar.** If the quarantine began on a date, `Q` is a function of `t`, and a network that
-# sees `I` alone must find an excuse. Give it the choice, `Q(I, t)`, and look at what it uses.
+# **A rule that follows the calendar.** If the quarantine began on a date, `Q` is a function of `t`, and a network
+# that sees `I` alone must find an excuse. Give it the choice, `Q(I, t)`, and look at what it uses.
 #
-# **Beyond the peak.** The rule is known up to the largest share that occurred. What the authority would do with twice as
-# many is not in the data.
+# **Beyond the peak.** The rule is known up to the largest share that occurred. What the authority would do with twice
+# as many is not in the data.
 #
-# **Reported is not infected.** Delays and under-reporting are part of the measurement: an observable
-# (`observe="cases = share*I"`) and a noise model such as `ude.NegativeBinomial()` belong to real counts.
+# **Reported is not infected.** Delays and under-reporting are part of the measurement: an observable (`observe="cases
+# = share*I"`) and a noise model such as `ude.NegativeBinomial()` belong to real counts.
 
 
 # %%

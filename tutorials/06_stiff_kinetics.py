@@ -10,8 +10,8 @@
 # %% [markdown]
 # # Stiff kinetics with an unknown rate law
 #
-# A substance A reacts on a catalyst to B; B and C turn into each other within a millisecond; C is drawn off slowly. The
-# fast pair is textbook chemistry. By which law the catalyst turns A into B is not known.
+# A substance A reacts on a catalyst to B; B and C turn into each other within a millisecond; C is drawn off slowly.
+# The fast pair is textbook chemistry. By which law the catalyst turns A into B is not known.
 #
 # **The question.** What is the rate law, although the equations around it are so stiff that an explicit method takes
 # thousands of steps?
@@ -32,6 +32,8 @@ from ude.discovery import LibraryRegressor
 
 FORTH, BACK, OFF, SPEED, BLOCK, NOISE = 1000.0, 500.0, 0.5, 2.0, 1.5, 0.01
 TOLERANCES = {"abstol": 1e-7, "reltol": 1e-6}
+# "auto" would wait for twenty thousand calls before it compiles; here we know that they will come
+COMPILED = {"engine": "fused", **TOLERANCES}
 
 
 # %%
@@ -65,14 +67,14 @@ def measure() -> tuple[Tensor, Tensor]:
 # %% [markdown]
 # ## How stiff is it?
 #
-# The pair relaxes with a rate of 1500 a minute, and the experiment takes ten minutes. `Tsit5` needs STEPS. `KenCarp4`, an
-# implicit method, needs 30 times fewer. Its gradient is as exact as that of an explicit one: the default
-# `DiscreteAdjoint` solves the transposed equations of each stage.
+# The pair relaxes with a rate of 1500 a minute, and the experiment takes ten minutes. In the first minute alone
+# `Tsit5` takes 434 steps; `KenCarp4`, an implicit method, takes 43 for all ten. Its gradient is as exact as that of
+# an explicit one: the default `DiscreteAdjoint` solves the transposed equations of each stage.
 #
 # ## The fit, by hand
 #
-# `ude.fit` simulates with `Tsit5`, so we write the loop ourselves; it is short. The network has one input and is kept positive by
-# softplus. L-BFGS from torch does the rest.
+# `ude.fit` simulates with `Tsit5`, so we write the loop ourselves; it is short. The network has one input and is kept
+# positive by softplus. L-BFGS from torch does the rest.
 
 
 # %%
@@ -88,18 +90,18 @@ def train(rate: torch.nn.Module, t: Tensor, seen: Tensor, iterations: int) -> fl
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        value = 100 * (ude.solve(prob, ude.KenCarp4(), saveat=t, **TOLERANCES).u - seen).square().mean()
+        value = 100 * (ude.solve(prob, ude.KenCarp4(), saveat=t, **COMPILED).u - seen).square().mean()
         value.backward()
         return value
 
     optimiser.step(loss)
     with torch.no_grad():
-        return float((ude.solve(prob, ude.KenCarp4(), saveat=t, **TOLERANCES).u - seen).square().mean().sqrt())
+        return float((ude.solve(prob, ude.KenCarp4(), saveat=t, **COMPILED).u - seen).square().mean().sqrt())
 
 
 # %% [markdown]
-# The residual is the noise, 0.01. The learned rate rises, and falls again where A is plentiful: a law that is proportional to A is
-# out of the question.
+# The residual is the noise, 0.01. The learned rate rises, and falls again where A is plentiful: a law that is
+# proportional to A is out of the question.
 #
 # ## A formula
 #
@@ -120,7 +122,7 @@ class Law(torch.nn.Module):
 
     def __init__(self, power: int) -> None:
         super().__init__()
-        self.power = power
+        self.register_buffer("power", torch.tensor(float(power), dtype=torch.float64))
         self.logs = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
 
     def forward(self, a: Tensor) -> Tensor:
@@ -129,7 +131,12 @@ class Law(torch.nn.Module):
 
 
 # %% [markdown]
-# PLACEHOLDER
+# Among the simplest that follow the network to 0.1 % is $c_0 A/(c_1 + A + A^2/c_2)$, and chemists know it: with two
+# free places that A may take, it is the law of Langmuir and Hinshelwood, $v A/(1 + K A)^2$, multiplied out. So we fit
+# $v A/(1 + K A)^n$ to the concentrations, with n = 0 (proportional to A), 1 (saturating) and 2.
+#
+# The residuals are 0.137, 0.023 and 0.0094: only n = 2 comes down to the noise. It has $v = 2.07$ and $K = 1.54$; the
+# data were made with 2 and 1.5.
 
 
 # %%
@@ -157,11 +164,11 @@ def draw(rate: torch.nn.Module, laws: dict[int, Law], t: Tensor, seen: Tensor) -
 # %% [markdown]
 # ## When this fails
 #
-# **Derivatives of stiff data.** Matching derivatives is useless for B and C: a noise of 0.01 in B is a noise of ten in its rate
-# of change. Simulate.
+# **Derivatives of stiff data.** Matching derivatives is useless for B and C: a noise of 0.01 in B is a noise of ten
+# in its rate of change. Simulate.
 #
-# **The fast rates cannot be fitted.** Only their ratio shows, in C/B; whether the pair relaxes in one millisecond or in ten, no
-# sample taken every fifteen seconds knows. Fix them, or eliminate them (a DAE: docs/architecture.md).
+# **The fast rates cannot be fitted.** Only their ratio shows, in C/B; whether the pair relaxes in one millisecond or
+# in ten, no sample taken every fifteen seconds knows. Fix them, or eliminate them (a DAE: docs/architecture.md).
 #
 # **Concentrations that never occur.** Above A = 2 the law is a guess.
 
@@ -171,12 +178,13 @@ def main(fast: bool = False, folder: str | Path | None = None) -> dict[str, floa
     """The whole story; returns the numbers that the text states. The picture goes to `folder` when it is given."""
     t, seen = measure()
     rate = network()
-    explicit = ude.solve(problem(Hinshelwood()), ude.Tsit5(), saveat=t, engine="torch", **TOLERANCES) if not fast else None
+    minute = ude.remake(problem(Hinshelwood()), tspan=(0.0, 1.0))
+    explicit = ude.solve(minute, ude.Tsit5(), **TOLERANCES)
     implicit = ude.solve(problem(Hinshelwood()), ude.KenCarp4(), saveat=t, **TOLERANCES)
-    residual = train(rate, t, seen, 60 if fast else 200)
+    residual = train(rate, t, seen, 80 if fast else 200)
     laws = {power: Law(power) for power in (0, 1, 2)}
     residuals = {power: train(law, t, seen, 30) for power, law in laws.items()}
-    for c in formulas(rate): print(c.expression, c.complexity, c.nmse)
+    close = [one for one in formulas(rate) if one.nmse < 1e-3][:2]
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         draw(rate, laws, t, seen).savefig(Path(folder) / "kinetics.png")
@@ -185,10 +193,11 @@ def main(fast: bool = False, folder: str | Path | None = None) -> dict[str, floa
         wrong = rate(a) - Hinshelwood()(a)
         v, k = laws[2].logs.exp().tolist()
     return {
-        "steps of Tsit5": float(explicit.stats.accepted_steps) if explicit is not None else float("nan"),
+        "steps of Tsit5": float(explicit.stats.accepted_steps),
         "steps of KenCarp4": float(implicit.stats.accepted_steps),
         "residual of the network": residual,
         "largest error of the network": float(wrong.abs().max()),
+        "blocking formula in the front": float("A*c0/(A**2/c2 + A + c1)" in [str(one.expression) for one in close]),
         **{f"residual with n = {power}": value for power, value in residuals.items()},
         "v": v,
         "K": k,

@@ -10,9 +10,9 @@
 # %% [markdown]
 # # Your own term, method and search
 #
-# **The question.** What `ude` has does not fit: the unknown function has a shape that no plain network respects, the solver
-# that you want is not on the list, the formulas that your field uses are not searched. How much code is each, and how
-# do you know that it is right?
+# **The question.** What `ude` has does not fit: the unknown function has a shape that no plain network respects, the
+# solver that you want is not on the list, the formulas that your field uses are not searched. How much code is each,
+# and how do you know that it is right?
 #
 # Three parts can be replaced from outside, without touching the package: a *term* is an `nn.Module`, a *method* is a
 # table of numbers, and a *search* is an object with one function.
@@ -41,9 +41,10 @@ from ude.methods.tableau import ExplicitTableau
 # %% [markdown]
 # ## A term
 #
-# Bacteria grow in a reactor: biomass `x` lives on substrate `s`, and the growth rate is an unknown function of `s`. Two
-# things are certain all the same: without food there is no growth, and growth is never negative. A network may break both
-# between the points. A module of your own cannot: it is zero at zero and positive beyond because it is built so.
+# Bacteria grow in a reactor: biomass `x` lives on substrate `s`, and the growth rate is an unknown function of `s`.
+# Two things are certain all the same: without food there is no growth, and growth is never negative. A network may
+# break both between the points. A module of your own cannot: it is zero at zero and positive beyond because it is
+# built so.
 
 
 # %%
@@ -91,14 +92,14 @@ def train(data: ude.Dataset) -> ude.Fit:
 
 
 # %% [markdown]
-# Nothing else is needed: gradients, scales and saving come with `nn.Module`. The fitted rate is exactly 0 at s = 0, and
-# between 0 and 3 it is at most 0.016 away from the true $0.9\,s/(0.6 + s)$.
+# Nothing else is needed: gradients, scales and saving come with `nn.Module`. The fitted rate is exactly 0 at s = 0,
+# and between 0 and 3 it is at most 0.016 away from the true $0.9\,s/(0.6 + s)$.
 #
 # ## A method
 #
-# A Runge-Kutta method is its table: nodes `c`, stages `a`, weights `b`, and the weights of the error estimate. Write it in
-# fractions, and every engine can run it, compiled ones too. This is Kutta's method of order three of 1901, with a
-# second-order formula beside it for the step control, and dense output.
+# A Runge-Kutta method is its table: nodes `c`, stages `a`, weights `b`, and the weights of the error estimate. Write
+# it in fractions, and every engine can run it, compiled ones too. This is Kutta's method of order three of 1901, with
+# a second-order formula beside it for the step control, and dense output.
 
 
 # %%
@@ -134,14 +135,14 @@ def error_with_step(dt: float) -> float:
 
 
 # %% [markdown]
-# Is it right? Halve the step, and the error must fall to an eighth: the measured order, from steps of 1/20 and 1/40, is
-# 3.0. One wrong fraction would show here at once.
+# Is it right? Halve the step, and the error must fall to an eighth: the measured order, from steps of 1/20 and 1/40,
+# is 3.0. One wrong fraction would show here at once.
 #
 # ## A search
 #
-# A search is given samples of a term, inputs and outputs, and gives back candidates: formulas with constants, how complex
-# they are, and how far off. It need not be clever. Biologists would look at a short list of uptake laws; so here is
-# a search that fits the laws on that list.
+# A search is given samples of a term, inputs and outputs, and gives back candidates: formulas with constants, how
+# complex they are, and how far off. It need not be clever. Biologists would look at a short list of uptake laws; so
+# here is a search that fits the laws on that list.
 
 
 # %%
@@ -179,8 +180,9 @@ class UptakeLaws:
 
 
 # %% [markdown]
-# `discover` does the rest: it puts each law into the equations, fits its constants to the measured biomass and substrate, and
-# lets these choose. Monod's law wins with a rate of 0.91 and a half-saturation of 0.62 (0.9 and 0.6 made the data).
+# `discover` does the rest: it puts each law into the equations, fits its constants to the measured biomass and
+# substrate, and lets these choose. Monod's law wins with a rate of 0.91 and a half-saturation of 0.62 (0.9 and 0.6
+# made the data).
 
 
 # %%
@@ -208,15 +210,15 @@ def draw(fit: ude.Fit, found: ude.Discovery) -> Figure:
 # %% [markdown]
 # ## When this fails
 #
-# **A module that hides its weights.** What is trained must be a parameter of the module. Tensors in a closure, or a list of
-# layers that is no `nn.ModuleList`, are constants.
+# **A module that hides its weights.** What is trained must be a parameter of the module. Tensors in a closure, or a
+# list of layers that is no `nn.ModuleList`, are constants.
 #
 # **A decision on values.** `if s > 0` sees a whole batch at once and cannot be compiled; `torch.where` can.
 #
 # **A table with a mistake.** A method with wrong weights still converges, only slowly. Always measure the order.
 #
-# **A list without the truth.** A search that tries five laws returns one of the five. The score says which is the best of
-# them, and not that it is good: look at the residuals.
+# **A list without the truth.** A search that tries five laws returns one of the five. The score says which is the
+# best of them, and not that it is good: look at the residuals.
 
 
 # %%

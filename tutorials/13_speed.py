@@ -10,8 +10,8 @@
 # %% [markdown]
 # # Speed: engines and sensitivities
 #
-# A fit solves the same equation thousands of times and asks for a gradient each time. Two choices decide what that costs:
-# which *engine* runs the steps, and which *sensitivity* algorithm computes the gradient.
+# A fit solves the same equation thousands of times and asks for a gradient each time. Two choices decide what that
+# costs: which *engine* runs the steps, and which *sensitivity* algorithm computes the gradient.
 #
 # **The question.** What to choose, and when does a fast choice give a wrong number?
 
@@ -32,8 +32,8 @@ import ude
 # ## Engines
 #
 # torch spends some microseconds on every operation, however small its tensors. A right-hand side with a small network
-# takes some thirty operations, and a solve calls it hundreds of times: the time goes into bookkeeping. The fused engine traces
-# the right-hand side once and compiles the whole solve, and its gradient, into one C program.
+# takes some thirty operations, and a solve calls it hundreds of times: the time goes into bookkeeping. The fused
+# engine traces the right-hand side once and compiles the whole solve, and its gradient, into one C program.
 
 
 # %%
@@ -76,15 +76,15 @@ def seconds(prob: ude.ODEProblem, engine: str, repeats: int = 3) -> float:
 # fifth, and the two gradients agree to twelve digits: it is the same computation.
 #
 # You need not ask for it. With `engine="auto"` a right-hand side that has been called some twenty thousand times is
-# compiled, which takes a second or two, and what was compiled is kept on disk for the next time. `sol.stats.engine` says
-# who ran, `sol.stats.why_not` why another did not.
+# compiled, which takes a second or two, and what was compiled is kept on disk for the next time. `sol.stats.engine`
+# says who ran, `sol.stats.why_not` why another did not.
 #
 # ## Sensitivities
 #
-# `DiscreteAdjoint()`, the default, goes back through the steps that were taken: its gradient is that of the numbers that
-# were returned. The others solve an equation for the gradient. How far off are they? We take a system that forgets: a
-# temperature that follows its surroundings, $\dot T = -k\,(T - \cos t)$ with k = 20, and a meter that adds it up,
-# $\dot y = T$. We ask for the derivative of the last $y^2$ by k, which can be worked out by hand.
+# `DiscreteAdjoint()`, the default, goes back through the steps that were taken: its gradient is that of the numbers
+# that were returned. The others solve an equation for the gradient. How far off are they? We take a system that
+# forgets: a temperature that follows its surroundings, $\dot T = -k\,(T - \cos t)$ with k = 20, and a meter that adds
+# it up, $\dot y = T$. We ask for the derivative of the last $y^2$ by k, which can be worked out by hand.
 
 
 # %%
@@ -125,12 +125,14 @@ ALGORITHMS = {
 # %% [markdown]
 # `DiscreteAdjoint`, `ForwardSensitivity` and `QuadratureAdjoint` are right to seven digits, at a tolerance of 1e-8.
 #
-# `InterpolatingAdjoint` is off by 0.4 % and `GaussAdjoint` by 0.14 %. Their integral over time is taken along the steps of the
-# adjoint, and these are long here, because the adjoint is smooth; in the first instant, in which the temperature jumps to
-# that of its surroundings and everything depends on k, they take one or two. The tolerance does not watch this integral.
+# `InterpolatingAdjoint` is off by 0.4 % and `GaussAdjoint` by 0.14 %. Their integral over time is taken along the
+# steps of the adjoint, and these are long here, because the adjoint is smooth; in the first instant, in which the
+# temperature jumps to that of its surroundings and everything depends on k, they take one or two. The tolerance does
+# not watch this integral.
 #
 # `BacksolveAdjoint` is wrong by a factor of $10^8$ and more: it saves memory by integrating the state backwards, and
-# backwards a system that forgets explodes, by $e^{40}$ here. It is the method of the paper that made neural ODEs known.
+# backwards a system that forgets explodes, by $e^{40}$ here. It is the method of the paper that made neural ODEs
+# known.
 #
 # | you have | take |
 # |---|---|
@@ -164,22 +166,25 @@ def draw(times: dict[tuple[str, int], float], errors: dict[str, float]) -> Figur
 # %% [markdown]
 # ## When this fails
 #
-# **The compiler is missing.** Without `cc`, `auto` stays with torch and `engine="fused"` says so. Events, Rosenbrock methods,
-# `FBDF` and GPUs run as torch operations too (docs/engines.md).
+# **The compiler is missing.** Without `cc`, `auto` stays with torch and `engine="fused"` says so. Events, Rosenbrock
+# methods, `FBDF` and GPUs run as torch operations too (docs/engines.md).
 #
-# **A right-hand side that cannot be traced.** `if` on values, random numbers, `.item()`: `sol.stats.why_not["fused"]` names
-# the line.
+# **A right-hand side that cannot be traced.** `if` on values, random numbers, `.item()`: `sol.stats.why_not["fused"]`
+# names the line.
 #
-# **A gradient of a chaotic system.** Every method gives the right derivative of a number that depends on the start like
-# $e^t$; it is of no use. Fit short windows instead.
+# **A gradient of a chaotic system.** Every method gives the right derivative of a number that depends on the start
+# like $e^t$; it is of no use. Fit short windows instead.
 #
-# **Comparing times.** The first call compiles or loads. Measure processor time, the best of several, on a quiet machine.
+# **Comparing times.** The first call compiles or loads. Measure processor time, the best of several, on a quiet
+# machine.
 
 
 # %%
 def main(fast: bool = False, folder: str | Path | None = None) -> dict[str, float]:
     """The whole story; returns the numbers that the text states. The picture goes to `folder` when it is given."""
-    times = {(e, b): seconds(problem(b), e) for b in ((1, 100) if fast else (1, 10, 100, 1000)) for e in ("torch", "fused")}
+    times = {
+        (e, b): seconds(problem(b), e) for b in ((1, 100) if fast else (1, 10, 100, 1000)) for e in ("torch", "fused")
+    }
     errors = {name: relative_error(algorithm) for name, algorithm in ALGORITHMS.items()}
     prob = problem(1)
     compiled, usual = gradient(prob, "fused"), gradient(prob, "torch")
@@ -193,7 +198,9 @@ def main(fast: bool = False, folder: str | Path | None = None) -> dict[str, floa
         "difference of the engines": float((compiled - usual).norm() / usual.norm()),
         "difference with checkpoints": float((sparing - usual).norm() / usual.norm()),
         **{f"error of {name}": value for name, value in errors.items()},
-        "worst of the good ones": max(errors[name] for name in ("DiscreteAdjoint", "ForwardSensitivity", "QuadratureAdjoint")),
+        "worst of the good ones": max(
+            errors[name] for name in ("DiscreteAdjoint", "ForwardSensitivity", "QuadratureAdjoint")
+        ),
     }
 
 

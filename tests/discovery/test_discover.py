@@ -89,7 +89,7 @@ FAST = SelectionOptions(max_candidates=4)
 
 @pytest.fixture(scope="module")
 def found() -> Discovery:
-    return discover(_fit(_model(), _dataset()), options=FAST, progress=False)
+    return discover(_fit(_model(), _dataset()), LibraryRegressor(), options=FAST, progress=False)
 
 
 def test_each_equation_gets_its_one_interaction(found: Discovery) -> None:
@@ -168,7 +168,7 @@ def test_written_forms_are_the_same_model(found: Discovery, tmp_path: Path) -> N
 
 
 def test_same_answer_every_time(found: Discovery) -> None:
-    again = discover(_fit(_model(), _dataset()), options=FAST, progress=False)
+    again = discover(_fit(_model(), _dataset()), LibraryRegressor(), options=FAST, progress=False)
     assert again.constants == found.constants
     assert again.to_text(None) == found.to_text(None)
 
@@ -216,12 +216,12 @@ def test_parameters_keep_bounds_and_fixed_ones_stay() -> None:
     assert (system.parameters["a"].lower, system.parameters["a"].upper) == (0.1, 2.0)
     assert not system.parameters["d"].fitted
     assert system.positive == ("x", "y")
-    result = discover(_fit(model, _dataset()), options=FAST, progress=False)
+    result = discover(_fit(model, _dataset()), LibraryRegressor(), options=FAST, progress=False)
     assert result.constants["d"] == D
 
 
 def test_without_held_out_data_the_final_constants_are_those_of_the_selection() -> None:
-    result = discover(_fit(_model(), _dataset(), holdout=0.0), options=FAST, progress=False)
+    result = discover(_fit(_model(), _dataset(), holdout=0.0), LibraryRegressor(), options=FAST, progress=False)
     assert result.constants == result.training_constants
     assert result.held_out_rmse == {}
     assert "held-out rmse x" not in result.front
@@ -234,7 +234,7 @@ def test_a_torch_function_is_read_as_equations_first(found: Discovery) -> None:
         return torch.stack([p.a * x - u1, u2 - p.d * y], -1)
 
     model = FunctionModel(rates, "x, y", {"a": A + 0.1, "d": D}, fit="a, d", terms=[Neural(Almost(), "x, y", "U1, U2")])
-    result = discover(_fit(model, _dataset()), options=FAST, progress=False)
+    result = discover(_fit(model, _dataset()), LibraryRegressor(), options=FAST, progress=False)
     assert result.to_text() == found.to_text()
 
 
@@ -313,3 +313,39 @@ def test_hudson_bay_has_one_interaction_in_each_equation() -> None:
     rmse = result.rmse()
     assert rmse["hare"] < 4.6
     assert rmse["lynx"] < 3.5
+
+
+def test_shared_terms_get_one_formula_with_one_set_of_constants() -> None:
+    fitted = _fit(_model(), _dataset())
+    result = discover(fitted, LibraryRegressor(max_terms=2), options=FAST, knowledge="U1 = k*U2", progress=False)
+    assert str(result.chosen) == "U2 = c0*x*y"
+    assert result.constants == pytest.approx({"a": A, "d": D, "k": B / C, "U2_c0": C}, rel=0.05)
+    assert list(result.samples) == ["U2"]
+    assert result.samples["U2"].nuisance.shape[1] == 2  # what a could take of U1, and d of U2
+    x, y = sp.symbols("x y")
+    assert sp.expand(result.equations["x"] / x).coeff(y) == pytest.approx(-B, rel=0.05)
+    assert result.model.values()["k"] == result.constants["k"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("U1 = -k*U2", "shared: expected a factor k above zero, got -1.[0-9]+ from the networks"),
+        ("U1 = k*U3", "shared: expected a multiple of another term"),
+        ("U1 = k + U2", "shared: expected a multiple of another term"),
+        ("U1 = a*U2", "shared: expected a new name for the factor, got a"),
+    ],
+)
+def test_relations_that_cannot_hold_are_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        discover(_fit(_model(), _dataset()), LibraryRegressor(), knowledge=text, progress=False)
+
+
+def test_what_is_known_is_left_standing_by_the_whole_way() -> None:
+    """The closest formulas of these networks have more terms; the true ones are the only products of both."""
+    known = [f"U{i}: zero_at x=0 or y=0; positive; max_complexity 8" for i in (1, 2)]
+    result = discover(_fit(_model(), _dataset()), LibraryRegressor(), options=FAST, knowledge=known, progress=False)
+    assert str(result.chosen) == "U1 = c0*x*y, U2 = c0*x*y"
+    for candidates in result.candidates.values():
+        assert all(c.complexity <= 8 for c in candidates)
+        assert all(c.expression.subs({"x": 0}) == 0 == c.expression.subs({"y": 0}) for c in candidates)

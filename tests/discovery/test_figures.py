@@ -23,7 +23,7 @@ def found() -> Discovery:
     data = ude.Dataset.from_arrays(t, x[:, None], ["x"], time_name="day")
     early = FitOptions(derivative_iterations=(100, 100), multiple_iterations=10, single_iterations=(0, 20))
     fit = ude.fit(model, data, options=early, progress=False)
-    return ude.discover(fit, options=SelectionOptions(max_candidates=3), progress=False)
+    return ude.discover(fit, ude.LibraryRegressor(), options=SelectionOptions(max_candidates=3), progress=False)
 
 
 def test_prediction_is_that_of_training_constants_and_held_out_points_are_hollow(found: Discovery) -> None:
@@ -73,8 +73,10 @@ def test_front_marks_the_chosen_combination(found: Discovery) -> None:
 def test_report_has_equations_errors_and_candidates(found: Discovery, tmp_path: Path) -> None:
     text = found.report(tmp_path / "report.html").read_text(encoding="utf-8")
     assert found.to_text() in text
+    assert found.verdict.kind in text
     assert f"{found.held_out_rmse['x']:.4g}" in text
-    assert text.count("<img") == 3
+    assert text.count("<img") == 2  # data and U; the front is a drawing of its own
+    assert 'id="front"' in text
     assert text.count('class="marked"') == 1
 
 

@@ -217,3 +217,11 @@ def test_options_out_of_range_are_refused() -> None:
         LibraryRegressor(degree=0)
     with pytest.raises(InputError, match=r"LibraryRegressor\(keep\): expected a positive number, got 0"):
         LibraryRegressor(keep=0)
+
+
+def test_trajectory_that_ends_a_little_below_zero_keeps_its_saturating_atoms() -> None:
+    x = np.linspace(-0.02, 10.0, 101)
+    candidates = LibraryRegressor().search(Samples({"x": x}, x / (3.0 + x)))
+    [found] = [one for one in candidates if one.pareto and one.nmse < 1e-20][:1]
+    assert str(found.expression) == "c0*x/(c1 + x)"
+    assert list(found.constants.values()) == pytest.approx([1.0, 3.0])

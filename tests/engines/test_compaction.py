@@ -52,7 +52,7 @@ class Watched:
 
 
 def both(monkeypatch, prob: ude.ODEProblem, alg=None, **options) -> tuple[ude.Solution, ude.Solution]:
-    options = {"abstol": 1e-6, "reltol": 1e-6} | options
+    options = {"abstol": 1e-5, "reltol": 1e-5} | options  # both take the same steps, however few
     compacted = ude.solve(prob, alg, **options)
     with monkeypatch.context() as patched:
         patched.setattr(stepper, "may_compact", lambda spec: False)
@@ -78,7 +78,10 @@ def test_saves_and_dense_output_are_the_same(alg, monkeypatch):
 
 
 @pytest.mark.parametrize("alg", METHODS, ids=name)
-@pytest.mark.parametrize("saveat", [None, [0.3, 0.31, 1.0, 1.5]], ids=["every step", "saves"])
+# every step is saved in test_steps_are_bit_equal_with_and_without too, whose gradient differs by what is read alone
+@pytest.mark.parametrize(
+    "saveat", [pytest.param(None, marks=pytest.mark.slow), [0.3, 0.31, 1.0, 1.5]], ids=["every step", "saves"]
+)
 def test_gradients_are_the_same_by_every_leaf(alg, saveat, monkeypatch):
     u0, rate = starts().requires_grad_(), rates().requires_grad_()
     a = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
@@ -99,8 +102,15 @@ def relaxes(u, p, t):
     return torch.stack([speed * (torch.cos(y) - x), p.a * x - 0.5 * y], -1)
 
 
-@pytest.mark.parametrize("stiff", [ude.KenCarp4(), ude.Rodas5P()], ids=name)
-@pytest.mark.parametrize("saveat", [None, [0.3, 1.0, 4.0]], ids=["every step", "saves"])
+@pytest.mark.parametrize(
+    ("saveat", "stiff"),
+    [
+        pytest.param(None, ude.KenCarp4(), id="every step-KenCarp4"),
+        pytest.param([0.3, 1.0, 4.0], ude.Rodas5P(), id="saves-Rodas5P"),
+        pytest.param(None, ude.Rodas5P(), id="every step-Rodas5P", marks=pytest.mark.slow),
+        pytest.param([0.3, 1.0, 4.0], ude.KenCarp4(), id="saves-KenCarp4", marks=pytest.mark.slow),
+    ],
+)
 def test_a_method_that_switches_does_so_alike_with_and_without(stiff, saveat, monkeypatch):
     rate = torch.ones(COUNT, dtype=torch.float64)
     rate[::10] = 3000.0
@@ -258,7 +268,7 @@ def test_what_is_known_of_f_goes_with_the_trajectories(kind, alg, monkeypatch):
     prob = with_structure(kind)
     rate, u0 = rates().requires_grad_(), prob.u0.requires_grad_()
     prob = ude.remake(prob, u0=u0, p=dict(rate=rate))
-    tolerance = 1e-3 if kind == "GMRES" else 1e-6  # slow, and which steps are taken does not matter
+    tolerance = 1e-3 if kind == "GMRES" else 1e-5  # slow, and which steps are taken does not matter
     found = both(monkeypatch, prob, alg, saveat=[0.3, prob.tspan[1]], abstol=tolerance, reltol=tolerance)
     assert torch.equal(found[0].stats.accepted_steps, found[1].stats.accepted_steps)
     torch.testing.assert_close(found[0].u, found[1].u, rtol=1e-11, atol=1e-11)
@@ -285,7 +295,7 @@ def test_trajectories_without_a_start_are_told_and_the_others_compacted(monkeypa
 
     f = ude.ODEFunction(Watched(circle), mass_matrix=torch.diag(torch.tensor([1.0, 0.0])))
     prob = ude.ODEProblem(f, u0, (0.0, 1.5), dict(rate=rates()))
-    for sol in both(monkeypatch, prob, ude.Rodas5P(), saveat=[1.5]):
+    for sol in both(monkeypatch, prob, ude.Rodas5P(), saveat=[1.5], abstol=1e-6, reltol=1e-6):
         assert [i for i, code in enumerate(sol.retcode) if code == ude.ReturnCode.InitialFailure] == [3]
         assert sum(code.ok for code in sol.retcode) == COUNT - 1
         x = u0[0, 0]

@@ -19,6 +19,8 @@ from tests.stiff_problems_for_tests import (
 )
 from ude.engines.fused.build import why_no_compiler
 from ude.engines.fused.esdirk import MOST_STATES
+from ude.engines.fused.program import Program
+from ude.engines.fused.source import JacobianRows
 from ude.errors import EngineRefused
 
 pytestmark = pytest.mark.skipif(why_no_compiler() is not None, reason="there is no C compiler")
@@ -67,6 +69,50 @@ def assert_engines_agree(prob, alg, wanted, *, weights=1.0, gradients=1e-10, **o
         assert float(theirs.norm()) > 0
         assert float((ours - theirs).norm()) <= gradients * float(theirs.norm())
     return fused
+
+
+class TestManyStates:
+    """Jacobians put together of pullbacks: of a ring, whose rows are found in a few together, and a dense one."""
+
+    STATES = 40
+
+    def right_hand_side(self, kind: str):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(1, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+        mix = torch.randn(self.STATES, self.STATES, dtype=torch.float64) / self.STATES**0.5
+
+        def f(u, p, t):
+            diffusion = p.d * (torch.roll(u, 1, -1) - 2 * u + torch.roll(u, -1, -1))
+            if kind == "ring":
+                return diffusion + p.net(u.unsqueeze(-1)).squeeze(-1)
+            return torch.tanh(u @ p.mix) - u + 1e-3 * diffusion
+
+        p = {"d": number(300.0)}
+        return f, p | ({"net": net} if kind == "ring" else {"mix": mix.requires_grad_()})
+
+    @pytest.mark.parametrize(("kind", "batch"), [("ring", ()), ("dense", (5,))])
+    def test_steps_values_and_gradients_agree(self, kind, batch):
+        f, p = self.right_hand_side(kind)
+        x = torch.linspace(0, 1, self.STATES, dtype=torch.float64)
+        u0 = (torch.exp(-30 * (x - 0.4) ** 2) + torch.zeros(*batch, self.STATES, dtype=torch.float64)).requires_grad_()
+        wanted = [u0, p["d"], *(p["net"].parameters() if kind == "ring" else [p["mix"]])]
+        options = {"saveat": [0.5, 1.0], "reltol": 1e-5, "abstol": 1e-7}
+        sol = assert_engines_agree(ude.ODEProblem(f, u0, (0.0, 1.0), p), ude.KenCarp4(), wanted, **options)
+        assert sol.stats.njacs < sol.stats.nw
+
+    def test_rows_that_share_no_column_are_found_together(self):
+        program = Program()
+        g, x = program.input("g", 12, uniform=False), program.input("x", 12, uniform=False)
+        ring = program.map("add", program.map("mul", g, x), np.roll(g, 1))
+        dense = program.contract(np.tile(x, (12, 1))[None], g[None, :, None])[0, :, 0]
+        rows = JacobianRows.of(program, program.map("add", ring, np.roll(g, -1)), g)
+        expected = np.eye(12, dtype=bool) | np.eye(12, k=1, dtype=bool) | np.eye(12, k=-1, dtype=bool)
+        expected[0, -1] = expected[-1, 0] = True
+        assert np.array_equal(rows.pattern, expected)
+        for colour in set(rows.colour):
+            assert rows.pattern[[one == colour for one in rows.colour]].sum(0).max() == 1
+        assert max(rows.colour) + 1 == 3
+        assert JacobianRows.of(program, dense, g).colour == tuple(range(12))
 
 
 class TestAgreement:

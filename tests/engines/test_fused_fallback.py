@@ -53,7 +53,8 @@ def assert_falls_back(*parts: str) -> None:
 def compiler(folder: Path, text: str) -> str:
     """A program that answers like a compiler, and then does what `text` says."""
     path = folder / "cc"
-    path.write_text(f'#!/bin/sh\nfor one in "$@"; do case "$one" in --version|*empty.c) exec cc "$@";; esac; done\n{text}\n')
+    asked = 'for one in "$@"; do case "$one" in --version|*empty.c) exec cc "$@";; esac; done'
+    path.write_text(f"#!/bin/sh\n{asked}\n{text}\n")
     path.chmod(0o755)
     return str(path)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import ude
 
-CELLS = 100
-TOLERANCES = {"abstol": 1e-7, "reltol": 1e-7}
+CELLS = 50
+TOLERANCES = {"abstol": 1e-6, "reltol": 1e-6}
 
 
 def brusselator(u: Tensor, p: Any, t: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def test_trajectories_under_gmres_do_not_depend_on_their_neighbours():
 @pytest.mark.parametrize("kind", ["jac", "jac_prototype", "GMRES"])
 @pytest.mark.parametrize("sensealg", [ude.DiscreteAdjoint(), ude.Autograd()], ids=lambda sensealg: sensealg.name)
 def test_gradient_is_the_same_however_the_jacobian_is_had(kind, method, sensealg):
-    cells = 8
+    cells = 5
     f: Any = brusselator
     alg = method()
     if kind == "jac":
@@ -163,7 +163,8 @@ def test_gradient_is_the_same_however_the_jacobian_is_had(kind, method, sensealg
         prob = brusselator_problem(right_hand_side, cells=cells, end=0.2)
         u0, alpha = prob.u0.requires_grad_(), torch.tensor(0.02, dtype=torch.float64, requires_grad=True)
         prob = ude.remake(prob, u0=u0, p=dict(alpha=alpha))
-        sol = ude.solve(prob, algorithm, saveat=[0.1, 0.2], sensealg=sensealg, abstol=1e-8, reltol=1e-8)
+        # the gradient of the steps to rounding whatever the tolerance, so loose ones tell as much
+        sol = ude.solve(prob, algorithm, saveat=[0.1, 0.2], sensealg=sensealg, abstol=1e-6, reltol=1e-6)
         found.append(torch.autograd.grad((sol.u**2).sum(), (u0, alpha)))
     for ours, plain in zip(*found, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-6 * float(plain.abs().max()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,20 @@ def exchange_problem(**changes: Any) -> ude.ODEProblem:
 STEPS = {3: (40, 80, 160), 4: (40, 80, 160), 5: (30, 60, 120)}
 
 
+@cache
+def exact_end() -> Tensor:
+    return ude.solve(exchange_problem(), ude.Vern9(), abstol=1e-14, reltol=1e-14, saveat=[2.0]).u[-1]
+
+
+@cache
+def solved_whole(alg: Any) -> Tensor:
+    """By a method that does not split."""
+    return ude.solve(exchange_problem(), alg, saveat=0.13, abstol=1e-10, reltol=1e-10).u
+
+
 @pytest.mark.parametrize("alg", TIGHT, ids=name)
 def test_measured_order_where_both_parts_are_nonlinear_and_depend_on_time(alg):
-    exact = ude.solve(exchange_problem(), ude.Vern9(), abstol=1e-14, reltol=1e-14, saveat=[2.0]).u[-1]
+    exact = exact_end()
     errors = []
     for steps in STEPS[alg.tableau.order]:
         sol = ude.solve(exchange_problem(), alg, dt=2.0 / steps, adaptive=False, abstol=1e-12, reltol=1e-12)
@@ -85,8 +97,7 @@ def test_saves_agree_with_the_dense_output_and_with_methods_that_do_not_split(al
     sol = ude.solve(exchange_problem(), alg, saveat=0.13, abstol=1e-9, reltol=1e-9)
     torch.testing.assert_close(sol(sol.t), sol.u, rtol=1e-7, atol=1e-8)
     for other in (ude.Tsit5(), ude.Rodas5P(), ude.Kvaerno5(), ude.FBDF()):
-        whole = ude.solve(exchange_problem(), other, saveat=0.13, abstol=1e-10, reltol=1e-10)
-        torch.testing.assert_close(sol.u, whole.u, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(sol.u, solved_whole(other), rtol=1e-6, atol=1e-7)
 
 
 # --- advection, diffusion and reaction on a ring --------------------------------------------------------------------
@@ -120,18 +131,27 @@ def bump() -> np.ndarray:
     return 0.2 + 0.6 * np.exp(-40 * (x - 0.4) ** 2)
 
 
+@cache
+def ring_by_scipy() -> np.ndarray:
+    def both(t: float, u: np.ndarray) -> np.ndarray:
+        state = torch.from_numpy(np.array(u))
+        return (diffuse(state, None, state) + advect_and_react(state, None, state)).numpy()
+
+    return solve_ivp(both, (0.0, 1.0), bump(), method="Radau", rtol=1e-9, atol=1e-9).y[:, -1]
+
+
+@cache
+def steps_of_an_explicit_method() -> int:
+    prob = ude.SplitODEProblem(diffuse, advect_and_react, bump(), (0.0, 1.0))
+    return int(ude.solve(prob, ude.Tsit5(), saveat=[1.0], abstol=1e-7, reltol=1e-7).stats.accepted_steps)
+
+
 @pytest.mark.parametrize("alg", METHODS, ids=name)
 def test_the_explicit_part_of_a_stiff_pde_stays_out_of_newtons_iteration(alg):
     f1, f2 = Counted(diffuse), Counted(advect_and_react)
     prob = ude.SplitODEProblem(f1, f2, bump(), (0.0, 1.0))
     sol = ude.solve(prob, alg, saveat=[1.0], abstol=1e-7, reltol=1e-7)
-
-    def both(t: float, u: np.ndarray) -> np.ndarray:
-        state = torch.from_numpy(np.array(u))
-        return (diffuse(state, None, state) + advect_and_react(state, None, state)).numpy()
-
-    exact = solve_ivp(both, (0.0, 1.0), bump(), method="Radau", rtol=1e-10, atol=1e-10).y[:, -1]
-    np.testing.assert_allclose(sol.u[-1].numpy(), exact, atol=2e-6)
+    np.testing.assert_allclose(sol.u[-1].numpy(), ring_by_scipy(), atol=2e-6)
     tried = int(sol.stats.accepted_steps) + int(sol.stats.rejected_steps)
     # every stage once, besides the check of f and the probe for the first step
     assert f2.calls == alg.tableau.stages * tried + 2
@@ -140,8 +160,7 @@ def test_the_explicit_part_of_a_stiff_pde_stays_out_of_newtons_iteration(alg):
     assert sol.stats.nf == f1.calls - 1
     # f1 is linear, so its Jacobian serves the whole solve
     assert sol.stats.njacs == 1
-    explicit = ude.solve(prob, ude.Tsit5(), saveat=[1.0], abstol=1e-7, reltol=1e-7)
-    assert tried < 0.15 * int(explicit.stats.accepted_steps)
+    assert tried < 0.15 * steps_of_an_explicit_method()
 
 
 def test_a_trajectory_takes_the_same_steps_alone_and_in_a_batch():
@@ -212,6 +231,18 @@ def test_hessian_vector_products_agree_with_differences_of_the_gradient():
     torch.testing.assert_close(product, numeric, rtol=1e-6, atol=1e-6 * float(numeric.abs().max()))
 
 
+# slow rates, since BacksolveAdjoint has to run back through them
+SLOW_THETA = [0.3, *THETA[1:]]
+
+
+@cache
+def in_one_piece() -> tuple[float, Tensor]:
+    """The loss and its gradient by Vern9's discrete adjoint of f1 + f2, which knows nothing of the split."""
+    theta = torch.tensor(SLOW_THETA, dtype=torch.float64, requires_grad=True)
+    exact = read(theta, ude.Vern9(), ude.DiscreteAdjoint(), abstol=1e-13, reltol=1e-13)
+    return float(exact.detach()), torch.autograd.grad(exact, theta)[0]
+
+
 @pytest.mark.parametrize(
     "sensealg",
     [
@@ -222,13 +253,11 @@ def test_hessian_vector_products_agree_with_differences_of_the_gradient():
     ids=name,
 )  # fmt: skip
 def test_every_sensitivity_agrees_with_that_of_the_problem_in_one_piece(sensealg):
-    """The reference is Vern9's discrete adjoint of f1 + f2, which knows nothing of the split."""
-    # slow rates, since BacksolveAdjoint has to run back through them
-    theta = torch.tensor([0.3, *THETA[1:]], dtype=torch.float64, requires_grad=True)
+    theta = torch.tensor(SLOW_THETA, dtype=torch.float64, requires_grad=True)
     ours = read(theta, ude.KenCarp5(), sensealg, abstol=1e-9, reltol=1e-9)
-    exact = read(theta, ude.Vern9(), ude.DiscreteAdjoint(), abstol=1e-13, reltol=1e-13)
-    assert float(ours.detach()) == pytest.approx(float(exact.detach()), rel=1e-7)
-    (left,), (right,) = torch.autograd.grad(ours, theta), torch.autograd.grad(exact, theta)
+    exact, right = in_one_piece()
+    assert float(ours.detach()) == pytest.approx(exact, rel=1e-7)
+    (left,) = torch.autograd.grad(ours, theta)
     torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-6 * float(right.abs().max()))
 
 

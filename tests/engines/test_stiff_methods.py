@@ -316,9 +316,14 @@ def test_a_wider_newton_tolerance_needs_fewer_calls():
     torch.testing.assert_close(loose.u, tight.u, rtol=1e-3, atol=1e-9)
 
 
-@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.KenCarp5(), ude.Kvaerno5()], ids=lambda alg: alg.name)
-def test_the_oregonator_keeps_its_pulses_at_a_loose_tolerance(alg):
-    # errors that Newton's iteration leaves behind can keep it at rest, which is an error of 1
+@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.KenCarp5(), ude.Kvaerno4(), ude.Kvaerno5()], ids=name)
+def test_the_oregonator_keeps_its_pulses_at_loose_tolerances(alg):
+    """Errors that Newton's iteration leaves behind can keep it at rest, which is an error of 1. Whether they do is a
+    matter of luck at a single tolerance; of these 31, Kvaerno5 lost nine with newton_tolerance=0.01."""
     reference = ude.reference_problems.get("orego")
-    sol = ude.solve(reference.problem, alg, reltol=1e-3, abstol=1e-3, saveat=[360.0])
-    assert float(reference.error(sol.u[-1])) < 0.05
+    errors = []
+    for tolerance in np.geomspace(0.8e-3, 1.3e-3, 31):
+        options = {"reltol": float(tolerance), "abstol": float(tolerance), "saveat": [360.0]}
+        # kernels take the steps of the torch engine in a hundredth of the time
+        errors.append(float(reference.error(ude.solve(reference.problem, alg, engine="fused", **options).u[-1])))
+    assert max(errors) < 0.05

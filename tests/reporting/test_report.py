@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ude.errors import InputError
@@ -30,7 +31,7 @@ class Balance(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.attributes += attrs
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "link"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -56,8 +57,18 @@ def test_page_fetches_nothing() -> None:
     assert "http" not in text
 
 
-def test_picture_is_a_png_inside_the_page() -> None:
-    coded = re.search(r"data:image/png;base64,([^\"]+)", report.page("t", SECTIONS))
+def test_picture_is_an_svg_inside_the_page() -> None:
+    coded = re.search(r"data:image/svg\+xml;base64,([^\"]+)", report.page("t", SECTIONS))
+    assert coded is not None
+    assert b"<svg" in base64.b64decode(coded[1])
+
+
+def test_picture_of_very_many_points_is_a_png() -> None:
+    many = np.linspace(0, 1, 60_000)
+    figure = plots.front(many, np.random.default_rng(0).random(len(many)) + 0.1, 0)
+    coded = re.search(
+        r"data:image/png;base64,([^\"]+)", report.page("t", [report.Section("P", [report.Picture(figure, "c")])])
+    )
     assert coded is not None
     assert base64.b64decode(coded[1]).startswith(b"\x89PNG")
 

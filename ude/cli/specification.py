@@ -11,6 +11,7 @@ from ude.cli.toml_reader import TomlReader
 from ude.errors import InputError, ModelError, UdeError
 
 if TYPE_CHECKING:
+    from ude.discovery import Knowledge
     from ude.models import UDE, Parameter
     from ude.training import Dataset
     from ude.training.noise import NoiseModel
@@ -268,9 +269,8 @@ def _unknown(reader: TomlReader, name: str) -> dict[str, Any]:
 
         if reader.text((*key, "activation"), table["activation"]) not in ACTIVATIONS:
             reader.fail((*key, "activation"), "unknown activation", expected=f"one of {', '.join(ACTIVATIONS)}")
-    own = {field: value for field, value in table.items() if field in known}
-    if own:
-        _made(reader, key, lambda: knowledge(own))
+    if any(field in known for field in table):
+        _made(reader, key, lambda: knowledge(name, table))
     return table
 
 
@@ -383,7 +383,7 @@ def regressor_names() -> dict[str, str]:
     """Name in files and options -> class in `ude.discovery`, for those that this release has."""
     from ude import discovery
 
-    known = {"library": "LibraryRegressor", "operon": "Operon", "pysr": "PySR", "sindy": "SINDy"}
+    known = {"library": "LibraryRegressor", "operon": "Operon", "pysr": "PySR", "sindy": "Sindy"}
     return {name: kind for name, kind in known.items() if kind in discovery.__all__}
 
 
@@ -400,18 +400,24 @@ def regressors(names: list[str] | None, seed: int) -> list[Any] | None:
 
 
 def knowledge_fields() -> tuple[str, ...]:
-    """What may be known of an unknown function, by the fields of `ude.Knowledge`."""
-    from ude import discovery
+    """What may be known of an unknown function: the fields of `ude.Knowledge`, but for its name."""
+    from ude.discovery import Knowledge
 
-    kind = getattr(discovery, "Knowledge", None)
-    return () if kind is None else tuple(f.name for f in fields(kind))
+    return tuple(f.name for f in fields(Knowledge) if f.name != "term")
 
 
-def knowledge(table: Mapping[str, Any]) -> Any:
-    from ude import discovery
+def knowledge(name: str, table: Mapping[str, Any]) -> Knowledge | None:
+    """What a section ``[unknown.U1]`` says of U1; None where it is only about the network."""
+    from ude.discovery import Knowledge
 
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
-    return discovery.Knowledge(**given)  # type: ignore[attr-defined]
+    known = knowledge_fields()
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key in known
+    }
+    for key in ("positive", "negative", "dimensionless_constants"):
+        if not isinstance(given.get(key, False), bool):
+            raise InputError(f"{key} is neither true nor false", expected="true or false", got=repr(given[key]))
+    return Knowledge(name, **given) if given else None
 
 
 def _networks(specification: Specification, model: UDE) -> list[Any] | None:

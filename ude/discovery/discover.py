@@ -9,7 +9,7 @@ import numpy as np
 
 from ude.discovery.belief import BeliefOptions
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
-from ude.discovery.fronts import default_searches, front
+from ude.discovery.fronts import default_searches, front, note_on_searches
 from ude.discovery.knowledge import Knowledge, knowledge_by_term
 from ude.discovery.regressor import Samples, SymbolicRegressor
 from ude.discovery.result import Discovery
@@ -90,6 +90,8 @@ def discover(
     train = observed(fit, fit.train)
     held_out = observed(fit, fit.held_out) if fit.held_out is not None else []
     with ProgressBar(progress) as bar:
+        if progress and regressors is None and (note := note_on_searches(searches)):
+            bar.console.print(note)
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
             fronts = {}
             for name, own in samples.items():

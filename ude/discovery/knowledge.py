@@ -212,8 +212,7 @@ class Knowledge:
                 return f"not {flag}"
         for kind, sign in (("increasing", 1.0), ("decreasing", -1.0)):
             for name in getattr(self, kind):
-                slope = sp.diff(candidate.expression, sp.Symbol(name))
-                slope = slope.replace(sp.Derivative, lambda *arguments: sp.sign(arguments[0].args[0]))
+                slope = _slope(candidate.expression, name)
                 if not _not_below(sign * evaluate(slope, points)):
                     return f"not {kind} in {name}"
         return None
@@ -261,6 +260,13 @@ class Knowledge:
                 error = normalised_error(samples, evaluate(bare, {**samples.inputs, **constants}))
                 found.append(Candidate(bare, constants, complexity(bare, constants), error, candidate.source))
         return found
+
+
+def _slope(expression: sp.Expr, name: str) -> sp.Expr:
+    """The derivative by one symbol, of real numbers: that of ``Abs(x)`` is ``sign(x)``."""
+    real = {symbol: sp.Symbol(str(symbol), real=True) for symbol in expression.free_symbols}
+    slope = sp.diff(expression.xreplace(real), sp.Symbol(name, real=True))
+    return slope.xreplace({own: symbol for symbol, own in real.items()})
 
 
 def _not_below(values: Array) -> bool:

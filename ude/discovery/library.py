@@ -183,7 +183,7 @@ def _atoms(inputs: dict[str, Array], size: int) -> Iterator[Column]:
     spread = np.geomspace(0.03, 30.0, size)
     few = np.geomspace(0.05, 20.0, max(3, size // 3))
     for name, value in inputs.items():
-        x, top, positive = sp.Symbol(name), float(np.max(np.abs(value))), bool(value.min() >= 0)
+        x, top, positive = sp.Symbol(name), float(np.max(np.abs(value))), _not_negative(value)
         others = [sp.Symbol(other) for other in inputs if other != name]
         pairs = [sp.Mul(*pair) for pair in combinations(others, 2)] if len(inputs) <= 3 else []
         scales = (top * spread)[:, None]
@@ -208,7 +208,7 @@ def _atoms(inputs: dict[str, Array], size: int) -> Iterator[Column]:
             haldane = _mesh(top * few, top * few)
             for factor in [sp.S.One, *others]:
                 yield Column(factor * x / (big + x + x**2 / small), (big, small), haldane)
-    for first, second in combinations([name for name, value in inputs.items() if value.min() >= 0], 2):
+    for first, second in combinations([name for name, value in inputs.items() if _not_negative(value)], 2):
         x, y = sp.Symbol(first), sp.Symbol(second)
         tops = float(np.max(inputs[first])), float(np.max(inputs[second]))
         saturation = _mesh(tops[0] * few, tops[1] * few)
@@ -220,6 +220,15 @@ def _atoms(inputs: dict[str, Array], size: int) -> Iterator[Column]:
             yield Column(one / ((big + one) * (small + other)), (big, small), inhibition)
             competition = _mesh(scale[0] * few, scale[0] / scale[1] * few)
             yield Column(one / (big + one + small * other), (big, small), competition)
+
+
+def _not_negative(value: Array) -> bool:
+    """Whether an input is a quantity that is not negative, such as a concentration.
+
+    A fitted trajectory may end a little below zero, which must not cost the saturating atoms. They stay defined: their
+    inner constants are at least 3 % of the largest value, and what is negative is less than 1 %.
+    """
+    return bool(value.min() >= -0.01 * value.max())
 
 
 def _mesh(first: Array, second: Array) -> Array:

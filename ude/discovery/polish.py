@@ -33,7 +33,7 @@ from ude.discovery.regressor import (
 
 _WORST = 0.5  # normalised error above which nothing is dropped any more
 _MOST_CONSTANTS = 9
-_SIMPLE = sorted({sp.Rational(a, b) for a in (1, 2, 3, 4, 5, 10) for b in (1, 2, 3)})
+_SIMPLE = (sp.Rational(1, 2), *map(sp.Integer, (1, 2, 3, 4, 5, 10)))
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Polisher:
             number = near if value > 0 else -near
             fitted = Fitted.of(candidate.expression.xreplace({sp.Symbol(name): number}), rest, self.samples)
             trial = None if fitted is None else fitted.candidate(self.samples, self.source)
-            close = trial is not None and trial.nmse <= 1.05 * candidate.nmse + 1e-13
+            close = trial is not None and trial.nmse <= 1.01 * candidate.nmse + 1e-13
             if trial is not None and close and trial.complexity < candidate.complexity:
                 return trial
         return None
@@ -138,7 +138,8 @@ class Fitted:
         jacobian = np.nan_to_num(np.stack(columns, axis=1))
         values = {name: float(value) for name, value in zip(names, theta * unit, strict=True)}
         scale = np.where(theta != 0, theta, 1.0)
-        return Fitted(expression, values, jacobian * scale, float(last @ last))
+        with np.errstate(all="ignore"):
+            return Fitted(expression, values, jacobian * scale, float(last @ last))
 
     def least_missed(self) -> str:
         """The constant whose vanishing costs least. In units of the constant itself, c_i = 1."""
@@ -172,7 +173,9 @@ def _residual(expression: sp.Expr, names: Sequence[str], samples: Samples, unit:
             values = np.broadcast_to(np.asarray(function(*columns, *(theta * unit)), dtype=np.float64), target.shape)
             if not np.all(np.isfinite(values)):
                 return np.full_like(target, np.nan)
-            return (target - project_out(samples, values[:, None])[:, 0]) / size
+            # far away values overflow when squared; such a place is as good as undefined
+            wrong = (target - project_out(samples, values[:, None])[:, 0]) / size
+            return np.where(np.abs(wrong) < 1e100, wrong, np.nan)
 
     return residual
 

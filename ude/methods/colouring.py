@@ -38,8 +38,8 @@ def colour(size: int, rows: Sequence[int], columns: Sequence[int]) -> Colouring:
     >>> colour(4, [0, 0, 1, 1, 1, 2, 2, 2, 3, 3], [0, 1, 0, 1, 2, 1, 2, 3, 2, 3]).count
     3
     """
-    by_rows = _greedy(size, rows, columns)
-    by_columns = _greedy(size, columns, rows)
+    by_rows = group_lines(size, rows, columns)
+    by_columns = group_lines(size, columns, rows)
     fewer = max(by_columns, default=0) < max(by_rows, default=0)
     found = by_columns if fewer else by_rows
     return Colouring(
@@ -51,7 +51,7 @@ def colour(size: int, rows: Sequence[int], columns: Sequence[int]) -> Colouring:
     )
 
 
-def _greedy(size: int, lines: Sequence[int], across: Sequence[int]) -> list[int]:
+def group_lines(size: int, lines: Sequence[int], across: Sequence[int]) -> list[int]:
     """The smallest colour of each line that no earlier line with an entry in common has."""
     entries: list[list[int]] = [[] for _ in range(size)]
     for line, cross in zip(lines, across, strict=True):

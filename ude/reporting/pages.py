@@ -74,7 +74,8 @@ def sections(contents: Contents) -> list[report.Section]:
     parts.append(report.Section("Candidates", _candidates(contents)))
     for sheet in contents.sheets:
         parts.append(report.Section(sheet.title, _sheet(sheet, heading=False)))
-    programs = [report.Code(text, language, folded=True) for language, text in contents.programs.items()]
+    languages = {"Text": contents.text, **contents.programs}
+    programs = [report.Code(text, language, folded=True) for language, text in languages.items()]
     parts.append(report.Section("Programs", programs))
     parts.append(report.Section("How it was made", _made(contents)))
     return [section for section in parts if section.parts]

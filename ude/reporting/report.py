@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from ude.errors import InputError
@@ -219,7 +220,9 @@ _LARGEST_SVG = 300_000
 def _image(figure: Figure) -> str:
     """The figure as a data address: SVG, sharp at every size; PNG where that would be large."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    # names inside a drawing are drawn by lot unless there is a salt: the same page twice is the same file
+    with mpl.rc_context({"svg.hashsalt": "ude"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     kind = "svg+xml"
     if buffer.tell() > _LARGEST_SVG:
         buffer, kind = io.BytesIO(), "png"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import make_smoothing_spline
+from scipy.interpolate import PchipInterpolator, make_smoothing_spline
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
@@ -24,6 +24,7 @@ Array = npt.NDArray[np.float64]
 Curve = Callable[[Array], tuple[Array, Array]]  # t (k,) -> value (k,), derivative (k,)
 
 LONGEST_GAUSSIAN_PROCESS = 250  # points in a trajectory; 0.1 s a state there, a spline beyond
+_RARE = 0.25
 _SMALLEST_NOISE = 1e-8  # of noise variance to signal variance: what float64 needs to factorise the kernel
 
 
@@ -69,6 +70,50 @@ def smooth(data: Dataset, positive: Sequence[bool] | npt.NDArray[np.bool_] | Non
     noise = np.array([fit.noise for fit in fits])
     curves = tuple(zip(*(fit.curves for fit in fits), strict=True))
     return Smoothing(noise, mask, curves, tuple(zip(*spans, strict=True)))
+
+
+def rarely_seen(data: Dataset) -> npt.NDArray[np.bool_]:
+    """(column,): those with fewer than a quarter of the values of the column that has the most."""
+    measured = np.sum([trajectory.measured.sum(0) for trajectory in data.trajectories], axis=0)
+    return np.asarray(measured < _RARE * measured.max())
+
+
+def interpolate_rare(smoothing: Smoothing, data: Dataset) -> Smoothing:
+    """Columns that are rarely seen interpolated, with as much noise relative to their spread as the others have.
+
+    Of a handful of values far apart the likelihood would as soon believe that all is noise.
+    """
+    rare = rarely_seen(data)
+    if not rare.any():
+        return smoothing
+    spread = np.nanstd(data.values(), axis=0)
+    often = ~rare & (spread > 0)
+    relative = float(np.sqrt(np.mean((smoothing.noise[often] / spread[often]) ** 2))) if often.any() else 0.0
+    curves = [list(own) for own in smoothing.curves]
+    for i, trajectory in enumerate(data.trajectories):
+        for column in np.flatnonzero(rare):
+            seen = trajectory.measured[:, column]
+            if seen.any():
+                curves[i][column] = _interpolated(
+                    trajectory.t[seen], trajectory.u[seen, column], bool(smoothing.positive[column])
+                )
+    noise = np.where(rare, relative * spread, smoothing.noise)
+    return replace(smoothing, noise=noise, curves=tuple(tuple(own) for own in curves))
+
+
+def _interpolated(t: Array, values: Array, positive: bool) -> Curve:
+    """Without overshoot (PCHIP), in logarithms where positive; constant outside."""
+    if len(t) == 1:
+        return _constant(float(values[0]))
+    pieces = PchipInterpolator(t, np.log(values) if positive else values)
+    slope = pieces.derivative()
+
+    def curve(s: Array) -> tuple[Array, Array]:
+        inside = (s >= t[0]) & (s <= t[-1])
+        held = np.clip(s, t[0], t[-1])
+        return pieces(held), np.where(inside, slope(held), 0.0)
+
+    return _exponential(curve) if positive else curve
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class DrivenStates(nn.Module):
         problem = ODEProblem(self, starts[:, self.hidden], (self.t[:, 0], self.t[:, -1]))
         found = solve(
             problem,
-            Tsit5(),
+            options.algorithm or Tsit5(),
             saveat=self.t,
             abstol=options.settled(self.field.model).tolerance,
             reltol=options.settled(self.field.model).tolerance,

@@ -26,8 +26,9 @@ Array = npt.NDArray[np.float64]
 
 # Numbers that the noise level of a column is believed to rest on before there are data: few data cannot make it zero.
 _PSEUDO_DATA = 2.0
-# Smallest noise, of that of the smoothed data, and of the scale of a column.
-_LEAST_NOISE, _LEAST_RELATIVE = 0.2, 1e-4
+# Smallest and largest noise, of that of the smoothed data: a misfit beyond it is the model's, and a column called all
+# noise would never be fitted again. The smallest of the scale of a column.
+_LEAST_NOISE, _MOST_NOISE, _LEAST_RELATIVE = 0.2, 3.0, 1e-4
 _ALPHAS = (1e-3, 1e5)
 # Added to the diagonal of H, scaled to ones, before it is inverted.
 _JITTER = 1e-10
@@ -41,6 +42,7 @@ class Scales:
     alphas: Array
     sigma: Array
     expected: Array
+    most: Array
     fixed: bool = False
 
     @classmethod
@@ -53,7 +55,9 @@ class Scales:
         relative = float(np.sqrt(np.mean((noise / scale) ** 2)))
         expected = np.maximum(relative, _LEAST_RELATIVE) * scale
         sigma = np.maximum(noise, _LEAST_RELATIVE * scale)
-        return cls(np.array(alphas), np.maximum(sigma, _LEAST_NOISE * expected), expected, strength == 0)
+        sigma = np.maximum(sigma, _LEAST_NOISE * expected)
+        most = _MOST_NOISE * np.maximum(sigma, expected)
+        return cls(np.array(alphas), sigma, expected, most, strength == 0)
 
     def numbers(self) -> Array:
         return np.concatenate([self.alphas, self.sigma])
@@ -314,5 +318,5 @@ def renewed(scales: Scales, lin: Linearised, group: npt.NDArray[np.int64], x: Ar
         own = lin.column == c
         squares = float(lin.data[own] @ lin.data[own]) + _PSEUDO_DATA * scales.expected[c] ** 2
         freedom = max(own.sum() - leverage[own].sum(), 0.0) + _PSEUDO_DATA
-        sigma[c] = max(np.sqrt(squares / freedom), _LEAST_NOISE * scales.expected[c])
+        sigma[c] = np.clip(np.sqrt(squares / freedom), _LEAST_NOISE * scales.expected[c], scales.most[c])
     return np.concatenate([alphas, sigma]), float(leverage.sum())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ude.engines.fused.engine import WORK_OF_A_GRADIENT
 from ude.errors import EngineRefused
-from ude.methods import Tsit5
+from ude.methods import Algorithm, Tsit5
 from ude.models import Model, Neural
 from ude.problems import ODEProblem
 from ude.solution import Solution
@@ -91,11 +91,15 @@ class SolverOptions:
     A trial of a line search may be wild and take thousands of steps to no purpose. A window therefore gets at most
     `patience` times the steps that the start of the stage took, and never more than `maxiters` (None: 200, and 20 for
     each of its points). What it did not reach then counts as missing.
+
+    `algorithm` left out is `Tsit5()`, or `KenCarp4()` where the equations are found stiff along the smoothed data. It
+    stays the same throughout a fit: an objective whose method changes with p jumps where it does.
     """
 
     tolerance: float | None = None
     maxiters: int | None = None
     patience: float = 4.0
+    algorithm: Algorithm | None = None
 
     def settled(self, model: Model) -> SolverOptions:
         """The same with the tolerance that this model gets."""
@@ -121,8 +125,7 @@ def simulate(
 
     With `span` and no `t`, at the times that the solver steps to.
 
-    Always with `Tsit5`: the windows are short, and an objective whose method changes with p jumps where it does. With a
-    meter, the engine is the one that it chooses, and it counts the work.
+    With a meter, the engine is the one that it chooses, and it counts the work.
     """
     times = t if t is not None else span
     if times is None:
@@ -133,7 +136,7 @@ def simulate(
         try:
             solution = solve(
                 problem,
-                Tsit5(),
+                options.algorithm or Tsit5(),
                 saveat=t,
                 abstol=tolerance,
                 reltol=tolerance,

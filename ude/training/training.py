@@ -14,14 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from ude.errors import InputError
+from ude.methods import Tsit5
 from ude.models import Model
 from ude.progress import ProgressBar
 from ude.progress import Stage as ProgressStage
 from ude.training import initialise
-from ude.training.collocation import Smoothing, smooth
+from ude.training.collocation import Smoothing, interpolate_rare, rarely_seen, smooth
 from ude.training.coordinates import Coordinates, InnerField
 from ude.training.data import Array, Dataset
 from ude.training.evaluations import EvaluationLog, Meter
@@ -39,6 +41,7 @@ from ude.training.posterior import Posterior, Scales, WindowStarts, network_tens
 from ude.training.run_folder import RunFolder
 from ude.training.shooting import Shooting, Windows, cut
 from ude.training.stages import Callback, Iteration, Stage
+from ude.training.stiffness import algorithm_for
 
 COLUMNS = ("stage", "iteration", "loss", "validation", "rate", "evaluations", "steps", "seconds")
 
@@ -160,7 +163,7 @@ class Training:
 
     def _prepare(self) -> None:
         setup, options = self.setup, self.options
-        self.smoothing = smooth(self.train, self.positive_columns())
+        self.smoothing = interpolate_rare(smooth(self.train, self.positive_columns()), self.train)
         self.noise = self.smoothing.noise
         first = np.stack([self.smoothing(i, tr.t[:1])[0][0] for i, tr in enumerate(self.train.trajectories)])
         starts = starting_values(setup.initial, self.spread_out(first))
@@ -180,8 +183,10 @@ class Training:
         else:
             points = replace(points, u=points.u[:, self.columns], du=points.du[:, self.columns])
         self.points = points
+        self.believed = self._believed()
         if options.rescale:
             initialise.set_network_scales(self.model, points.u, points.du, points.t, self.overrides(points)())
+        self._choose_algorithm()
         relative = max(float(np.sqrt(np.mean((self.noise / self.scale.numpy()) ** 2))), 1e-3)
         observations = sum(self.train.counts().values())
         # N observations of noise ν: -log p of the data is N r²/2ν², which in the mean square r² is 2ν²/N a unit.
@@ -197,6 +202,27 @@ class Training:
             self.likelihood = Likelihood(setup.noise, observed, torch.isfinite(observed), self.noise.tolist())
         if setup.whole is not None:
             self.validation = self._validation(setup.whole)
+
+    def _believed(self) -> Bool[Tensor, " state"]:
+        """Whose slopes the smooth knows: not those of states that were seen much more rarely than others, of which a
+        smooth of a few points says little."""
+        often = ~rarely_seen(self.train)
+        column_of = self.setup.measurement.column_of
+        flags = [state not in column_of or bool(often[column_of[state]]) for state in self.model.states]
+        return torch.tensor(flags)
+
+    def _choose_algorithm(self) -> None:
+        """A method for all simulations of this fit, by the equations along the smoothed data."""
+        if self.options.solver.algorithm is not None:
+            return
+        points = self.points
+        longest = max(len(trajectory) for trajectory in self.train.trajectories)
+        z = self.field.coordinates.inner(points.u)
+        known = torch.isfinite(z).all(-1)
+        algorithm = algorithm_for(self.field, z[known], points.t[known], points.trajectory[known], longest)
+        if not isinstance(algorithm, Tsit5):
+            self.notes.append(f"simulated by {algorithm.name}: the equations are stiff along the data")
+        self.options = replace(self.options, solver=replace(self.options.solver, algorithm=algorithm))
 
     def overrides(self, points: Points) -> Callable[[], dict[str, Tensor] | None]:
         """What stands in the place of the model's parameters at single points, as the parameters are now."""

@@ -55,7 +55,7 @@ class CudaRenderer(Renderer):
     # inlined into every stage, a network takes nvcc a minute to compile, and runs out of registers
     function_qualifier = "__device__ static __noinline__ "
     table_qualifier = "__device__ static const "
-    array_qualifier = ""
+    array_qualifier = large_qualifier = ""
 
     @property
     def wide(self) -> bool:

@@ -15,9 +15,11 @@ from ude.engines.fused.texts import section, text_of
 from ude.engines.torch_engine.esdirk import esdirk_tensors
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
 
-#: The Jacobian of more states makes programs that compilers take many seconds for.
-MOST_STATES = 32
-
+#: A dense LU of more states takes longer than anything that a kernel saves.
+MOST_STATES = 256
+#: Up to here the Jacobian is written out number by number, which makes the most of its zeros; the text of larger ones
+#: would take compilers many seconds, and they are put together of pullbacks.
+MOST_WRITTEN_OUT = 12
 
 #: What bounds loops over states, where compilers should not unroll them.
 ROWS = section("newton.h", "loops over rows")
@@ -151,8 +153,9 @@ def _pull_row(tableau: DiagonallyImplicitTableau) -> str:
         "                     v_t *through, int inside) {",
         "    const v_t *u = row->u, t = row->t, h = row->dt, step = h * (real)GAMMA, zero = v_splat(0);",
         "    const v_i moved = v_ne(h, zero);",
-        "    v_t k[STAGES][STATES], matrix[STATES * STATES], y[STATES], of_y[STATES], time;",
-        "    Factors factors;",
+        "    v_t k[STAGES][STATES], y[STATES], of_y[STATES], time;",
+        "    ROOMY v_t matrix[STATES * STATES];",
+        "    ROOMY Factors factors;",
         "    memcpy(k, row->k, sizeof(k));",
         "    tighten(c, a, row, &factors, k);",
     ]

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from ude.methods import ExplicitTableau
 
+#: Of more states torch's own operations are as quick, and the vectors of a step outgrow the stack of a thread.
+MOST_STATES = 4096
+
 _REMEMBERS_NOTHING = """typedef struct { int none; } Method;
 static inline void method_start(Method *method, int lane) { (void)method; (void)lane; }"""
 
@@ -121,7 +124,8 @@ def _pull_row(tableau: ExplicitTableau) -> str:
     ]
     if tableau.extra_a:
         lines += [
-            "    v_t all[ALL_STAGES][STATES], (*k)[STATES] = all;",
+            "    ROOMY v_t all[ALL_STAGES][STATES];",
+            "    v_t (*k)[STATES] = all;",
             "    memcpy(all, row->k, sizeof(row->k));",
             "    if (inside) read_step(c, u, t, h, all);",
         ]

@@ -29,25 +29,30 @@ aten = torch.ops.aten
 #: Operators that only move numbers about: run on addresses. (Their overload packets by name.)
 _MOVES = """
     view reshape _unsafe_view expand permute transpose t select slice squeeze unsqueeze clone detach alias cat
-    stack split split_with_sizes unbind flip roll repeat diagonal index_select gather as_strided narrow movedim
+    stack split split_with_sizes unbind flip roll repeat diagonal index_select gather narrow movedim
     chunk tril triu select_scatter slice_scatter diagonal_scatter lift_fresh_copy lift_fresh contiguous
     view_copy expand_copy select_copy slice_copy permute_copy squeeze_copy unsqueeze_copy detach_copy alias_copy
-    t_copy transpose_copy unbind_copy split_copy split_with_sizes_copy diagonal_copy as_strided_copy
+    t_copy transpose_copy unbind_copy split_copy split_with_sizes_copy diagonal_copy
     view_as_real diag_embed unfold copy squeeze_ unsqueeze_ _to_copy to repeat_interleave unfold_copy
     _reshape_copy
 """
 MOVES = frozenset(_MOVES.split())
 # A computed index may pick from this many different rows, each of which gets a loop of its own.
 _MOST_TABLES = 64
+# Cumulated sums are written out number by number.
+_LONGEST_CHAIN = 64
 #: Operators that fill with a known number, whatever tensors they are given.
 FILLS = {"zeros_like": 0.0, "ones_like": 1.0, "new_zeros": 0.0, "new_ones": 1.0}
+# what is written to before it is read may hold anything
+FILLS |= dict.fromkeys(("empty", "empty_like", "new_empty", "empty_permuted"), 0.0)
 
 
 class Lowering:
     """Runs a graph with addresses in the place of numbers.
 
     A node's value is an int64 tensor of addresses wrapped in `_Held`, or a torch tensor whose numbers are known
-    (indices, ranges), which operators are run on as they are.
+    (indices, ranges), which operators are run on as they are. Views are views of addresses: what an operator writes
+    into its argument (decompositions do, behind torch's own removal of that) is seen through all of them.
     """
 
     def __init__(self, program: Program) -> None:
@@ -116,11 +121,13 @@ class Lowering:
             raise
         except (ArithmeticError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             # an operator in a form that its rule does not know: other engines run it all the same
-            reason = Unfusable(f"the operator {target} has no fused form for these arguments ({_first_line(error)})")
-            reason.operator = name
-            raise reason from error
+            refusal = Unfusable(f"the operator {target} has no fused form for these arguments ({_first_line(error)})")
+            refusal.operator = name
+            raise refusal from error
 
     def _lower(self, name: str, target: Any, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        if name.endswith("_") and target._schema.is_mutable:
+            return self._write(name.rstrip("_"), target, node, args, kwargs)
         if name in MOVES:
             return self._move(name, target, node, args, kwargs)
         if name in FILLS or name in ("full", "full_like", "new_full", "scalar_tensor"):
@@ -134,26 +141,33 @@ class Lowering:
             raise Unfusable(f"the operator {target} has no fused form")
         return special(node, *args, **kwargs)
 
+    def _write(self, name: str, target: Any, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """An operator that writes its result into its first argument."""
+        if not isinstance(args[0], _Held):
+            raise Unfusable(f"the operator {target} writes into a tensor that f refers to")
+        if name == "fill":
+            found = _held(self.addresses(args[1]))
+        elif name == "zero":
+            found = _held(self.addresses(0.0))
+        else:
+            found = self._lower(name, target, node, args, kwargs)
+        args[0].at.copy_(found.at)
+        return args[0]
+
     def _move(self, name: str, target: Any, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if name in ("_to_copy", "to"):
+            _check_precision(node)
             if not _meta(node).is_floating_point():
                 value = self.addresses(args[0])
                 if _meta(node.args[0]).is_floating_point():
                     function = "truth" if _meta(node).dtype == torch.bool else "trunc"
                     return _held(self.program.map(function, value))
+            return _Held(args[0].at.clone())
+        if name in ("lift_fresh", "detach", "alias"):
             return args[0]
-        if name in (
-            "lift_fresh_copy",
-            "lift_fresh",
-            "detach",
-            "alias",
-            "clone",
-            "contiguous",
-            "detach_copy",
-            "alias_copy",
-        ):
+        if name in ("lift_fresh_copy", "clone", "contiguous", "detach_copy", "alias_copy"):
             # clone may ask for a memory format, but addresses have none
-            return args[0]
+            return _Held(args[0].at.clone(memory_format=torch.contiguous_format))
         if name == "copy":
             return _Held(torch.broadcast_to(self._ids(args[1]), self._ids(args[0]).shape))
         if name == "roll" or not _holds(kwargs):
@@ -165,6 +179,8 @@ class Lowering:
         return [_Held(part) for part in moved] if isinstance(moved, (list, tuple)) else _Held(moved)
 
     def _ids(self, value: Any) -> Tensor:
+        if isinstance(value, _Held):
+            return value.at
         return _tensor(self.addresses(value))
 
     def _fill(self, name: str, node: fx.Node, args: Any) -> Any:
@@ -261,6 +277,36 @@ class Lowering:
 
     def _op_prod(self, node: fx.Node, x: Any, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
         return self._reduce("mul", node, x, dims, keepdim)
+
+    def _op_new_empty_strided(self, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
+        # what autograd makes of such writes reads memory by its layout, which a trace gets wrong
+        raise Unfusable(
+            "f writes numbers into a part of a tensor, of which derivatives cannot be traced; put them together with "
+            "torch.stack, torch.cat or torch.where"
+        )
+
+    _op_as_strided = _op_as_strided_copy = _op_as_strided_scatter = _op_empty_strided = _op_new_empty_strided
+
+    def _op_any(self, node: fx.Node, x: Any, dims: Any = None, keepdim: bool = False) -> Any:
+        return self._reduce("maximum", node, self._map("truth", (x,)), dims, keepdim)
+
+    def _op_all(self, node: fx.Node, x: Any, dims: Any = None, keepdim: bool = False) -> Any:
+        return self._reduce("minimum", node, self._map("truth", (x,)), dims, keepdim)
+
+    def _op_cumsum(self, node: fx.Node, x: Any, axis: int, dtype: Any = None) -> Any:
+        return self._cumulated("add", x, axis)
+
+    def _op_cumprod(self, node: fx.Node, x: Any, axis: int, dtype: Any = None) -> Any:
+        return self._cumulated("mul", x, axis)
+
+    def _cumulated(self, function: str, x: Any, axis: int) -> _Held:
+        moved = np.moveaxis(self.addresses(x), axis, 0)
+        if len(moved) > _LONGEST_CHAIN:
+            raise Unfusable(f"a cumulated sum or product of more than {_LONGEST_CHAIN} numbers has no fused form")
+        rows = [moved[0]]
+        for row in moved[1:]:
+            rows.append(self.program.map(function, rows[-1], row))
+        return _held(np.moveaxis(np.stack(rows), 0, axis))
 
     def _op_mm(self, node: fx.Node, x: Any, y: Any) -> Any:
         return _held(self.program.contract(self.addresses(x)[None], self.addresses(y)[None])[0])
@@ -383,6 +429,21 @@ class Lowering:
             total = self.program.map("add", total, self.program.map("mul", here, np.full_like(base, source[i])))
         return _held(total)
 
+    def _op_scatter(self, node: fx.Node, x: Any, axis: int, index: Any, y: Any) -> Any:
+        if isinstance(index, _Held):
+            raise Unfusable(f"the operator {node.target} writes by a computed index")
+        ids = self._ids(x).contiguous()
+        order = torch.arange(ids.numel()).view(ids.shape)
+        return self._put(ids, order.gather(axis, index), y, False)
+
+    def _op_replication_pad1d_backward(self, node: fx.Node, grad: Any, x: Any, padding: Sequence[int]) -> Any:
+        shape = self._ids(x).shape
+        order = torch.arange(shape.numel(), dtype=torch.float64).view(shape)
+        read = torch.nn.functional.pad(order, tuple(padding), mode="replicate").to(torch.int64)
+        return self._put(torch.zeros(shape, dtype=torch.int64) + ZERO, read, grad, True)
+
+    _op_replication_pad2d_backward = _op_replication_pad1d_backward
+
     def _op_scatter_add(self, node: fx.Node, x: Any, axis: int, index: Any, y: Any) -> Any:
         if isinstance(index, _Held):
             vector = self.addresses(x)
@@ -430,7 +491,7 @@ class Lowering:
             # every input is read by some (place, tap): gather what they give back, with the zero address elsewhere
             order = torch.arange(1, inputs.numel() + 1).view(inputs.shape)
             readers, _ = _windows(order, kernel.shape[2:], stride, padding, dilation)
-            of_x = _held(self._pull_windows(readers, flat, kernel).reshape(tuple(inputs.shape)))
+            of_x = _held(self._pull_windows(readers, inputs.numel(), flat, kernel).reshape(tuple(inputs.shape)))
         if mask[1]:
             left = flat.transpose(1, 0, 2).reshape(1, kernel.shape[0], -1)
             right = windows.reshape(1, -1, windows.shape[2])
@@ -440,15 +501,18 @@ class Lowering:
             of_bias = self._reduce("add", node, grad, axes, False)
         return [of_x, of_weight, of_bias]
 
-    def _pull_windows(self, readers: Addresses, of_out: Addresses, kernel: Addresses) -> Addresses:
-        """Sum over places and taps that read an input; `readers` (batch, places, taps) hold 1 + its number, or 0."""
+    def _pull_windows(self, readers: Addresses, readers_of: int, of_out: Addresses, kernel: Addresses) -> Addresses:
+        """Sum over places and taps that read each of `readers_of` inputs.
+
+        `readers` (batch, places, taps) hold 1 + the number of the input that is read there, or 0.
+        """
         taps = kernel.reshape(kernel.shape[0], -1)
         batch, place, tap = np.nonzero(readers)
         read = readers[batch, place, tap] - 1
         order = np.argsort(read, kind="stable")
-        count = np.bincount(read)
+        count = np.bincount(read, minlength=readers_of)
         rank = np.arange(read.size) - np.repeat(np.cumsum(count) - count, count)
-        size = int(read.max()) + 1
+        size = readers_of
         left = np.full((size, 1, int(count.max()) * kernel.shape[0]), ZERO, dtype=np.int64)
         right = np.full((size, left.shape[2], 1), ZERO, dtype=np.int64)
         for channel in range(kernel.shape[0]):
@@ -468,8 +532,8 @@ class _Held:
 
 
 def _tensor(addresses: Addresses) -> Tensor:
-    # ascontiguousarray makes a row of a single number
-    return torch.from_numpy(np.ascontiguousarray(addresses)).view(addresses.shape)
+    # a copy: what is known of the program must not change when a tensor is written to
+    return torch.from_numpy(np.array(addresses, dtype=np.int64, order="C")).view(addresses.shape)
 
 
 def _held(addresses: Addresses) -> _Held:
@@ -496,6 +560,12 @@ def _windows(
 def _name(target: Any) -> str:
     packet = getattr(target, "overloadpacket", None)
     return str(packet.__name__) if packet is not None else str(getattr(target, "__name__", target))
+
+
+def _check_precision(node: fx.Node) -> None:
+    before, after = _meta(node.args[0]).dtype, _meta(node).dtype
+    if before.is_floating_point and after.is_floating_point and after.itemsize < before.itemsize:
+        raise Unfusable(f"f turns {str(before)[6:]} numbers into {str(after)[6:]}, and kernels know one type")
 
 
 def _first_line(error: Exception) -> str:

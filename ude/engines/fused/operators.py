@@ -30,7 +30,7 @@ FUNCTIONS: dict[str, str] = {
 FUNCTIONS |= {name: "{p}number({p}" + name + "({0}, {1}))" for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 _ONE = """abs sqrt exp expm1 exp2 log log1p log2 log10 sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh
 sigmoid erf erfc floor ceil round trunc lgamma digamma rsqrt"""
-_TWO = "fmin fmax pow atan2 hypot fmod remainder"
+_TWO = "fmin fmax copysign pow atan2 hypot fmod remainder"
 FUNCTIONS |= {name: "{p}" + name + "({0})" for name in _ONE.split()}
 FUNCTIONS |= {name: "{p}" + name + "({0}, {1})" for name in _TWO.split()}
 FUNCTIONS |= {"minimum": "{p}min({0}, {1})", "maximum": "{p}max({0}, {1})"}
@@ -43,7 +43,7 @@ UNARY = {
     "bitwise_not": "not",
     "sgn": "sign",
 }
-_BOTH_NAMES = "mul eq ne lt le gt ge minimum maximum fmin fmax atan2 hypot fmod remainder"
+_BOTH_NAMES = "mul eq ne lt le gt ge minimum maximum fmin fmax copysign atan2 hypot fmod remainder"
 BINARY = {
     **{name: name for name in _BOTH_NAMES.split()},
     "logical_and": "mul",

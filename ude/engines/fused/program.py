@@ -235,13 +235,26 @@ class Program:
         key = ("map", function, *(part.tobytes() for part in flat))
         if key not in self._known:
             uniform = self.uniform(*flat)
-            if flat[0].size <= SCALARS:
+            unchanged = self._unchanged(function, flat)
+            if unchanged is not None:
+                self._known[key] = unchanged
+            elif flat[0].size <= SCALARS:
                 self._known[key] = np.array([self._scalar(function, one) for one in zip(*flat, strict=True)], np.int64)
             else:
                 out = self.add_buffer("v" if not uniform else "w", flat[0].size, uniform=uniform, role="temporary")
                 self.emit(Map(out, function, flat))
                 self._known[key] = addresses_of(out)
         return self._known[key].reshape(shape)
+
+    def _unchanged(self, function: str, arguments: Sequence[Addresses]) -> Addresses | None:
+        """The argument that an operation with a constant leaves as it is: ``1 * x`` and ``0 + x`` of whole arrays."""
+        if function not in ("add", "mul", "sub", "div"):
+            return None
+        constant = [self.value_at(int(part[0])) if np.all(part == part[0]) else None for part in arguments]
+        neutral = 1.0 if function in ("mul", "div") else 0.0
+        if constant[1] == neutral:
+            return arguments[0]
+        return arguments[1] if constant[0] == neutral and function in ("add", "mul") else None
 
     def _scalar(self, function: str, arguments: Sequence[int]) -> int:
         simple = self._simplified(function, arguments)

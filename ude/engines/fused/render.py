@@ -34,6 +34,8 @@ from ude.engines.fused.program import (
 
 # More pieces than this are read through a table of indices.
 _MOST_RUNS = 8
+# Arrays of more numbers than this do not lie on the stack.
+_LARGE = 4096
 # Accumulators of a matrix product that stay in registers: columns a lane, and neighbours (in vectors) without lanes.
 _COLUMNS = 8
 _WIDE_COLUMNS = 8
@@ -63,6 +65,8 @@ class Renderer:
     function_qualifier = "static "
     table_qualifier = "static const "
     array_qualifier = " ALIGNED"
+    #: Of arrays that the stack of a thread may not have room for.
+    large_qualifier = "static _Thread_local "
 
     @property
     def wide(self) -> bool:
@@ -121,7 +125,7 @@ class Renderer:
         read_last = {buffer for addresses in wanted for buffer in self.program.buffers_of(addresses)}
         lines = self._block(body, read_last)
         for name, addresses in outputs.items():
-            lines += [f"{name}[{i}] = {self.at(int(a), 'v_')};" for i, a in enumerate(addresses.reshape(-1))]
+            lines += self._stored(name, addresses.reshape(-1))
         for i, sink in enumerate(sinks):
             lines += self._sink(i, sink)
         return f"{self.function_qualifier}{signature} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n"
@@ -228,7 +232,9 @@ class Renderer:
             return f"/* {buffer.name} */"
         if buffer.numel == 1:
             return f"v_t {buffer.name};"
-        return f"v_t {buffer.name}[{self.padded(buffer.numel)}]{self.array_qualifier};"
+        numel = self.padded(buffer.numel)
+        qualifier = self.large_qualifier if numel * self.lanes > _LARGE else ""
+        return f"{qualifier}v_t {buffer.name}[{numel}]{self.array_qualifier};"
 
     def padded(self, numel: int) -> int:
         """Room for whole wide vectors, so that loops need no remainder."""
@@ -239,7 +245,7 @@ class Renderer:
             case Map():
                 return self._map(operation, prefix)
             case Copy():
-                return self._pieces(operation.out, [operation.source], lambda parts: parts[0], prefix)
+                return self._pieces(operation.out, [operation.source], lambda parts, _: parts[0], prefix)
             case Contract():
                 return self._contract(operation, prefix)
             case Reduce():
@@ -254,33 +260,72 @@ class Renderer:
             if operation.out.uniform:
                 return [f"{self.element(operation.out, '0', prefix='s_')} = {text};"]
             return [f"const v_t {operation.out.name} = {text};"]
-        return self._pieces(operation.out, operation.arguments, lambda parts: template.format(*parts, p=prefix), prefix)
+        return self._pieces(
+            operation.out, operation.arguments, lambda parts, kind: template.format(*parts, p=kind), prefix
+        )
 
     def _pieces(
-        self, out: Buffer, arguments: Sequence[Addresses], write: Callable[[Sequence[str]], str], prefix: str
+        self, out: Buffer, arguments: Sequence[Addresses], write: Callable[[Sequence[str], str], str], prefix: str
     ) -> list[str]:
         """``out[i] = write(arguments[i])`` for arguments that are patched together of several runs."""
         lines = [self.declare(out)]
         target = self.name(out)
         pieces = list(runs(arguments))
+        period = pieces[0][1]
+        if len(pieces) > 2 and period > 1 and out.numel % period == 0:
+            rows = self._in_rows(out, arguments, write, prefix, period)
+            if rows is not None:
+                return [*lines, *rows]
         if len(pieces) > _MOST_RUNS and all(len(self.program.buffers_of(part)) == 1 for part in arguments):
             parts = [self._tabled(part, prefix) for part in arguments]
-            return [*lines, f"for (int i = 0; i < {out.numel}; i++) {target}[i] = {write(parts)};"]
+            return [*lines, f"for (int i = 0; i < {out.numel}; i++) {target}[i] = {write(parts, prefix)};"]
         for start, length in pieces:
             inside = [part[start : start + length] for part in arguments]
             accesses = [self.program.access(part) for part in inside]
             known = [access for access in accesses if access is not None]
             if length < 3 or len(known) < len(accesses):
                 for i in range(length):
-                    text = write([self.at(int(part[i]), prefix) for part in inside])
+                    text = write([self.at(int(part[i]), prefix) for part in inside], prefix)
                     lines.append(f"{target}[{start + i}] = {text};")
                 continue
             parts = [
                 self.element(access.buffer, f"{access.offset} + {access.strides[0]} * i", prefix=prefix)
                 for access in known
             ]
-            lines.append(f"for (int i = 0; i < {length}; i++) {target}[{start} + i] = {write(parts)};")
+            lines.append(f"for (int i = 0; i < {length}; i++) {target}[{start} + i] = {write(parts, prefix)};")
         return lines
+
+    def _in_rows(
+        self,
+        out: Buffer,
+        arguments: Sequence[Addresses],
+        write: Callable[[Sequence[str], str], str],
+        prefix: str,
+        period: int,
+    ) -> list[str] | None:
+        """A loop over rows of equal length, such as a bias for every cell of a grid; None where the rows differ."""
+        accesses = [self.program.access(part.reshape(-1, period)) for part in arguments]
+        known = [access for access in accesses if access is not None]
+        if len(known) < len(accesses):
+            return None
+        target, lines, start = self.name(out), [], 0
+        if self.wide and prefix == "v_" and all(access.strides[1] in (0, 1) for access in known):
+            start = period - period % self.width
+        for first, stop, kind in ((0, start, "w_"), (start, period, prefix)):
+            if first == stop:
+                continue
+            parts = [self._in_row(access, kind) for access in known]
+            step = self.width if kind == "w_" else 1
+            text, place = write(parts, kind), f"m * {period} + n"
+            store = f"w_store({target} + {place}, {text});" if kind == "w_" else f"{target}[{place}] = {text};"
+            lines.append(f"    for (int n = {first}; n < {stop}; n += {step}) {store}")
+        return [f"for (int m = 0; m < {out.numel // period}; m++) {{", *lines, "}"]
+
+    def _in_row(self, access: Access, prefix: str) -> str:
+        place = _place(access, ("m", "n"))
+        if prefix == "w_" and access.strides[1] == 1:
+            return f"w_load({self.name(access.buffer)} + {place})"
+        return self.element(access.buffer, place, prefix=prefix)
 
     def _tabled(self, part: Addresses, prefix: str) -> str:
         access = self.program.access(part)
@@ -507,8 +552,15 @@ class Renderer:
         columns = sink.right.shape[0]
         lines = []
         for side, part, size in (("left", sink.left, rows), ("right", sink.right, columns)):
+            access = self.program.access(part)
+            if access is not None and depth > 1:
+                of_row, of_k = access.strides
+                text = self.element(access.buffer, f"{access.offset} + {of_row} * i + {of_k} * k", prefix="v_")
+                target = f"(c->{side}{number} + (c->slot * {depth} + k) * {self.padded(size)})[i]"
+                lines.append(f"for (int k = 0; k < {depth}; k++) for (int i = 0; i < {size}; i++) {target} = {text};")
+                continue
             for k in range(depth):
-                base = f"c->{side}{number} + (c->slot * {depth} + {k}) * {self.padded(size)}"
+                base = f"(c->{side}{number} + (c->slot * {depth} + {k}) * {self.padded(size)})"
                 lines += self._stored(base, np.ascontiguousarray(part[:, k]))
         return lines
 
@@ -522,10 +574,10 @@ class Renderer:
             piece = part[start : start + length]
             access = self.program.access(piece)
             if length < 3 or access is None:
-                lines += [f"({target})[{start + i}] = {self.at(int(a), 'v_')};" for i, a in enumerate(piece)]
+                lines += [f"{target}[{start + i}] = {self.at(int(a), 'v_')};" for i, a in enumerate(piece)]
                 continue
             text = self.element(access.buffer, f"{access.offset} + {access.strides[0]} * i", prefix="v_")
-            lines.append(f"for (int i = 0; i < {length}; i++) ({target})[{start} + i] = {text};")
+            lines.append(f"for (int i = 0; i < {length}; i++) {target}[{start} + i] = {text};")
         return lines
 
     def _added(self, sink: Added) -> list[str]:

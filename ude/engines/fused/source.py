@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ude.engines.fused import esdirk, explicit, switching
 from ude.engines.fused.lower import Lowering, sinks_of
-from ude.engines.fused.program import Added, AddedProducts, Addresses, Program, Sink, Unfusable
+from ude.engines.fused.program import Added, AddedProducts, Addresses, Contract, Map, Program, Sink, Unfusable
 from ude.engines.fused.render import Renderer, product_sinks
+from ude.engines.fused.sparsity import Pattern, dependence
 from ude.engines.fused.texts import text_of
 from ude.engines.fused.trace import trace_forward, trace_jacobian, trace_pullback
 from ude.methods import Algorithm, AutoSwitch, ExplicitRungeKutta
+from ude.methods.colouring import group_lines
 from ude.methods.controller import SMALLEST_ERROR
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta
 
@@ -48,6 +52,38 @@ class Traced:
     of_u: Addresses | None
     sinks: tuple[Sink, ...]
     jacobian: Addresses | None = None
+    rows: JacobianRows | None = None
+
+    def work(self) -> tuple[int, int]:
+        """Of one call of f: multiply-adds with matrices that all trajectories share, and pointwise results."""
+        operations = [one for one in self.program.needed([self.du]) if not one.out.uniform]
+        shared = [
+            one
+            for one in operations
+            if isinstance(one, Contract) and (self.program.uniform(one.left) or self.program.uniform(one.right))
+        ]
+        return sum(prod(one.sizes) for one in shared), sum(one.out.numel for one in operations if isinstance(one, Map))
+
+
+@dataclass(frozen=True, eq=False)
+class JacobianRows:
+    """A Jacobian that is put together of pullbacks: each gives all rows of one colour, which share no column.
+
+    Args:
+        of_u: The cotangent of u that `Traced.cotangent` gives.
+        pattern: Where the Jacobian may have entries, (row, column).
+        colour: The colour of every row.
+    """
+
+    of_u: Addresses
+    pattern: Pattern
+    colour: tuple[int, ...]
+
+    @classmethod
+    def of(cls, program: Program, of_u: Addresses, cotangent: Addresses) -> JacobianRows:
+        pattern = dependence(program, of_u, cotangent).T
+        rows, columns = np.nonzero(pattern)
+        return cls(of_u, pattern, tuple(group_lines(len(pattern), rows.tolist(), columns.tolist())))
 
 
 def trace_program(
@@ -61,8 +97,10 @@ def trace_program(
     jacobian: bool = False,
 ) -> Traced:
     """Trace f and (unless `wanted` is None) its pullback for one trajectory, and its Jacobian, into one program."""
-    if jacobian and u.numel() > esdirk.MOST_STATES:
-        raise Unfusable(f"implicit methods are fused for up to {esdirk.MOST_STATES} states, and u0 has {u.numel()}")
+    most = esdirk.MOST_STATES if jacobian else explicit.MOST_STATES
+    if u.numel() > most:
+        kind = "implicit" if jacobian else "explicit"
+        raise Unfusable(f"{kind} methods are fused for up to {most} states, and u0 has {u.numel()}")
     program = Program()
     at_u = program.input("u", u.numel(), uniform=False)
     at_t = program.input("t", 1, uniform=False)
@@ -93,8 +131,14 @@ def trace_program(
         chosen = [i for i, need in enumerate(wanted) if need]
         for leaf, gradient in zip(chosen, gradients, strict=True):
             sinks += sinks_of(program, leaf, gradient, products=not own[leaf])
-    of_state = None
-    if jacobian:
+    of_state = rows = None
+    if jacobian and u.numel() > esdirk.MOST_WRITTEN_OUT:
+        pulled = of_u
+        if pulled is None:
+            module = trace_pullback(f, u, leaves, t, [False] * len(leaves))
+            (pulled,) = lowering.run(module, [shaped[0], *at_leaves, shaped[1], shaped[2]], stand_in)
+        rows = JacobianRows.of(program, pulled, at_g)
+    elif jacobian:
         module = trace_jacobian(f, u, leaves, t)
         (of_state,) = lowering.run(module, [shaped[0], *at_leaves, shaped[1]], stand_in)
     return Traced(
@@ -112,6 +156,7 @@ def trace_program(
         of_u=of_u,
         sinks=tuple(sinks),
         jacobian=of_state,
+        rows=rows,
     )
 
 
@@ -179,7 +224,47 @@ def functions_of(traced: Traced, renderer: Renderer) -> list[str]:
     if traced.jacobian is not None:
         jacobian = f"void f_jacobian({arguments}, v_t *restrict jacobian)"
         functions.append(renderer.function(jacobian, {"jacobian": traced.jacobian}))
+    if traced.rows is not None:
+        pull = f"void f_rows({arguments}, const v_t *g, v_t *restrict gu)"
+        functions += [renderer.function(pull, {"gu": traced.rows.of_u}), _jacobian_of_rows(traced.rows)]
     return functions
+
+
+def _jacobian_of_rows(rows: JacobianRows) -> str:
+    """The Jacobian of many states: pullbacks of the sums of unit vectors of each colour."""
+    count, size = max(rows.colour) + 1, len(rows.pattern)
+    colour = np.array(rows.colour)
+    lines = [
+        "static void f_jacobian(Context *c, const v_t *u, const v_t *t, v_t *restrict jacobian) {",
+        "    v_t g[STATES], gu[STATES];",
+    ]
+    tables = []
+    if count == size:
+        # every row alone: nothing to tell apart
+        chosen, copied = "n == turn", "for (int n = 0; n < STATES; n++) jacobian[turn * STATES + n] = gu[n];"
+    else:
+        row, column = np.nonzero(rows.pattern)
+        order = np.argsort(colour[row], kind="stable")
+        starts = np.searchsorted(colour[row][order], np.arange(count + 1))
+        places = (row * size + column)[order]
+        for name, numbers in (("colour_of_row", colour), ("first_entry", starts), ("entries", places)):
+            tables.append(f"static const int {name}[] = {{{', '.join(map(str, numbers.tolist()))}}};")
+        lines.append("    memset(jacobian, 0, STATES * STATES * sizeof(v_t));")
+        chosen = "colour_of_row[n] == turn"
+        copied = (
+            "for (int i = first_entry[turn]; i < first_entry[turn + 1]; i++) "
+            "jacobian[entries[i]] = gu[entries[i] % STATES];"
+        )
+    lines += [
+        f"    for (int turn = 0; turn < {count}; turn++) {{",
+        f"        for (int n = 0; n < STATES; n++) g[n] = v_splat((real)({chosen}));",
+        "        f_rows(c, u, t, g, gu);",
+        f"        {copied}",
+        "    }",
+        "}",
+        "",
+    ]
+    return "\n".join([*tables, *lines])
 
 
 def method_text(algorithm: Algorithm, *, gradient: bool, rows: str = esdirk.ROWS) -> tuple[str, dict[str, Any]]:
@@ -219,9 +304,9 @@ def _types(shape: Shape) -> str:
 
 
 SINGLE_NAMES = """
-    splat select lt le gt ge eq ne any all hsum min max fmin fmax abs floor ceil round trunc sqrt rsqrt exp expm1
-    exp2 log log1p log2 log10 tanh sigmoid sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh erf erfc lgamma
-    digamma pow hypot fmod remainder number
+    splat select lt le gt ge eq ne any all hsum min max fmin fmax copysign abs floor ceil round trunc sqrt rsqrt exp
+    expm1 exp2 log log1p log2 log10 tanh sigmoid sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh erf erfc
+    lgamma digamma pow hypot fmod remainder number
 """
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ude.engines.fused.program import Unfusable
@@ -51,7 +52,12 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
         aten.log_sigmoid_forward,
         aten.log_sigmoid_backward,
         aten.heaviside,
-        aten.copysign,
+        aten.hardtanh,
+        aten.hardtanh_backward,
+        aten.hardshrink,
+        aten.hardshrink_backward,
+        aten.softshrink,
+        aten.softshrink_backward,
     ]
     return {**core_aten_decompositions(), **get_decompositions(more)}
 
@@ -125,13 +131,40 @@ class _Finder(TorchDispatchMode):
 _INNER = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[2]))
 
 
+class _Rewritten(TorchFunctionMode):
+    """Functions of torch in a form whose trace can be lowered.
+
+    Rings are padded by putting their ends together, where torch writes into an empty tensor; of real numbers, `sgn` is
+    `sign`, whose derivative is a plain zero.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.sgn, torch.Tensor.sgn) and not args[0].is_complex():
+            return torch.sign(args[0])
+        if func in (torch.nn.functional.pad, torch._C._nn.pad):
+            bound = dict(zip(("input", "pad", "mode", "value"), args, strict=False)) | kwargs
+            if bound.get("mode") == "circular" and min(bound["pad"]) >= 0:
+                return _ring(bound.get("input", bound.get("self")), bound["pad"])
+        return func(*args, **kwargs)
+
+
+def _ring(x: Tensor, pad: Sequence[int]) -> Tensor:
+    for i in range(0, len(pad), 2):
+        axis = x.ndim - 1 - i // 2
+        size = x.shape[axis]
+        x = torch.cat([x.narrow(axis, size - pad[i], pad[i]), x, x.narrow(axis, 0, pad[i + 1])], axis)
+    return x
+
+
 def _graph(function: Callable[..., list[Tensor]], *inputs: Any) -> fx.GraphModule:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     functional = torch.func.functionalize(function, remove="mutations_and_views")
     try:
         # real tensors, not fake ones: the first trace in a process is then ten times faster
-        return make_fx(functional, decomposition_table=_decompositions())(*inputs)
+        with _Rewritten():
+            return make_fx(functional, decomposition_table=_decompositions())(*inputs)
     except Exception as error:
         raise Unfusable(_reason(error)) from error
 

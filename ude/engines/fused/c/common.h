@@ -104,6 +104,14 @@ EXPORT void ude_unpack(const Record *record, int64_t steps, int64_t *filled, rea
 
 /* -- what an attempt works on ------------------------------------------------------------------------------------ */
 
+/* What grows with the square of the states, or with states times stages, is too large for the stack of a thread where
+   there are many; functions that have such variables do not call themselves. */
+#if STATES > 32 && !defined(__CUDACC__)
+#define ROOMY static _Thread_local
+#else
+#define ROOMY
+#endif
+
 static inline v_t sum_of_squares(const v_t *x) {
     v_t total = x[0] * x[0];
     for (int n = 1; n < STATES; n++) total += x[n] * x[n];

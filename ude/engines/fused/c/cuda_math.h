@@ -63,6 +63,7 @@ ONE(erfc, erfc(x))
 ONE(lgamma, lgamma(x))
 #undef ONE
 
+FUNCTION v_t v_copysign(v_t x, v_t y) { return copysign(x, y); }
 FUNCTION v_t v_pow(v_t x, v_t y) { return pow(x, y); }
 FUNCTION v_t v_atan2(v_t y, v_t x) { return atan2(y, x); }
 FUNCTION v_t v_hypot(v_t x, v_t y) { return hypot(x, y); }

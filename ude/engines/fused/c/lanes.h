@@ -298,8 +298,8 @@ EXPORT int ude_forward(const Arguments *a, int64_t first, int64_t last, Record *
     Context context;
     State s;
     Book book;
-    Method method;
-    Trial trial;
+    ROOMY Method method;
+    ROOMY Trial trial;
     Record *record = NULL;
     int64_t next = first;
     int failed = 0;
@@ -415,7 +415,8 @@ EXPORT int ude_pullback(const Arguments *a, int64_t first, int64_t last, const R
         if (a->accepted[at] == 0) pull_still(a, at);
     for (int64_t i = record->rows - 1; i >= 0; i--) {
         const Row *row = row_at(record, i);
-        v_t kbar[ALL_STAGES][STATES], through[STATES];
+        ROOMY v_t kbar[ALL_STAGES][STATES];
+        v_t through[STATES];
         int any = 0;
         for (int lane = 0; lane < LANES; lane++) {
             const int enters = CONST_LANE(row->dt, lane) != 0 && row->trajectory[lane] != way.at[lane];

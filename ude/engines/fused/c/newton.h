@@ -184,7 +184,7 @@ static inline void method_finish(const Method *method, const Arguments *a, int l
 /* Renew the Jacobian of the lanes that want it, and factorise. */
 static void linearise(Context *c, Method *method, const State *s, v_t step) {
     if (v_any(method->wanted)) {
-        v_t found[STATES * STATES];
+        ROOMY v_t found[STATES * STATES];
         f_jacobian(c, s->u, &s->t, found);
         for (int i = 0; i < STATES * STATES; i++)
             method->jacobian[i] = v_select(method->wanted, found[i], method->jacobian[i]);

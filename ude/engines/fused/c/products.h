@@ -2,23 +2,31 @@
 static void add_products(real *restrict total, int rows, int columns, const v_t *restrict left, int left_row,
                          const v_t *restrict right, int right_row, int count) {
 #if LANES > 1
-    for (int i = 0; i < rows; i += 2) {
-        const int second = i + 1 < rows;
+    /* blocks of four by two, whose factors are loaded once for eight products */
+    for (int i = 0; i < rows; i += 4) {
+        const int in_block = rows - i < 4 ? rows - i : 4;
+        const int i1 = in_block > 1, i2 = in_block > 2 ? 2 : 0, i3 = in_block > 3 ? 3 : 0;
         for (int j = 0; j < columns; j += 2) {
             const int next = j + 1 < columns;
-            v_t s00 = v_splat(0), s01 = v_splat(0), s10 = v_splat(0), s11 = v_splat(0);
+            v_t first[4], second[4];
+            for (int k = 0; k < 4; k++) first[k] = second[k] = v_splat(0);
             for (int s = 0; s < count; s++) {
-                const v_t a = left[s * left_row + i], b = left[s * left_row + i + second];
+                const v_t *a = left + s * left_row + i;
                 const v_t x = right[s * right_row + j], y = right[s * right_row + j + next];
-                s00 += a * x;
-                s01 += a * y;
-                s10 += b * x;
-                s11 += b * y;
+                const v_t a0 = a[0], a1 = a[i1], a2 = a[i2], a3 = a[i3];
+                first[0] += a0 * x;
+                second[0] += a0 * y;
+                first[1] += a1 * x;
+                second[1] += a1 * y;
+                first[2] += a2 * x;
+                second[2] += a2 * y;
+                first[3] += a3 * x;
+                second[3] += a3 * y;
             }
-            total[i * columns + j] += v_hsum(s00);
-            if (next) total[i * columns + j + 1] += v_hsum(s01);
-            if (second) total[(i + 1) * columns + j] += v_hsum(s10);
-            if (second && next) total[(i + 1) * columns + j + 1] += v_hsum(s11);
+            for (int k = 0; k < in_block; k++) {
+                total[(i + k) * columns + j] += v_hsum(first[k]);
+                if (next) total[(i + k) * columns + j + 1] += v_hsum(second[k]);
+            }
         }
     }
 #else

@@ -16,7 +16,8 @@ SEPARATE static void solve_transposed(const Factors *m, v_t *x) {
    reverse of a step is the derivative of what its equations define. A lane where the iteration fails, which the
    Jacobian of an earlier step may have served better, keeps a stage as it was. */
 static void tighten(Context *c, const Arguments *a, const Row *row, Factors *factors, v_t k[][STATES]) {
-    v_t matrix[STATES * STATES], end[STATES];
+    ROOMY v_t matrix[STATES * STATES];
+    v_t end[STATES];
     Newton newton;
     const v_t step = row->dt * (real)GAMMA;
     f_jacobian(c, row->u, &row->t, matrix);
