@@ -4,19 +4,22 @@ float64, tolerance 1e-6 unless said, one core (the process is bound to it). The 
 a machine that changes its speed changes all of them. Ratios are of CPU time, which other people's work on the same
 machine disturbs least; wall time stands beside it. diffrax is jitted and compiled before it is timed.
 
-Run: ``python -m benchmarks.fused_speed`` (writes benchmarks/fused_speed.md and .png); ``--quick`` for small ensembles
-and few rounds, ``--long`` for a million trajectories, ``--only lotka,first`` for some sections.
+Run: ``python -m benchmarks.fused_speed`` (writes benchmarks/fused_speed.json, .md and .png); ``--quick`` for small
+ensembles and few rounds, ``--long`` for a million trajectories, ``--only lotka,first`` for some sections, each of which
+takes up to three minutes. What was measured of each section last is kept in the .json, of which the table and the
+picture are put together, so that sections may run one by one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,7 @@ class Effort:
 
 
 QUICK = Effort(5, 2.0, (100, 1000), 100, (8, 32))
-USUAL = Effort(21, 15.0, (100, 1000, 10_000, 100_000), 10_000, (8, 32, 128, 256))
+USUAL = Effort(15, 3.0, (100, 1000, 10_000, 100_000), 10_000, (8, 32, 128, 256))
 LONG = Effort(21, 60.0, (100, 1000, 10_000, 100_000, 1_000_000), 10_000, (8, 32, 128, 256))
 
 
@@ -265,9 +268,9 @@ def lorenz(effort: Effort) -> tuple[list[str], dict[str, dict[str, Timing]]]:
 def robertson(effort: Effort) -> tuple[list[str], dict[str, dict[str, Timing]]]:
     """Robertson with random rates, KenCarp4, 0..1e5, reltol 1e-6, abstol 1e-8, without gradient"""
     case = cases.robertson_case(effort.stiff)
-    sol = case.solve("auto")
+    sol = case.solve("fused")
     runs: dict[str, Callable[[], torch.Tensor]] = {
-        f"ude, auto: {sol.stats.engine} engine": lambda: case.solve("auto").u[:, -1]
+        name: lambda engine=engine: case.solve(engine).u[:, -1] for name, engine in ((FUSED, "fused"), (TORCH, "torch"))
     }
     try:
         runs |= {name: lambda run=run: run()[:, -1] for name, run in fused_peers.diffrax_ensemble(case).items()}
@@ -275,7 +278,7 @@ def robertson(effort: Effort) -> tuple[list[str], dict[str, dict[str, Timing]]]:
         print(f"a peer is left out: {error}")
     timings = measure(runs, effort)
     steps = sol.stats.accepted_steps.double().mean()
-    lines = [f"{effort.stiff} trajectories, {float(steps):.0f} steps each; {sol.stats.why_not or 'fused'}.", ""]
+    lines = [f"{effort.stiff} trajectories, {float(steps):.0f} steps each.", ""]
     return [*lines, *table(timings, unit="values differ by")], {"Robertson": timings}
 
 
@@ -340,35 +343,75 @@ def _versions() -> str:
     return ", ".join(told)
 
 
+def _conditions() -> str:
+    """The machine, the releases, and what else the machine did."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    beside = "; other work ran beside it" if load > 1.3 else ""
+    return (
+        f"{platform.machine()}, {len(CORES)} cores, Python {platform.python_version()}, {_versions()}; load when it "
+        f"began {load:.1f}{beside}."
+    )
+
+
+def assemble(measured: dict[str, Any], stem: Path) -> str:
+    """Write the table and the picture of everything that was measured, each section as it was measured last."""
+    lines = ["# The fused engine beside its peers", "", (__doc__ or "").split("\n\n")[1].replace("\n", " "), ""]
+    found: dict[str, dict[str, Timing]] = {}
+    shared = {one["conditions"] for one in measured.values()}
+    if len(shared) == 1:
+        lines += [*shared, ""]
+    for section in SECTIONS:
+        one = measured.get(section.__name__)
+        if one is None:
+            continue
+        lines += [f"## {(section.__doc__ or '').strip()}", "", *([one["conditions"], ""] if len(shared) > 1 else [])]
+        lines += one["lines"]
+        for title, timings in one["timings"].items():
+            found[title] = {name: Timing(**timing) for name, timing in timings.items()}
+    text = "\n".join(lines)
+    stem.with_suffix(".md").write_text(text, encoding="utf-8")
+    draw(found, stem.with_suffix(".png"))
+    return text
+
+
 def main(effort: Effort = USUAL, only: Sequence[str] = (), stem: Path | None = None) -> str:
-    """Measure, write the table and the picture, and return the table."""
+    """Measure all sections or some, write the table and the picture of all, and return the table."""
+    unknown = set(only) - {section.__name__ for section in SECTIONS}
+    if unknown:
+        raise SystemExit(f"no such section: {', '.join(sorted(unknown))}; there are {_names()}")
     bind(CORES[:1])
     torch.set_num_threads(1)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    lines = ["# The fused engine beside its peers", "", (__doc__ or "").split("\n\n")[1].replace("\n", " "), ""]
-    lines += [f"{platform.machine()}, {len(CORES)} cores, Python {platform.python_version()}, {_versions()}."]
-    lines += [f"Load when it began: {load:.1f}. {'Other work ran beside it.' if load > 0.7 else ''}".strip(), ""]
-    found: dict[str, dict[str, Timing]] = {}
     stem = stem or Path(__file__)
+    kept = stem.with_suffix(".json")
+    measured = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     for section in SECTIONS:
         if only and section.__name__ not in only:
             continue
+        conditions = _conditions()
         print(f"== {section.__name__}", flush=True)
-        more, timings = section(effort)
-        found |= timings
-        lines += [f"## {(section.__doc__ or '').strip()}", "", *more]
+        lines, timings = section(effort)
         # after each section, so that an interrupted run has given something
-        stem.with_suffix(".md").write_text("\n".join(lines), encoding="utf-8")
-        print("\n".join(more), flush=True)
-    draw(found, stem.with_suffix(".png"))
-    return "\n".join(lines)
+        measured[section.__name__] = {
+            "conditions": conditions,
+            "lines": lines,
+            "timings": {
+                title: {name: asdict(timing) for name, timing in one.items()} for title, one in timings.items()
+            },
+        }
+        kept.write_text(json.dumps(measured, indent=1), encoding="utf-8")
+        print("\n".join(lines), flush=True)
+    return assemble(measured, stem)
+
+
+def _names() -> str:
+    return ", ".join(section.__name__ for section in SECTIONS)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small ensembles, few rounds")
     parser.add_argument("--long", action="store_true", help="a million trajectories")
-    parser.add_argument("--only", default="", help=f"some of {','.join(one.__name__ for one in SECTIONS)}")
+    parser.add_argument("--only", default="", help=f"some of {_names()}")
     given = parser.parse_args()
     chosen = QUICK if given.quick else LONG if given.long else USUAL
     main(chosen, [name for name in given.only.split(",") if name])

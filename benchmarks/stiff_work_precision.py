@@ -39,17 +39,20 @@ OURS: dict[str, Algorithm] = {
 }
 PEERS = ("Radau", "BDF", "LSODA")
 #: What was found out about calls beyond the bar, measured on these problems.
-WHY = """Where the calls go. Radau IIA shares one Jacobian among many steps, and its error is ten to a thousand times below the
-tolerance at a step size at which ours is near it. KenCarp5 and Kvaerno5 spend 1.1 to 3.5 iterations on each of their 7 and 6
-implicit stages (the first of a step and those that extrapolate most; 2.4 on the average of the oscillators) and a Jacobian in
-every second step. Rodas5P takes no iteration but needs the exact Jacobian in every step: 20 of 28 calls of a step on
-pollu, 8 of 16 on hires; of rejected steps it is kept.
+WHY = """Where the calls go. Radau IIA shares one Jacobian among many steps, and its error is ten to a thousand times
+below the tolerance at steps at which ours is near it. KenCarp5 and Kvaerno5 spend 1.1 to 3.7 iterations on
+each of their 7 and 6 implicit stages (2.4 on the average of the oscillators; most on the first of a step and
+on those that extrapolate far) and a Jacobian in every second step. Rodas5P takes no iteration but needs the
+exact Jacobian in every step: 20 of 28 calls of a step on pollu, 8 of 16 on hires; of rejected steps it is
+kept.
 
-Tried, over every second tolerance, and left out since the errors did not stay the same or the gain was small: guessing
-stages with the slope of the step before as well (first stage 0.3 to 0.5 iterations less, all calls 2 to 8 % less, ratio of
-KenCarp5 1.98 to 1.80, of Kvaerno5 2.01 to 1.96); keeping a Jacobian up to a contraction of 0.03 instead of 0.01 (a
-third fewer Jacobians, as many more iterations: 1.98 and 2.00). Stopping Newton's iteration at a tenth of the tolerance
-instead of a hundredth gave 1.65 and 1.72, but Kvaerno5 then lost a pulse of the Oregonator at 1e-3 more often."""
+Tried over every second tolerance, and left out: guessing stages with the slope of the step before as well
+(the first stage takes 0.3 to 0.5 iterations less, all calls 2 to 8 % less; the ratios go from 1.98 to 1.80
+for KenCarp5 and from 2.01 to 1.96 for Kvaerno5, but rise on pollu, and single errors move by any factor);
+keeping a Jacobian up to a contraction of 0.03 instead of 0.01 (a third fewer Jacobians and as many more
+iterations: 1.98 and 2.00). Stopping Newton's iteration at a tenth of the tolerance gave 1.65 and 1.72, and is
+what the Oregonator does not bear at loose tolerances: of 31 around 1e-3 KenCarp5 lost pulses at 30, with a
+hundredth at none. Kvaerno5 needs 0.003 for that, which cost it a tenth of its ratio."""
 #: Methods of order 5, as Radau; SciPy has none of order 4.
 SAME_ORDER = {"KenCarp5": "Radau", "Kvaerno5": "Radau", "Rodas5P": "Radau"}
 

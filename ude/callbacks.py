@@ -20,7 +20,14 @@ Affect = Callable[[Tensor, Any, Tensor], Tensor]
 
 
 def terminate(u: Tensor, p: Any, t: Tensor) -> Tensor:
-    """The affect that ends the trajectory: ``ContinuousCallback(condition, terminate)``. Its code is `Terminated`."""
+    """The affect that ends the trajectory: ``ContinuousCallback(condition, terminate)``. Its code is `Terminated`.
+
+    >>> ground = ude.ContinuousCallback(lambda u, p, t: u[..., 0], ude.terminate)
+    >>> fall = lambda u, p, t: torch.stack([u[..., 1], torch.full_like(t, -9.81)], -1)
+    >>> sol = ude.solve(ude.ODEProblem(fall, [1.0, 0.0], (0.0, 9.0)), ude.Tsit5(), callback=ground)
+    >>> sol.retcode.name, round(float(sol.t[-1]), 4)
+    ('Terminated', 0.4515)
+    """
     return u
 
 
@@ -57,7 +64,16 @@ class ContinuousCallback(Callback):
 @dataclass(frozen=True)
 class VectorContinuousCallback(Callback):
     """Several conditions at once: ``condition`` returns ``(*batch, count)``, ``affect(u, p, t, index)`` is told which
-    of them passed through zero in each trajectory (index ``(*batch)``, integers)."""
+    of them passed through zero in each trajectory (index ``(*batch)``, integers).
+
+    >>> walls = lambda u, p, t: torch.stack([u[..., 0], 1.0 - u[..., 0]], -1)  # at 0 and at 1
+    >>> turn = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    >>> reflect = ude.VectorContinuousCallback(walls, lambda u, p, t, index: u * turn)
+    >>> flight = lambda u, p, t: torch.stack([u[..., 1], 0.0 * u[..., 1]], -1)
+    >>> sol = ude.solve(ude.ODEProblem(flight, [0.5, 1.0], (0.0, 2.0)), ude.Tsit5(), callback=reflect)
+    >>> [round(float(event.t), 3) for event in sol.events]
+    [0.5, 1.5]
+    """
 
     condition: Condition
     affect: Callable[[Tensor, Any, Tensor, Tensor], Tensor]
@@ -70,7 +86,13 @@ class VectorContinuousCallback(Callback):
 
 @dataclass(frozen=True)
 class DiscreteCallback(Callback):
-    """Acts at the end of every accepted step for which ``condition(u, p, t)`` (booleans, ``(*batch)``) holds."""
+    """Acts at the end of every accepted step for which ``condition(u, p, t)`` (booleans, ``(*batch)``) holds.
+
+    >>> halve = ude.DiscreteCallback(lambda u, p, t: u[..., 0] > 2.0, lambda u, p, t: u / 2.0)
+    >>> prob = ude.ODEProblem(lambda u, p, t: u, [1.0], (0.0, 5.0))
+    >>> bool(ude.solve(prob, ude.Tsit5(), callback=halve).u[-1, 0] < 2.0)
+    True
+    """
 
     condition: Condition
     affect: Affect
@@ -83,6 +105,11 @@ class PresetTimeCallback(Callback):
     Args:
         times: Times (k,), or one row a trajectory ``(*batch, k)``. NaN in a row is no time: rows may differ in length.
         affect: What happens there. A time equal to the start of the span acts before the first step.
+
+    >>> dose = ude.PresetTimeCallback([1.0, 2.0], lambda u, p, t: u + 5.0)
+    >>> sol = ude.solve(ude.ODEProblem(lambda u, p, t: 0.0 * u, [0.0], (0.0, 3.0)), ude.Tsit5(), callback=dose)
+    >>> float(sol.u[-1, 0])
+    10.0
     """
 
     times: Any
@@ -99,7 +126,13 @@ class PresetTimeCallback(Callback):
 
 @dataclass(frozen=True)
 class PeriodicCallback(Callback):
-    """Acts every `every` units of time after the start of the span (not at the start itself)."""
+    """Acts every `every` units of time after the start of the span (not at the start itself).
+
+    >>> dose = ude.PeriodicCallback(1.0, lambda u, p, t: u + 1.0)
+    >>> sol = ude.solve(ude.ODEProblem(lambda u, p, t: 0.0 * u, [0.0], (0.0, 3.5)), ude.Tsit5(), callback=dose)
+    >>> float(sol.u[-1, 0])
+    3.0
+    """
 
     every: float
     affect: Affect
@@ -121,6 +154,12 @@ class IterativeCallback(Callback):
             the new state.
         affect: What happens there.
         initial_affect: Whether it acts at the start as well, before the first step.
+
+    >>> # a dose whenever the drug has decayed to 1/e of what it was: the time to the next grows with the rate
+    >>> again = ude.IterativeCallback(lambda u, p, t: t + 1.0 / p.k, lambda u, p, t: u + 1.0)
+    >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 3.5), dict(k=1.0))
+    >>> [round(float(event.t), 3) for event in ude.solve(prob, ude.Tsit5(), callback=again).events]
+    [1.0, 2.0, 3.0]
     """
 
     time_choice: Callable[[Tensor, Any, Tensor], Tensor | None]
@@ -156,6 +195,12 @@ class PositiveDomain(DiscreteCallback):
 
     Raises:
         InputError: An argument is out of range; or, by `solve`, u0 is not in the domain.
+
+    >>> # without it, the error of a loose solve goes below zero
+    >>> prob = ude.ODEProblem(lambda u, p, t: -u.abs().sqrt(), [1.0], (0.0, 4.0))
+    >>> sol = ude.solve(prob, ude.Tsit5(), callback=ude.PositiveDomain(), reltol=1e-2, abstol=1e-3)
+    >>> bool((sol.u >= 0.0).all())
+    True
     """
 
     condition: Condition = field(init=False, repr=False)
@@ -195,6 +240,12 @@ class SavedValues:
     ``saved.saveval``  what save_func returned there ``(k, ...)``, or a tuple of them; differentiable like ``sol.u``
 
     Trajectories are as long as they are: no padding. Before a solve both are None.
+
+    >>> saved = ude.SavedValues()
+    >>> save = ude.SavingCallback(lambda u, p, t: u.square().sum(-1), saved, saveat=[0.0, 1.0])
+    >>> sol = ude.solve(ude.ODEProblem(lambda u, p, t: 0.0 * u, [3.0, 4.0], (0.0, 1.0)), ude.Tsit5(), callback=save)
+    >>> saved.t.tolist(), saved.saveval.tolist()
+    ([0.0, 1.0], [25.0, 25.0])
     """
 
     t: Tensor | tuple[Tensor, ...] | None = None
@@ -227,6 +278,13 @@ class SavingCallback(Callback):
 
     Raises:
         InputError: An argument cannot be used; or, by `solve`, a time lies outside tspan.
+
+    >>> saved = ude.SavedValues()
+    >>> flux = ude.SavingCallback(lambda u, p, t: p.k * u[..., 0], saved, saveat=0.5)
+    >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 1.0), dict(k=2.0))
+    >>> sol = ude.solve(prob, ude.Tsit5(), callback=flux)
+    >>> saved.saveval.shape
+    torch.Size([3])
     """
 
     save_func: Callable[[Tensor, Any, Tensor], Tensor]
@@ -262,6 +320,12 @@ class FunctionCallingCallback(Callback):
 
     Raises:
         InputError: An argument cannot be used; or, by `solve`, a time lies outside tspan.
+
+    >>> seen = []
+    >>> look = ude.FunctionCallingCallback(lambda u, p, t, which: seen.append(round(float(t), 2)), funcat=0.5)
+    >>> sol = ude.solve(ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 1.0)), ude.Tsit5(), callback=look)
+    >>> seen
+    [0.0, 0.5, 1.0]
     """
 
     func: Callable[[Tensor, Any, Tensor, Tensor], Any]
@@ -278,7 +342,15 @@ class FunctionCallingCallback(Callback):
 @dataclass(frozen=True)
 class CallbackSet(Callback):
     """Callbacks that act together: the earliest continuous event of a step first, and of what falls on the same time
-    all, in the order given."""
+    all, in the order given.
+
+    >>> dose = ude.PresetTimeCallback([1.0], lambda u, p, t: u + 1.0)
+    >>> end = ude.ContinuousCallback(lambda u, p, t: u[..., 0] - 0.5, ude.terminate, direction=-1)
+    >>> prob = ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 9.0))
+    >>> sol = ude.solve(prob, ude.Tsit5(), callback=ude.CallbackSet(dose, end))
+    >>> sol.retcode.name, round(float(sol.t[-1]), 3)  # log 2: before the dose
+    ('Terminated', 0.693)
+    """
 
     callbacks: tuple[Callback, ...]
 

@@ -81,6 +81,12 @@ def DynamicalODEProblem(
 
     Raises:
         InputError: An argument cannot be used, or v0 and u0 have different batches.
+
+    >>> pull = lambda v, u, p, t: -u
+    >>> prob = ude.DynamicalODEProblem(pull, lambda v, u, p, t: v, v0=[0.0], u0=[1.0], tspan=(0.0, 6.0))
+    >>> sol = ude.solve(prob, ude.VelocityVerlet(), adaptive=False, dt=0.01)
+    >>> round(float(sol.u[-1].square().sum()), 3)  # twice the energy, which was 1
+    1.0
     """
     for name, half in (("f1", f1), ("f2", f2)):
         _check_callable(half, f"{name} must be callable as {name}(v, u, p, t)")
@@ -112,6 +118,11 @@ def SecondOrderODEProblem(
 
     Raises:
         InputError: An argument cannot be used, or du0 and u0 have different shapes.
+
+    >>> prob = ude.SecondOrderODEProblem(lambda du, u, p, t: -u, du0=[0.0], u0=[1.0], tspan=(0.0, 1.0), names="x")
+    >>> sol = ude.solve(prob, ude.KahanLi8(), adaptive=False, dt=0.1)
+    >>> sol.names, round(float(sol["x"][-1]), 6)
+    (('dx', 'x'), 0.540302)
     """
     _check_callable(f, "f must be callable as f(du, u, p, t)")
     du, u = _halves(du0, u0, "du0")

@@ -29,6 +29,13 @@ class EnsembleProblem:
         reduction: ``reduction(total, outputs)`` folds what a chunk of variants kept into a running total, starting from
             `initial`; with it, nothing else is kept, and memory does not grow with the number of variants.
         initial: What `reduction` starts from.
+
+    >>> f = lambda u, p, t: (-p.k * u[..., 0])[..., None]  # variants are a batch: k has one number for each
+    >>> prob = ude.ODEProblem(f, [1.0], (0.0, 1.0), dict(k=1.0))
+    >>> ensemble = ude.EnsembleProblem(prob, lambda prob, i: ude.remake(prob, p=dict(k=1.0 + i)))
+    >>> result = ude.solve(ensemble, ude.Tsit5(), trajectories=3, saveat=1.0)
+    >>> result.u.shape, result.batches
+    (torch.Size([3, 2, 1]), 1)
     """
 
     prob: ODEProblem
@@ -72,6 +79,17 @@ class EnsembleSolution:
         outputs: Solutions, or what output_func made of them; empty with a reduction.
         reduced: The folded total of a reduction, else None.
         batches: How many solves it took: 1 when all variants went into one batch.
+
+    >>> prob = ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 1.0))
+    >>> total = ude.EnsembleProblem(
+    ...     prob,
+    ...     lambda prob, i: ude.remake(prob, u0=[float(i)]),
+    ...     output_func=lambda sol, i: float(sol.u[-1, 0]),
+    ...     reduction=lambda total, outputs: total + sum(outputs),
+    ...     initial=0.0,
+    ... )
+    >>> round(ude.solve(total, ude.Tsit5(), trajectories=4, reltol=1e-8, abstol=1e-8).reduced, 5)  # 6/e
+    2.20728
     """
 
     outputs: list[Any]

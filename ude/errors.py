@@ -24,7 +24,14 @@ def _got(expected: str, got: str) -> str:
 
 
 class UdeError(Exception):
-    """Base of every error raised by `ude`. `str(error)` is the whole message."""
+    """Base of every error raised by `ude`. `str(error)` is the whole message.
+
+    >>> try:
+    ...     ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, float("nan")))
+    ... except ude.UdeError as error:
+    ...     print(type(error).__name__)
+    InputError
+    """
 
     def __init__(self, what: str, *, expected: str = "", got: str = "", fix: str = "") -> None:
         self.what, self.expected, self.got, self.fix = what, expected, got, fix
@@ -32,7 +39,11 @@ class UdeError(Exception):
 
 
 class InputError(UdeError, ValueError):
-    """An argument is not usable: a wrong shape, name, order, range or file."""
+    """An argument is not usable: a wrong shape, name, order, range or file.
+
+    >>> issubclass(ude.InputError, ValueError)
+    True
+    """
 
 
 def unusable(owner: object, name: str, expected: str) -> InputError:
@@ -43,11 +54,23 @@ def unusable(owner: object, name: str, expected: str) -> InputError:
 
 
 class DataError(InputError):
-    """The measurements are not usable: a missing column, text in a number column, unsorted times."""
+    """The measurements are not usable: a missing column, text in a number column, unsorted times.
+
+    >>> ude.Dataset.from_arrays([0.0, 1.0, 0.5], [1.0, 2.0, 3.0], "x")
+    Traceback (most recent call last):
+    ude.errors.DataError: times must increase: ...
+    """
 
 
 class ModelError(InputError):
-    """The equations are not usable. Carries the source text and the place, and draws a caret under it."""
+    """The equations are not usable. Carries the source text and the place, and draws a caret under it.
+
+    >>> ude.UDE("dx/dt = a*(x", fit="a")
+    Traceback (most recent call last):
+    ude.errors.ModelError: the formula does not parse: this '(' is never closed.
+        dx/dt = a*(x
+                  ^
+    """
 
     def __init__(
         self,
@@ -71,12 +94,28 @@ class ModelError(InputError):
 
 
 class SolveFailed(UdeError, RuntimeError):
-    """The values of a failed solution were asked for; says which trajectories, when, and what to try."""
+    """The values of a failed solution were asked for; says which trajectories, when, and what to try.
+
+    >>> sol = ude.solve(ude.ODEProblem(lambda u, p, t: u**2, [1.0], (0.0, 2.0)), ude.Tsit5())
+    >>> sol.u
+    Traceback (most recent call last):
+    ude.errors.SolveFailed: the solve failed with DtLessThanMin at t=0.99998...
+    """
 
 
 class EngineRefused(UdeError, RuntimeError):
-    """The engine that was asked for by name cannot run this problem; the message is its `why_not`."""
+    """The engine that was asked for by name cannot run this problem; the message is its `why_not`.
+
+    >>> prob = ude.ODEProblem(lambda u, p, t: u if u[0] > 0 else -u, [1.0], (0.0, 1.0))
+    >>> ude.solve(prob, ude.Tsit5(), engine="fused")
+    Traceback (most recent call last):
+    ude.errors.EngineRefused: the engine 'fused' cannot run this solve: fused: f decides by the value of a tensor ...
+    """
 
 
 class BackendMissing(UdeError, ImportError):
-    """An optional back end (Operon, PySR with Julia, a C compiler) is absent; says how to install it."""
+    """An optional back end (Operon, PySR with Julia, a C compiler) is absent; says how to install it.
+
+    >>> issubclass(ude.BackendMissing, ImportError)
+    True
+    """

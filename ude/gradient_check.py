@@ -39,6 +39,11 @@ class GradientCheck:
         scale: The largest entry of the gradient; errors are relative to the larger of an entry and 1e-3 of this.
         worst: The largest relative disagreement between the adjoint and the others.
         sensealg, algorithm: What was checked.
+
+    >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 1.0), dict(k=2.0))
+    >>> check = ude.check_gradient(prob, lambda sol: sol.u[-1].sum(), abstol=1e-9, reltol=1e-9)
+    >>> check.worst < 1e-6, len(check.entries)  # by u0 and by k
+    (True, 2)
     """
 
     entries: tuple[GradientEntry, ...]

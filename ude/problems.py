@@ -104,6 +104,12 @@ class ODEProblem:
 
     Raises:
         InputError: u0, tspan, p or names cannot be used.
+
+    >>> def decay(u, p, t):
+    ...     return -p.k * u
+    >>> prob = ude.ODEProblem(decay, u0=[1.0, 2.0], tspan=(0.0, 1.0), p=dict(k=2.0), names="x, y")
+    >>> prob.u0.shape, prob.state_names
+    (torch.Size([2]), ('x', 'y'))
     """
 
     f: RightHandSide
@@ -143,6 +149,11 @@ def remake(prob: _Problem, **changes: Any) -> _Problem:
 
     Raises:
         InputError: A change names no field, or p updates a parameter that the problem does not have.
+
+    >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 1.0), dict(k=2.0, m=1.0))
+    >>> longer = ude.remake(prob, tspan=(0.0, 5.0), p=dict(k=3.0))
+    >>> float(longer.p.k), float(longer.p.m)
+    (3.0, 1.0)
     """
     known = [field.name for field in fields(prob)]
     for name in changes:

@@ -2,6 +2,10 @@
 
 ``get("pleiades")`` gives a problem, its end values and their source; ``names()`` lists all. The Toronto DETEST problems
 of classes A, B and C, the three-body orbit of Arenstorf and the Pleiades are not stiff; the others are.
+
+>>> pleiades = ude.reference_problems.get("pleiades")
+>>> pleiades.problem.u0.shape
+torch.Size([28])
 """
 
 from __future__ import annotations

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
 
 class ReturnCode(IntEnum):
-    """How a trajectory's integration ended. Failure is data: nothing is raised until the values are asked for."""
+    """How a trajectory's integration ended. Failure is data: nothing is raised until the values are asked for.
+
+    >>> blow_up = ude.ODEProblem(lambda u, p, t: u**2, [1.0], (0.0, 2.0))
+    >>> ude.solve(blow_up, ude.Tsit5()).retcode
+    <ReturnCode.DtLessThanMin: 2>
+    >>> ude.ReturnCode.Terminated.ok
+    True
+    """
 
     Success = 0
     MaxIters = 1
@@ -110,6 +117,10 @@ class Statistics:
         switches: Of an algorithm that switches (`AutoSwitch`), how often each trajectory changed its method
             ``(*batch)``; None of others.
         nproducts: Jacobian-vector and vector-Jacobian products that these took, each of the whole batch.
+
+    >>> stats = ude.solve(ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 1.0)), ude.Tsit5()).stats
+    >>> stats.algorithm, int(stats.accepted_steps) > 2, stats.nf > 12
+    ('Tsit5', True, True)
     """
 
     nf: int
@@ -142,6 +153,12 @@ class Solution:
     Asking for the values of a solution in which a trajectory failed raises `SolveFailed`; ``sol.partial`` gives
     them all the same, NaN where a trajectory did not arrive. A trajectory that a callback ended has NaN at the times
     after that in a batch; alone, it has no such times.
+
+    >>> sol = ude.solve(ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 1.0), names="x"), ude.Tsit5(), saveat=0.25)
+    >>> sol.t.tolist(), sol.success
+    ([0.0, 0.25, 0.5, 0.75, 1.0], tensor(True))
+    >>> round(float(sol(0.1)[0]), 3), round(float(sol["x"][-1]), 3)
+    (0.905, 0.368)
     """
 
     def __init__(

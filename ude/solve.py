@@ -118,6 +118,14 @@ def solve(  # type: ignore[misc]
     Raises:
         InputError: An argument cannot be used, or f does not fit u0.
         EngineRefused: The engine asked for cannot run this.
+
+    >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 1.0), dict(k=2.0))
+    >>> sol = ude.solve(prob, ude.Tsit5(), saveat=0.5, reltol=1e-8, abstol=1e-8)
+    >>> sol.u.shape, round(float(sol.u[-1, 0]), 6)
+    (torch.Size([3, 1]), 0.135335)
+    >>> ude.solve(prob, ude.Tsit5(), saveat=[0.5, 0.2])
+    Traceback (most recent call last):
+    ude.errors.InputError: saveat must increase: saveat[1]=0.2 follows saveat[0]=0.5. Sort it, ...
     """
     given = locals()
     if isinstance(prob, EnsembleProblem):

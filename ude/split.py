@@ -56,6 +56,11 @@ def SplitODEProblem(
 
     Source: C. A. Kennedy & M. H. Carpenter, Additive Runge-Kutta schemes for convection-diffusion-reaction equations,
     Appl. Numer. Math. 44 (2003) 139; the name is Julia's.
+
+    >>> driven = lambda u, p, t: t.cos()[..., None] + 0.0 * u
+    >>> prob = ude.SplitODEProblem(lambda u, p, t: -1000.0 * u, driven, [0.0], (0.0, 1.0))
+    >>> ude.solve(prob, ude.KenCarp4()).success
+    tensor(True)
     """
     for part, name in ((f1, "f1"), (f2, "f2")):
         if not callable(part):

@@ -72,6 +72,10 @@ class DynamicSS(SteadyStateAlgorithm):
 
     Raises:
         InputError: A tolerance or tspan is not positive.
+
+    >>> prob = ude.SteadyStateProblem(lambda u, p, t: u - u**3, [0.1])  # 0 is steady, but not stable
+    >>> round(float(ude.solve(prob, ude.DynamicSS())[-1]), 4)
+    1.0
     """
 
     alg: Algorithm | None = None
@@ -102,6 +106,10 @@ class SSRootfind(SteadyStateAlgorithm):
         InputError: A tolerance is not positive, or maxiters allows no step.
 
     Source: P. Deuflhard, Newton Methods for Nonlinear Problems, 2011, chapter 3 (natural monotonicity test).
+
+    >>> prob = ude.SteadyStateProblem(lambda u, p, t: u - u**3, [0.1])
+    >>> abs(float(ude.solve(prob, ude.SSRootfind())[-1])) < 1e-6
+    True
     """
 
     abstol: float = 1e-10
@@ -132,6 +140,11 @@ class TerminateSteadyState(Callback):
         InputError: A tolerance is not positive.
 
     Source: the rule and names of DiffEqCallbacks.jl.
+
+    >>> prob = ude.ODEProblem(lambda u, p, t: 1.0 - u, [0.0], (0.0, 1000.0))
+    >>> sol = ude.solve(prob, ude.Tsit5(), callback=ude.TerminateSteadyState(abstol=1e-4))
+    >>> sol.retcode.name, float(sol.t[-1]) < 100.0
+    ('Terminated', True)
     """
 
     abstol: float = 1e-8

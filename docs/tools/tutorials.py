@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 TUTORIALS = ROOT / "tutorials"
 FIGURES = ROOT / "docs" / ".figures"
 PICTURES = (".png", ".svg")
+CLOSING = "## When this fails"
 
 _RUN = """
 import importlib.util, json, sys
@@ -61,20 +62,24 @@ def figures(script: Path) -> list[Path]:
 
 
 def page(script: Path) -> str:
-    """The tutorial as Markdown, its figures behind the last cell of code that draws, or before the closing section."""
+    """The tutorial as Markdown; a figure stands behind the cell that names it, the others before the closing part.
+
+    `main` names all files and comes last: there a figure would follow what the text says about it.
+    """
     pieces: list[str] = []
-    shown: set[str] = set()
+    waiting = figures(script)
     for cell in jupytext.read(script).cells:
         if cell.cell_type == "markdown":
+            if CLOSING in cell.source:
+                pieces += [_image(script, picture) for picture in waiting]
+                waiting = []
             pieces.append(cell.source)
         elif cell.source.strip():
             pieces.append(f"```python\n{cell.source}\n```")
-            for picture in figures(script):
-                if picture.name in cell.source and picture.name not in shown:
-                    pieces.append(_image(script, picture))
-                    shown.add(picture.name)
-    rest = [_image(script, picture) for picture in figures(script) if picture.name not in shown]
-    return "\n\n".join([*pieces, *(["## More pictures", *rest] if rest else []), *_numbers(script)]) + "\n"
+            named = [p for p in waiting if p.name in cell.source and "def main(" not in cell.source]
+            pieces += [_image(script, picture) for picture in named]
+            waiting = [picture for picture in waiting if picture not in named]
+    return "\n\n".join([*pieces, *_numbers(script)]) + "\n"
 
 
 def _image(script: Path, picture: Path) -> str:

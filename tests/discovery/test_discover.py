@@ -160,7 +160,7 @@ def test_written_forms_are_the_same_model(found: Discovery, tmp_path: Path) -> N
     assert again(torch.tensor(u)).detach().numpy() == pytest.approx(ours, rel=1e-12)
     folder = found.save(tmp_path / "run")
     assert {path.name for path in folder.iterdir()} == {
-        "equations.txt", "equations.tex", "equations.py", "equations.jl", "front.csv", "discovery.json",
+        "equations.txt", "equations.tex", "equations.py", "equations.jl", "front.csv", "discovery.json", "model.json",
     }  # fmt: skip
     saved = json.loads((folder / "discovery.json").read_text())
     assert saved["constants"] == found.constants

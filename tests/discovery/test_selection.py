@@ -207,3 +207,17 @@ def test_wrong_input_is_refused_in_words() -> None:
         clash.close({"U1": TRUE, "U2": TRUE})
     with pytest.raises(ModelError, match=r"terms without a formula: expected U1, U2, got none for \['U2'\]"):
         SYSTEM.close({"U1": TRUE})
+
+
+def test_an_open_choice_is_widened_by_summands_that_were_offered_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum is on no front, its parts are: dx/dt = 2 - x."""
+    monkeypatch.setattr("ude.discovery.selection._OPEN", np.inf)
+    system = OpenSystem(("x",), {"x": U1(x)}, {"U1": ("x",)})
+    times = np.linspace(0.0, 4.0, 30)
+    data = Trajectory(times, (2.0 + 3.0 * np.exp(-times))[:, None])
+    front = [candidate(c0, c0=-0.5), candidate(c0 * x, c0=-0.5)]
+    narrow = select(system, {"U1": front}, [data], options=SelectionOptions(extend=0))
+    assert str(narrow.chosen) in ("U1 = c0", "U1 = c0*x")
+    wide = select(system, {"U1": front}, [data])
+    assert sorted(wide.chosen.fit.values.values()) == pytest.approx([-1.0, 2.0], rel=1e-4)
+    assert wide.chosen.step.startswith("added")

@@ -14,20 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ude
+from tests.problems_for_tests import LV, lotka_volterra
+from ude.engines.fused import engine as fused_engine
 from ude.engines.fused.build import why_no_compiler
 from ude.errors import EngineRefused
 
 pytestmark = pytest.mark.skipif(why_no_compiler() is not None, reason="there is no C compiler")
 
 EXPLICIT = [ude.BS3(), ude.DP5(), ude.Tsit5(), ude.Vern6(), ude.Vern7(), ude.Vern9(), ude.DP8()]
-
-
-def lotka_volterra(u: Tensor, p: ude.Parameters, t: Tensor) -> Tensor:
-    x, y = u.unbind(-1)
-    return torch.stack([p.alpha * x - p.beta * x * y, p.gamma * x * y - p.delta * y], -1)
-
-
-RATES = {"alpha": 1.5, "beta": 1.0, "gamma": 1.0, "delta": 3.0}
 
 
 def leaves_of(p: dict[str, float]) -> dict[str, Tensor]:
@@ -60,7 +54,7 @@ def assert_engines_agree(f, u0, span, p, wanted, *, alg=None, tolerance=1e-10, *
 class TestAgreement:
     @pytest.mark.parametrize("alg", EXPLICIT, ids=lambda alg: alg.name)
     def test_every_explicit_method_takes_the_same_steps_and_has_the_same_gradient(self, alg):
-        p, u0 = leaves_of(RATES), torch.tensor([1.0, 1.0], dtype=torch.float64, requires_grad=True)
+        p, u0 = leaves_of(LV), torch.tensor([1.0, 1.0], dtype=torch.float64, requires_grad=True)
         options = {"saveat": 0.37, "abstol": 1e-8, "reltol": 1e-8}
         sol = assert_engines_agree(lotka_volterra, u0, (0.0, 4.0), p, [u0, *p.values()], alg=alg, **options)
         if not alg.tableau.extra_a:  # of which the torch engine counts those that the saves need
@@ -68,7 +62,7 @@ class TestAgreement:
 
     @pytest.mark.parametrize("alg", [ude.Euler(), ude.RK4(), ude.Tsit5()], ids=lambda alg: alg.name)
     def test_fixed_steps_agree(self, alg):
-        p, u0 = leaves_of(RATES), torch.tensor([1.0, 1.0], dtype=torch.float64, requires_grad=True)
+        p, u0 = leaves_of(LV), torch.tensor([1.0, 1.0], dtype=torch.float64, requires_grad=True)
         options = {"saveat": 0.25, "dt": 0.05, "adaptive": False}
         assert_engines_agree(lotka_volterra, u0, (0.0, 2.0), p, [u0, *p.values()], alg=alg, **options)
 
@@ -76,7 +70,7 @@ class TestAgreement:
     def test_a_batch_with_leaves_of_each_trajectory_agrees(self, batch):
         generator = torch.Generator().manual_seed(0)
         u0 = (1 + torch.rand(*batch, 2, dtype=torch.float64, generator=generator)).requires_grad_()
-        p = leaves_of(RATES)
+        p = leaves_of(LV)
         p["alpha"] = (1 + torch.rand(batch, dtype=torch.float64, generator=generator)).requires_grad_()
         sol = assert_engines_agree(lotka_volterra, u0, (0.0, 3.0), p, [u0, *p.values()], saveat=0.5, reltol=1e-6)
         assert sol.u.shape == (*batch, 7, 2)
@@ -88,14 +82,14 @@ class TestAgreement:
         saveat = torch.stack(
             [torch.linspace(float(a), float(b), 6, dtype=torch.float64) for a, b in zip(t0, t1, strict=True)]
         )
-        assert_engines_agree(lotka_volterra, u0, (t0, t1), RATES, [u0], saveat=saveat, reltol=1e-7)
+        assert_engines_agree(lotka_volterra, u0, (t0, t1), LV, [u0], saveat=saveat, reltol=1e-7)
 
     def test_every_step_is_saved_without_saveat(self):
         u0 = torch.tensor([[1.0, 1.0], [4.0, 0.5]], dtype=torch.float64, requires_grad=True)
-        assert_engines_agree(lotka_volterra, u0, (0.0, 5.0), RATES, [u0], reltol=1e-6)
+        assert_engines_agree(lotka_volterra, u0, (0.0, 5.0), LV, [u0], reltol=1e-6)
 
     def test_dense_output_and_its_gradient_agree(self):
-        p = leaves_of(RATES)
+        p = leaves_of(LV)
         u0 = torch.tensor([1.0, 1.0], dtype=torch.float64)
         read = [
             solved(name, lotka_volterra, u0, (0.0, 5.0), p, saveat=1.0, reltol=1e-7)([4.2, 0.1, 2.5])
@@ -109,7 +103,7 @@ class TestAgreement:
     def test_dense_output_of_a_solve_without_gradient_takes_the_same_steps_again(self):
         u0 = torch.tensor([[1.0, 1.0], [4.0, 0.5]], dtype=torch.float64)
         read = [
-            solved(name, lotka_volterra, u0, (0.0, 5.0), RATES, saveat=1.0, reltol=1e-7)(2.3)
+            solved(name, lotka_volterra, u0, (0.0, 5.0), LV, saveat=1.0, reltol=1e-7)(2.3)
             for name in ("fused", "torch")
         ]
         assert torch.allclose(*read, rtol=1e-10)
@@ -131,7 +125,7 @@ class TestAgreement:
     def test_other_sensitivities_run_on_a_fused_solve(self):
         expected = None
         for sensealg in (ude.DiscreteAdjoint(), ude.InterpolatingAdjoint(), ude.ForwardSensitivity(), ude.Autograd()):
-            p, u0 = leaves_of(RATES), torch.tensor([1.0, 1.0], dtype=torch.float64)
+            p, u0 = leaves_of(LV), torch.tensor([1.0, 1.0], dtype=torch.float64)
             sol = solved(
                 "fused", lotka_volterra, u0, (0.0, 2.0), p, saveat=0.5, reltol=1e-10, abstol=1e-10, sensealg=sensealg
             )
@@ -308,7 +302,7 @@ class TestEndings:
 
     def test_maxiters_ends_a_trajectory(self):
         sol = solved(
-            "fused", lotka_volterra, torch.ones(2, dtype=torch.float64), (0.0, 50.0), RATES, saveat=10.0, maxiters=7
+            "fused", lotka_volterra, torch.ones(2, dtype=torch.float64), (0.0, 50.0), LV, saveat=10.0, maxiters=7
         )
         assert sol.retcode.name == "MaxIters"
         assert int(sol.stats.accepted_steps + sol.stats.rejected_steps) == 7
@@ -332,8 +326,8 @@ class TestBatches:
 
     def test_a_trajectory_takes_the_same_steps_alone_and_in_a_batch(self):
         u0 = 1 + torch.rand(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        sol = solved("fused", lotka_volterra, u0, (0.0, 5.0), RATES, saveat=1.0, reltol=1e-7)
-        alone = [solved("fused", lotka_volterra, one, (0.0, 5.0), RATES, saveat=1.0, reltol=1e-7) for one in u0[::8]]
+        sol = solved("fused", lotka_volterra, u0, (0.0, 5.0), LV, saveat=1.0, reltol=1e-7)
+        alone = [solved("fused", lotka_volterra, one, (0.0, 5.0), LV, saveat=1.0, reltol=1e-7) for one in u0[::8]]
         assert sol.stats.accepted_steps[::8].tolist() == [int(one.stats.accepted_steps) for one in alone]
 
 
@@ -368,6 +362,21 @@ class TestRefusals:
         u0 = torch.rand(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         with pytest.raises(EngineRefused, match="f of a batch is not f of each trajectory"):
             solved("fused", lambda u, p, t: u - u.mean(0, keepdim=True), u0, (0.0, 1.0), None)
+
+
+class TestWhereTorchOvertakes:
+    @pytest.mark.parametrize(("width", "batch", "engine"), [(256, 300, "torch"), (256, 1, "fused"), (32, 300, "fused")])
+    def test_auto_leaves_wide_networks_on_batches_to_torch(self, width, batch, engine, monkeypatch):
+        monkeypatch.setattr(fused_engine, "PATIENCE", 0)
+        torch.manual_seed(0)
+        f = Network(width, nn.Tanh())
+        u0 = torch.randn(batch, 2, dtype=torch.float64)
+        for name, expected in (("auto", engine), ("fused", "fused"), ("auto", engine)):
+            with torch.no_grad():
+                sol = solved(name, f, u0, (0.0, 0.1), None, saveat=0.1)
+            assert sol.stats.engine == expected
+            if expected == "torch":
+                assert "torch multiplies this batch" in sol.stats.why_not["fused"]
 
 
 class TestFreshness:
@@ -477,11 +486,11 @@ def test_engines_agree_on_random_right_hand_sides(drawn, batch):
 
 class TestSource:
     def test_the_program_of_a_problem_can_be_read(self):
-        prob = ude.ODEProblem(lotka_volterra, [1.0, 1.0], (0.0, 1.0), p=RATES)
+        prob = ude.ODEProblem(lotka_volterra, [1.0, 1.0], (0.0, 1.0), p=LV)
         text = ude.fused.source(prob, ude.Tsit5())
         assert "ude_forward" in text
         assert "ude_pullback" not in text
-        with_gradient = ude.remake(prob, p=leaves_of(RATES))
+        with_gradient = ude.remake(prob, p=leaves_of(LV))
         assert "ude_pullback" in ude.fused.source(with_gradient, ude.Tsit5())
 
     def test_another_process_neither_traces_nor_compiles(self, tmp_path):

@@ -169,6 +169,8 @@ def summary(found: Discovery, folder: RunFolder) -> str:
             "",
             *columns(candidates),
             "",
+            str(found.verdict),
+            "",
             f"Model, fit, equations (text, LaTeX, Python, Julia), figures and report.html are in {folder.path}",
         ]
     )

@@ -1,4 +1,9 @@
-"""Measured data that come with the package: `path("lynx_hare")` is the file, `load("lynx_hare")` the `Dataset`."""
+"""Measured data that come with the package: `path("lynx_hare")` is the file, `load("lynx_hare")` the `Dataset`.
+
+>>> data = ude.datasets.load("lynx_hare")
+>>> data.states, len(data.trajectories[0].t)
+(('hare', 'lynx'), 21)
+"""
 
 from __future__ import annotations
 

@@ -71,6 +71,18 @@ def discover(
 
     Raises ModelError for a model without equations or networks, InputError for arguments that are not usable, and
     what the regressors raise (BackendMissing).
+
+    >>> t = np.linspace(0.0, 3.0, 16)
+    >>> data = ude.Dataset.from_arrays(t, 2.0 * np.exp(-0.8 * t), "x")
+    >>> quick = ude.FitOptions(derivative_iterations=(30, 60))
+    >>> fit = ude.fit(
+    ...     ude.UDE("dx/dt = U(x)", unknown=ude.MLP("U", "x", width=4)),
+    ...     data, stages="derivatives", options=quick, holdout=0, progress=False,
+    ... )
+    >>> search = ude.LibraryRegressor(degree=2, max_terms=1, unary=False, atoms=False)
+    >>> found = ude.discover(fit, search, max_candidates=2, progress=False)
+    >>> print(found)
+    dx/dt = -0.8*x
     """
     chosen_options = _options(options, max_candidates, seed)
     searches = _searches(regressors, seed)

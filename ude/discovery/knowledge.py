@@ -60,6 +60,10 @@ class Knowledge:
     shared: the term as a multiple of another: "-k*U2" (k is fitted, k > 0) or "-U2"; see `ude.discovery.shared`.
 
     Raises InputError for what cannot be read.
+
+    >>> known = ude.Knowledge("U", variables="x", positive=True, increasing="x", zero_at="x=0")
+    >>> known.variables, known.positive
+    (('x',), True)
     """
 
     term: str

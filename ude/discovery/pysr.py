@@ -58,6 +58,11 @@ class PySR:
     folder: where PySR keeps its state. A later search of the same samples goes on from there; None: nothing is kept.
 
     Raises InputError for an operator or option that it does not know, BackendMissing where there is no Julia.
+
+    >>> search = ude.PySR(niterations=20, binary_operators=("+", "*"), unary_operators=())  # starts no Julia yet
+    >>> ude.PySR(binary_operators=("+", "%"))
+    Traceback (most recent call last):
+    ude.errors.InputError: ...
     """
 
     niterations: int = 40

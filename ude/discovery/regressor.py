@@ -35,6 +35,11 @@ class Samples:
     weights: how much each sample counts, shape (N,), not negative.
 
     Raises DataError where a number is missing or infinite, or the lengths disagree.
+
+    >>> x = np.linspace(0.1, 3.0, 40)
+    >>> samples = ude.Samples({"x": x}, 2.0 * x - 0.5 * x**2)
+    >>> samples.nuisance.shape, samples.weights.shape
+    ((40, 0), (40,))
     """
 
     inputs: dict[str, Array]
@@ -89,6 +94,13 @@ class Candidate:
         directions have been fitted; 1 for the formula 0, 0 for a perfect one.
     source: which search found it.
     pareto: no other candidate of the search is both simpler and closer.
+
+    >>> x = np.linspace(0.1, 3.0, 40)
+    >>> samples = ude.Samples({"x": x}, 2.0 * x - 0.5 * x**2)
+    >>> front = ude.LibraryRegressor(degree=2, unary=False, atoms=False).search(samples)
+    >>> simplest = front[0]
+    >>> simplest.complexity <= front[-1].complexity, simplest.nmse >= 0.0
+    (True, True)
     """
 
     expression: sp.Expr

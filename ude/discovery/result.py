@@ -50,6 +50,20 @@ class Discovery:
     interrupted: Ctrl-C ended the fit or the selection early; this is the best up to there.
     belief_options: how `belief` is computed, which is done once, when first asked for (`discover` asks for it).
     along: states, parameters and time by name at the points of the samples.
+
+    >>> t = np.linspace(0.0, 3.0, 16)
+    >>> data = ude.Dataset.from_arrays(t, 2.0 * np.exp(-0.8 * t), "x")
+    >>> quick = ude.FitOptions(derivative_iterations=(30, 60))
+    >>> fit = ude.fit(
+    ...     ude.UDE("dx/dt = U(x)", unknown=ude.MLP("U", "x", width=4)),
+    ...     data, stages="derivatives", options=quick, holdout=0, progress=False,
+    ... )
+    >>> search = ude.LibraryRegressor(degree=2, max_terms=1, unary=False, atoms=False)
+    >>> found = ude.discover(fit, search, max_candidates=2, progress=False)
+    >>> round(found.constants["U_c0"], 4), int(found.front["chosen"].sum())
+    (-0.8, 1)
+    >>> "def rhs" in found.to_python() and "function f!" in found.to_julia()
+    True
     """
 
     fit: Fit

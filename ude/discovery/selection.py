@@ -25,11 +25,14 @@ import sympy as sp
 from ude.discovery.closed_form import Array, ClosedForm, Constant, Trajectory
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
 from ude.discovery.integration import Integrator, Observer, simulate
+from ude.discovery.moves import additions, summand_pool
 from ude.discovery.regressor import Candidate, complexity, rename_constants
 from ude.errors import InputError, ModelError
 
 Progress = Callable[[int, int, str], None]
 SEARCH = "search"
+_OPEN = 6.0  # difference of scores ("strong evidence", Kass & Raftery 1995) below which the choice counts as open
+_EXTENDED = 4  # combinations that are tried with one more summand
 NETWORK_ERROR = 0.1  # relative error that a trained network is taken to have where candidates are shortlisted
 NEAR = 0.1  # normalised squared error below which a simple candidate is worth a trial whatever else there is
 
@@ -99,6 +102,9 @@ class SelectionOptions:
     floor: relative error that is not worth a more complex formula.
     margin: difference of scores that does not count; 2 is "not worth more than a bare mention" (Kass & Raftery 1995).
     simplify: whether the winner's constants are tried at zero, singly and in pairs, refitted and scored.
+    extend: where another combination is nearly as good as the winner, so many simple summands of each term are added
+        to the best combinations, one at a time: with few data the true form may lie far from all that the networks
+        suggest. 0: never.
     """
 
     max_candidates: int = 10
@@ -107,6 +113,7 @@ class SelectionOptions:
     floor: float = 1e-3
     margin: float = 2.0
     simplify: bool = True
+    extend: int = 8
     fit: FitOptions = FitOptions(max_rhs_calls=100_000, max_seconds=4.0)
 
     def __post_init__(self) -> None:
@@ -212,6 +219,10 @@ def select(
             trial.coordinate_search(lists)
         if options.simplify:
             trial.simplify()
+        if options.extend and trial.is_open():
+            trial.extend({term: summand_pool(fronts[term], options.extend) for term in system.calls})
+            if options.simplify:
+                trial.simplify()
     except KeyboardInterrupt:
         trial.interrupted = True
     if not trial.done:
@@ -300,6 +311,22 @@ class _Trial:
                             found = self.evaluate({**start, term: choice})
                             if found.score < current.score:
                                 start, current, changed = {**start, term: choice}, found, True
+        except _OutOfTime:
+            return
+
+    def is_open(self) -> bool:
+        """Whether some other combination is so nearly as good as the best that a better one may have been missed."""
+        scores = sorted(combination.score for combination in self.done.values())
+        return len(scores) > 1 and scores[1] - scores[0] < _OPEN
+
+    def extend(self, pools: Mapping[str, Sequence[Candidate]]) -> None:
+        """One more summand for each of the best combinations, see `SelectionOptions.extend`."""
+        best = sorted(self.done.values(), key=lambda c: (c.score, c.complexity, str(c)))[:_EXTENDED]
+        best += [self.best] if not any(c is self.best for c in best) else []
+        try:
+            for combination in best:
+                for step, grown in additions(combination.candidates, pools):
+                    self.evaluate(grown, step)
         except _OutOfTime:
             return
 

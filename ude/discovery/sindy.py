@@ -40,6 +40,12 @@ class Sindy:
     penalties: ridge penalties tried with each. max_terms: candidates with more are left out.
 
     Deterministic. Raises InputError for options out of range, BackendMissing where pysindy is not installed.
+
+    >>> x = np.linspace(0.1, 3.0, 40)
+    >>> samples = ude.Samples({"x": x}, 2.0 * x - 0.5 * x**2)
+    >>> front = ude.Sindy(degree=2).search(samples)
+    >>> sorted(round(value, 3) for value in min(front, key=lambda candidate: candidate.nmse).constants.values())
+    [-0.5, 2.0]
     """
 
     degree: int | None = None

@@ -139,6 +139,10 @@ class IController:
         InputError: A number is out of its range.
 
     Source: E. Hairer, S. P. Norsett & G. Wanner, Solving ODEs I, II.4.
+
+    >>> prob = ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 5.0))
+    >>> ude.solve(prob, ude.KenCarp4(), controller=ude.IController(qsteady_max=1.2)).success
+    tensor(True)
     """
 
     gamma: float = 0.9
@@ -195,6 +199,12 @@ class PIController:
         InputError: A number is out of its range.
 
     Source: K. Gustafsson, ACM TOMS 17 (1991) 533; E. Hairer & G. Wanner, Solving ODEs II, IV.2.
+
+    >>> prob = ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 5.0))
+    >>> careful = ude.PIController(qmax=1.5)  # steps grow by half at most
+    >>> more = ude.solve(prob, ude.Tsit5(), controller=careful).stats.accepted_steps
+    >>> bool(more >= ude.solve(prob, ude.Tsit5()).stats.accepted_steps)
+    True
     """
 
     beta1: float | None = None
@@ -268,6 +278,10 @@ class PIDController:
 
     Sources: G. Soderlind, ACM TOMS 29 (2003) 1; G. Soderlind & L. Wang, J. Comput. Appl. Math. 185 (2006) 225;
     C. A. Kennedy & M. H. Carpenter, Appl. Numer. Math. 44 (2003) 139.
+
+    >>> prob = ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 5.0))
+    >>> ude.solve(prob, ude.Tsit5(), controller=ude.PIDController(0.7, -0.4)).success
+    tensor(True)
     """
 
     beta1: float

@@ -25,6 +25,12 @@ class BrownFullBasicInit(InitializationAlgorithm):
         maxiters: Most iterations; a trajectory that needs more ends with `ReturnCode.InitialFailure`.
 
     Source: P. N. Brown, A. C. Hindmarsh, L. R. Petzold, SIAM J. Sci. Comput. 19 (1998) 1495.
+
+    >>> constraint = lambda u, p, t: torch.stack([-u[..., 0], u[..., 0] - u[..., 1]], -1)
+    >>> f = ude.ODEFunction(constraint, mass_matrix=[[1.0, 0.0], [0.0, 0.0]])
+    >>> prob = ude.ODEProblem(f, [1.0, 5.0], (0.0, 1.0))
+    >>> ude.solve(prob, ude.Rodas5P(), initializealg=ude.BrownFullBasicInit()).u[0].tolist()
+    [1.0, 1.0]
     """
 
     abstol: float = 1e-10
@@ -43,6 +49,11 @@ class CheckInit(InitializationAlgorithm):
     Args:
         abstol: The distance by which one step of Newton's iteration would move the algebraic variables, relative to
             the larger of the largest state and 1.
+
+    >>> constraint = lambda u, p, t: torch.stack([-u[..., 0], u[..., 0] - u[..., 1]], -1)
+    >>> f = ude.ODEFunction(constraint, mass_matrix=[[1.0, 0.0], [0.0, 0.0]])
+    >>> ude.solve(ude.ODEProblem(f, [1.0, 5.0], (0.0, 1.0)), ude.Rodas5P(), initializealg=ude.CheckInit()).retcode.name
+    'InitialFailure'
     """
 
     abstol: float = 1e-6
@@ -53,7 +64,13 @@ class CheckInit(InitializationAlgorithm):
 
 @dataclass(frozen=True)
 class NoInit(InitializationAlgorithm):
-    """Take u0 as it is. An inconsistent one makes the first steps wrong or lets them fail."""
+    """Take u0 as it is. An inconsistent one makes the first steps wrong or lets them fail.
+
+    >>> constraint = lambda u, p, t: torch.stack([-u[..., 0], u[..., 0] - u[..., 1]], -1)
+    >>> f = ude.ODEFunction(constraint, mass_matrix=[[1.0, 0.0], [0.0, 0.0]])
+    >>> ude.solve(ude.ODEProblem(f, [1.0, 1.0], (0.0, 1.0)), ude.Rodas5P(), initializealg=ude.NoInit()).success
+    tensor(True)
+    """
 
 
 def _check(abstol: float) -> None:

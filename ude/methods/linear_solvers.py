@@ -14,7 +14,11 @@ class LinearSolver:
 
 @dataclass(frozen=True)
 class LU(LinearSolver):
-    """Form the matrix and factorise it once a step: the choice up to some hundred states."""
+    """Form the matrix and factorise it once a step: the choice up to some hundred states.
+
+    >>> ude.KenCarp4().linsolve == ude.LU()
+    True
+    """
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class GMRES(LinearSolver):
         InputError: An option is out of range.
 
     Source: Y. Saad, M. H. Schultz, SIAM J. Sci. Stat. Comput. 7 (1986) 856.
+
+    >>> prob = ude.ODEProblem(lambda u, p, t: -100.0 * u, torch.ones(4).double(), (0.0, 1.0))
+    >>> ude.solve(prob, ude.KenCarp4(linsolve=ude.GMRES())).success
+    tensor(True)
     """
 
     reltol: float = 1e-8

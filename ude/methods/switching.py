@@ -43,7 +43,7 @@ class AutoSwitch(Algorithm):
     Source: E. Hairer & G. Wanner, Solving Ordinary Differential Equations II, IV.2; names and defaults are those of
     OrdinaryDiffEq.jl, whose switch_max postpones its check for instability instead.
 
-    >>> AutoTsit5(Rodas5P()).name
+    >>> ude.AutoTsit5(ude.Rodas5P()).name
     'AutoTsit5(Rodas5P)'
     """
 
@@ -100,7 +100,13 @@ def _check_methods(nonstiff: Algorithm, stiff: Algorithm) -> None:
 
 @dataclass(frozen=True)
 class AutoTsit5(AutoSwitch):
-    """`Tsit5`, and where the problem is stiff the method given: ``AutoTsit5(Rodas5P())``. Options: `AutoSwitch`'s."""
+    """`Tsit5`, and where the problem is stiff the method given: ``AutoTsit5(Rodas5P())``. Options: `AutoSwitch`'s.
+
+    >>> prob = ude.ODEProblem(lambda u, p, t: -1e4 * (u - 1.0), [0.0], (0.0, 10.0))
+    >>> sol = ude.solve(prob, ude.AutoTsit5(ude.Rodas5P()))
+    >>> int(sol.stats.switches)
+    1
+    """
 
     nonstiff: ExplicitRungeKutta = field(init=False, default=Tsit5())
 
@@ -108,7 +114,11 @@ class AutoTsit5(AutoSwitch):
 @dataclass(frozen=True)
 class AutoVern7(AutoSwitch):
     """`Vern7` for tight tolerances, and where the problem is stiff the method given: ``AutoVern7(Rodas5P())``.
-    Options: `AutoSwitch`'s."""
+    Options: `AutoSwitch`'s.
+
+    >>> ude.AutoVern7(ude.Rodas5P()).name
+    'AutoVern7(Rodas5P)'
+    """
 
     nonstiff: ExplicitRungeKutta = field(init=False, default=Vern7())
 

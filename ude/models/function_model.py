@@ -32,6 +32,11 @@ class FunctionModel(Model):
     `Symbolic` of the same inputs in the place of an output, wherever `f` calls it.
 
     Raises ModelError for names that clash; InputError for what is not usable.
+
+    >>> f = lambda u, p, t: -p.k * u + p.U(u[..., 0])[..., None]
+    >>> model = ude.FunctionModel(f, states="x", parameters={"k": 2.0}, terms=[ude.MLP("U", "x")])
+    >>> model(torch.ones(7, 1).double()).shape, model.unknown_outputs
+    (torch.Size([7, 1]), ('U',))
     """
 
     def __init__(

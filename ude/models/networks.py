@@ -41,6 +41,11 @@ class MLP(Neural):
     torch's global random state is left alone.
 
     Raises InputError for names, sizes or an activation that are not usable.
+
+    >>> net = ude.MLP("U1, U2", inputs="x, y", width=8)
+    >>> first, second = net(torch.ones(5).double(), torch.zeros(5).double())
+    >>> first.shape
+    torch.Size([5])
     """
 
     #: The layers say all that these do: see `ude.engines.fused.kinds.class_plan`.

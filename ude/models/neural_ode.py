@@ -20,6 +20,10 @@ class NeuralODE(UDE):
     states: "x, y"; None: the inputs of a `Neural`, or u1, u2, ... as many as the last layer of `net` has outputs
 
     Raises InputError when the number of states and outputs differ, or the states cannot be told.
+
+    >>> model = ude.NeuralODE(ude.MLP("f, g", inputs="x, y"), states="x, y")
+    >>> model(torch.zeros(10, 2).double()).shape
+    torch.Size([10, 2])
     """
 
     def __init__(self, net: nn.Module, states: str | Iterable[str] | None = None) -> None:

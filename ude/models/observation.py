@@ -18,6 +18,9 @@ class Observation:
               (``ude.UDE(..., observe="y = scale*x", fit="scale")``)
 
     Raises ModelError, with a caret under the place, for what does not parse; InputError for what is not usable.
+
+    >>> ude.Observation("total = s*(x + y)")
+    Observation('total = s*(x + y)')
     """
 
     def __init__(self, formulas: str | Mapping[str, str] | Iterable[str]) -> None:

@@ -26,6 +26,12 @@ class Parameter:
     lower, upper: bounds, None for none
 
     Raises InputError: a number that is not finite, bounds in the wrong order, a value outside them.
+
+    >>> ude.UDE("dx/dt = -k*x", parameters={"k": ude.Parameter(0.5, fitted=True, lower=0.0)}).values()
+    {'k': 0.5}
+    >>> ude.Parameter(2.0, fitted=True, upper=1.0)
+    Traceback (most recent call last):
+    ude.errors.InputError: ...
     """
 
     value: float | None = None

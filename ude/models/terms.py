@@ -32,6 +32,10 @@ class Neural(nn.Module):
     outputs: names of what it gives, "U1, U2"
 
     Raises InputError for names that are not names or repeat, and when `module` is not an `nn.Module`.
+
+    >>> term = ude.Neural(torch.nn.Linear(2, 1), inputs="x, y", outputs="U")
+    >>> term(torch.ones(3).double(), torch.ones(3).double()).shape
+    torch.Size([3])
     """
 
     input_shift: Tensor
@@ -123,6 +127,10 @@ class Symbolic(nn.Module):
 
     Raises ModelError for a formula that does not parse, for names that are neither inputs nor constants, and for
     constants that do not occur; InputError for what is not usable as names or numbers.
+
+    >>> term = ude.Symbolic({"U": "c0*x*y"}, inputs="x, y", parameters={"c0": 0.5})
+    >>> term(torch.tensor(2.0).double(), torch.tensor(3.0).double()).item()
+    3.0
     """
 
     #: The generated function says all that these do: see `ude.engines.fused.kinds.class_plan`.

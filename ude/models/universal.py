@@ -58,6 +58,12 @@ class UDE(Model):
 
     Raises ModelError, with a caret under the place where there is one, for equations, names and calls that do not fit
     together; InputError for values that are not usable.
+
+    >>> model = ude.UDE(["dx/dt = a*x - U(x, y)", "dy/dt = -d*y"], parameters={"d": 1.8}, fit="a=1.0 in [0, 3]")
+    >>> model.states, model.unknown_outputs, model.values()["d"]
+    (('x', 'y'), ('U',), 1.8)
+    >>> model(torch.tensor([1.0, 2.0]).double())[1].item()  # dy/dt
+    -3.6
     """
 
     #: The generated functions say all that these do, and say it faster: see `ude.engines.fused.kinds.class_plan`.

@@ -22,6 +22,14 @@ class Autograd:
     are not right.
 
     Source: "discretise, then optimise"; A. Griewank, A. Walther, Evaluating Derivatives, 2nd ed.
+
+    >>> k = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 1.0), dict(k=k))
+    >>> end = ude.solve(prob, ude.Tsit5(), sensealg=ude.Autograd(), reltol=1e-9, abstol=1e-9).u[-1, 0]
+    >>> (first,) = torch.autograd.grad(end, k, create_graph=True)
+    >>> (second,) = torch.autograd.grad(first, k)
+    >>> round(float(second), 6)  # exp(-2)
+    0.135335
     """
 
     @property

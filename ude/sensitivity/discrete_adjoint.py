@@ -36,6 +36,14 @@ class DiscreteAdjoint:
 
     Source: "discretise, then optimise"; E. Hairer et al., Solving ODEs I, II.6, transposed; A. Griewank, A. Walther,
     Evaluating Derivatives, 2nd ed., chapter 12.
+
+    >>> k = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 1.0), dict(k=k))
+    >>> few = ude.DiscreteAdjoint(checkpoints="logarithmic")
+    >>> end = ude.solve(prob, ude.Tsit5(), sensealg=few, saveat=1.0, reltol=1e-9, abstol=1e-9).u[-1, 0]
+    >>> end.backward()
+    >>> round(float(k.grad), 6)  # -exp(-2)
+    -0.135335
     """
 
     checkpoints: Checkpoints = "all"

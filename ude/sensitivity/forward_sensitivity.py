@@ -92,6 +92,13 @@ class ForwardSensitivity:
         abstol, reltol: Tolerances of the sensitivities; None takes those of the state.
 
     Source: E. Hairer, S. P. Norsett, G. Wanner, Solving Ordinary Differential Equations I, I.14.
+
+    >>> k = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 1.0), dict(k=k))
+    >>> end = ude.solve(prob, ude.Tsit5(), sensealg=ude.ForwardSensitivity(), reltol=1e-9, abstol=1e-9).u[-1, 0]
+    >>> end.backward()
+    >>> round(float(k.grad), 6)  # -exp(-2)
+    -0.135335
     """
 
     abstol: float | None = None

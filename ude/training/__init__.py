@@ -7,6 +7,7 @@ from ude.training.collocation import Smoothing, smooth
 from ude.training.data import Dataset, Trajectory
 from ude.training.ensembles import FitEnsemble, bootstrap, fit_ensemble, multistart
 from ude.training.fit import fit
+from ude.training.gauss_newton import GaussNewton
 from ude.training.initial_states import InitialValue
 from ude.training.noise import (
     Gaussian,
@@ -35,6 +36,7 @@ __all__ = [
     "Fit",
     "FitEnsemble",
     "FitOptions",
+    "GaussNewton",
     "Gaussian",
     "GrowingHorizon",
     "InitialValue",

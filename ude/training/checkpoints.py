@@ -105,6 +105,14 @@ def load_fit(
     data.
 
     Raises InputError: no fit in the folder, one of a later version, damaged files, a missing `modules` or `f`.
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
+    >>> folder = fit.save("trained")
+    >>> ude.load_fit(folder).model.values() == fit.model.values()
+    True
     """
     folder = Path(directory)
     if not (folder / _JSON).is_file() or not (folder / _TENSORS).is_file():

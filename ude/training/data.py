@@ -56,6 +56,13 @@ class Dataset:
     NaN in `u` is a gap: a number that was not measured. `notes` says what was guessed or left out while reading (which
     column is the time, rows without any measurement), for whoever reports on the data. `units`: name -> unit, as the
     source had them. `covariate_kind`: how covariates go on between their times, as of `Interpolation`.
+
+    >>> data = ude.Dataset.from_arrays([0.0, 1.0, 2.0], [[1.0, 0.0], [0.5, np.nan], [0.2, 0.8]], "x, y")
+    >>> data.trajectories[0].u.shape, data.counts()
+    ((3, 2), {'x': 3, 'y': 2})
+    >>> train, held_out = data.split(1)
+    >>> len(train.trajectories[0].t), len(held_out.trajectories[0].t)
+    (2, 1)
     """
 
     states: tuple[str, ...]

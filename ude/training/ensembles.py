@@ -33,6 +33,16 @@ class FitEnsemble:
     """Several fits, best first (`multistart`) or in the order of their seeds.
 
     losses: the last loss of each; not comparable where the data differ (`bootstrap`)
+
+    >>> t = np.linspace(0.0, 2.0, 15)
+    >>> x = np.exp(-1.5 * t) * (1.0 + 0.02 * np.random.default_rng(0).standard_normal(15))
+    >>> data = ude.Dataset.from_arrays(t, x, "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
+    >>> resampled = ude.bootstrap(fit, samples=4, processes=1)
+    >>> lower, median, upper = resampled.band(np.array([0.0, 1.0, 2.0]))[0]
+    >>> median.shape, bool((lower <= upper).all())
+    ((3, 1), True)
     """
 
     fits: tuple[Fit, ...]
@@ -108,6 +118,15 @@ def multistart(
     arguments: as `fit` takes them
 
     Raises InputError as `fit` does, and for ranges that are not usable.
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> found = ude.multistart(
+    ...     model, data, starts=2, ranges={"k": (0.1, 10.0)}, processes=1, stages="single shooting", holdout=0
+    ... )
+    >>> round(found.best.model.values()["k"], 3)
+    1.5
     """
     _check_count("starts", starts)
     drawn = _draws(model, ranges, starts, seed)
@@ -128,7 +147,15 @@ def multistart(
 def fit_ensemble(
     model: Model, data: Dataset, *, members: int = 10, seed: int = 0, processes: int | None = None, **arguments: Any
 ) -> FitEnsemble:
-    """Fits that differ in the seed of their networks: what the data leave open, a network's start decides."""
+    """Fits that differ in the seed of their networks: what the data leave open, a network's start decides.
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> members = ude.fit_ensemble(model, data, members=2, processes=1, stages="single shooting", holdout=0)
+    >>> len(members.fits)
+    2
+    """
     _check_count("members", members)
     fits = _run([_job(model, data, arguments, seed=seed + i) for i in range(members)], processes)
     return FitEnsemble(tuple(fits), np.array([_last_loss(one) for one in fits]))
@@ -154,6 +181,15 @@ def bootstrap(
                when left out
 
     Raises InputError for unusable numbers, SolveFailed when the fit cannot be simulated.
+
+    >>> t = np.linspace(0.0, 2.0, 15)
+    >>> x = np.exp(-1.5 * t) * (1.0 + 0.02 * np.random.default_rng(0).standard_normal(15))
+    >>> data = ude.Dataset.from_arrays(t, x, "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
+    >>> resampled = ude.bootstrap(fit, samples=4, processes=1)
+    >>> len(resampled.fits)
+    4
     """
     _check_count("samples", samples)
     if block is not None:

@@ -83,6 +83,13 @@ def fit(
 
     Raises InputError or DataError, before any training, for arguments that are not usable, a state of the model
     without data, a model with nothing to fit, and a folder `out` that holds another fit.
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
+    >>> round(fit.model.values()["k"], 3)
+    1.5
     """
     chosen = checked_stages(stages)
     if not isinstance(model, Model):

@@ -36,7 +36,7 @@ class GaussNewton(Optimiser):
     def minimise(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:
         posterior = objective.posterior
         if posterior is None:
-            raise InputError("GaussNewton needs a shooting stage without noise models", fix="Use LBFGS() or Adam().")
+            raise InputError("GaussNewton needs a shooting stage", fix="Use LBFGS() or Adam() for this one.")
         adapt = self.adapt and not posterior.scales.fixed
         try:
             if not _run(objective, posterior, self.iterations, adapt, on_iteration):

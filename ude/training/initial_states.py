@@ -31,6 +31,14 @@ class InitialValue:
     shared: whether all trajectories have the same
 
     Raises InputError for numbers that are not finite, a value that is neither given nor fitted or outside its bounds.
+
+    >>> t = np.linspace(0.0, 3.0, 13)
+    >>> data = ude.Dataset.from_arrays(t, 1.0 - np.exp(-t), "y")  # what x = exp(-t) turned into
+    >>> model = ude.UDE(["dx/dt = -k*x", "dy/dt = k*x"], fit="k")
+    >>> start = ude.InitialValue(lower=0.0)
+    >>> fit = ude.fit(model, data, u0={"x": start}, stages="single shooting", holdout=0, progress=False)
+    >>> round(float(fit.u0[0, 0]), 3)
+    1.0
     """
 
     value: float | Sequence[float] | None = None

@@ -185,6 +185,16 @@ class Adam(Optimiser):
     learning_rate: of parameters and weights near one
     schedule: "cosine" falls to a hundredth along half a cosine, "constant" stays, "exponential" falls to a hundredth by
         equal factors
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(
+    ...     model, data, holdout=0, progress=False,
+    ...     stages=[ude.SingleShooting((ude.Adam(iterations=20, learning_rate=0.05),))],
+    ... )
+    >>> int(fit.history["iteration"].max())
+    20
     """
 
     iterations: int = 500
@@ -215,7 +225,18 @@ class Adam(Optimiser):
 
 @dataclass(frozen=True)
 class LBFGS(Optimiser):
-    """L-BFGS with a line search (SciPy's L-BFGS-B; Byrd et al. 1995)."""
+    """L-BFGS with a line search (SciPy's L-BFGS-B; Byrd et al. 1995).
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(
+    ...     model, data, holdout=0, progress=False,
+    ...     stages=[ude.SingleShooting((ude.LBFGS(iterations=30),))],
+    ... )
+    >>> abs(fit.model.values()["k"] - 1.5) < 0.01
+    True
+    """
 
     iterations: int = 100
 
@@ -226,7 +247,18 @@ class LBFGS(Optimiser):
 @dataclass(frozen=True)
 class LevenbergMarquardt(Optimiser):
     """Gauss-Newton steps within a trust region (SciPy's `least_squares`; Branch, Coleman & Li 1999), for a loss that is
-    a sum of squares of few parameters. Converges where L-BFGS crawls, and stops when nothing changes any more."""
+    a sum of squares of few parameters. Converges where L-BFGS crawls, and stops when nothing changes any more.
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(
+    ...     model, data, holdout=0, progress=False,
+    ...     stages=[ude.SingleShooting((ude.LevenbergMarquardt(iterations=20),))],
+    ... )
+    >>> round(fit.model.values()["k"], 3)
+    1.5
+    """
 
     iterations: int = 100
 

@@ -24,6 +24,17 @@ class FitOptions:
     single_iterations: of Adam, then of L-BFGS, in single shooting
     gauss_newton_iterations: with each penalty, and in single shooting, where a model has networks
     stall:        a stage ends when its last iterations lowered the loss by less than this fraction
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(
+    ...     model, data, holdout=0, progress=False,
+    ...     stages="single shooting",
+    ...     options=ude.FitOptions(single_iterations=(0, 20)),
+    ... )
+    >>> round(fit.model.values()["k"], 3)
+    1.5
     """
 
     solver: SolverOptions = SolverOptions()

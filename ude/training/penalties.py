@@ -52,7 +52,20 @@ class ParameterPrior(ABC):
 
 @dataclass(frozen=True)
 class NormalPrior(ParameterPrior):
-    """The parameter is N(mean, sd²)."""
+    """The parameter is N(mean, sd²).
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(
+    ...     model, data, holdout=0, progress=False,
+    ...     stages="single shooting",
+    ...     noise=ude.Gaussian(0.01),
+    ...     priors={"k": ude.NormalPrior(mean=1.5, sd=0.1)},
+    ... )
+    >>> round(fit.model.values()["k"], 3)
+    1.5
+    """
 
     mean: float
     sd: float
@@ -70,6 +83,19 @@ class LogNormalPrior(ParameterPrior):
     """The logarithm of the parameter is N(log median, sigma²), and its density is that of the logarithm.
 
     The parameter must be positive: give it a lower bound of zero.
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k in [0, 9]")
+    >>> prior = {"k": ude.LogNormalPrior(median=1.5, sigma=0.5)}
+    >>> fit = ude.fit(
+    ...     model, data, holdout=0, progress=False,
+    ...     noise=ude.Gaussian(0.01),
+    ...     priors=prior,
+    ...     stages="single shooting",
+    ... )
+    >>> round(fit.model.values()["k"], 3)
+    1.5
     """
 
     median: float
@@ -95,7 +121,11 @@ class Penalty(ABC):
 @dataclass(frozen=True)
 class Smallness(Penalty):
     """``weight mean (U / size)²`` along the smoothed data: the unknown function U explains only what the known part of
-    the model cannot. `size` is U's unit; the output scale of its network when left out."""
+    the model cannot. `size` is U's unit; the output scale of its network when left out.
+
+    >>> ude.Smallness("U1", weight=1e-2).output  # given to fit as penalties=[...]
+    'U1'
+    """
 
     output: str
     weight: float = 1e-3
@@ -131,6 +161,10 @@ class Residual(Penalty):
         model's right-hand side; ``"dx/dt - (1.3*x - 0.9*x*y)"`` makes a network behave like an equation, ``"dS/dt +
         dI/dt + dR/dt"`` conserves a sum
     size:       the unit of the expression
+
+    >>> conserved = ude.Residual("dS/dt + dI/dt + dR/dt", weight=1.0)  # given to fit as penalties=[conserved]
+    >>> conserved.size
+    1.0
     """
 
     expression: str

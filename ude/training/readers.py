@@ -143,6 +143,12 @@ def read_csv(
     or a semicolon or tab where the header has these and no comma.
 
     Raises `DataError`: no such file, an empty file, a line with too many or too few cells, and all of `from_frame`.
+
+    >>> from pathlib import Path
+    >>> _ = Path("growth.csv").write_text("day,x,y\\n0,1.0,\\n1,1.2,0.4\\n", encoding="utf-8")
+    >>> data = ude.read_csv("growth.csv", time="day")
+    >>> data.states, data.counts()
+    (('x', 'y'), {'x': 2, 'y': 1})
     """
     rows, lines = _read_rows(Path(path))
     header, body = rows[0], rows[1:]

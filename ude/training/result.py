@@ -48,6 +48,15 @@ class Fit:
     fitted_numbers: how many numbers were fitted: weights, parameters, initial states, scales of the noise
     validation: the data that decided when to stop, which lie between train and held_out
     known_u0: (state,) whether the initial values of a state were given, and kept; empty where nobody recorded it
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
+    >>> fit.predict()[0].shape, fit.rmse()["x"] < 1e-6
+    ((9, 1), True)
+    >>> fit.history.columns[0]
+    'stage'
     """
 
     model: Model

@@ -94,6 +94,17 @@ class SolverOptions:
 
     `algorithm` left out is `Tsit5()`, or `KenCarp4()` where the equations are found stiff along the smoothed data. It
     stays the same throughout a fit: an objective whose method changes with p jumps where it does.
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(
+    ...     model, data, holdout=0, progress=False,
+    ...     stages="single shooting",
+    ...     options=ude.FitOptions(solver=ude.SolverOptions(tolerance=1e-6)),
+    ... )
+    >>> round(fit.model.values()["k"], 3)
+    1.5
     """
 
     tolerance: float | None = None

@@ -22,7 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Iteration:
-    """What a callback is told: the loss is the best so far, and `model` is at that point."""
+    """What a callback is told: the loss is the best so far, and `model` is at that point.
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> seen = []
+    >>> def stop(iteration):
+    ...     seen.append(iteration)
+    ...     return iteration.loss < 1e-3  # True ends the stage
+    >>> fit = ude.fit(model, data, stages="single shooting", callback=stop, holdout=0, progress=False)
+    >>> len(seen) > 0 and seen[0].stage
+    'single shooting'
+    """
 
     stage: str
     iteration: int
@@ -70,6 +82,13 @@ class DerivativeMatching(Stage):
 
     The smooth is a Gaussian process, or a smoothing spline of long data, whose noise level is estimated. Source: J. M.
     Varah, SIAM J. Sci. Stat. Comput. 3 (1982) 28.
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(model, data, stages=ude.DerivativeMatching(), holdout=0, progress=False)
+    >>> abs(fit.model.values()["k"] - 1.5) < 0.1  # as good as the slopes of a smooth through nine points
+    True
     """
 
     name: ClassVar[str] = "derivatives"
@@ -105,6 +124,16 @@ class MultipleShooting(Stage):
 
     window_steps: intervals of data in a window; None: a quarter of the longest trajectory, 3 to 20
     continuity:   the penalties, one after another; None: those of `FitOptions`
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(
+    ...     model, data, holdout=0, progress=False,
+    ...     stages=[ude.MultipleShooting(window_steps=4, continuity=(1.0, 10.0))],
+    ... )
+    >>> abs(fit.model.values()["k"] - 1.5) < 0.01
+    True
     """
 
     window_steps: int | None = None
@@ -141,6 +170,16 @@ class GrowingHorizon(Stage):
     """Simulate from the start of every trajectory, first only as far as a fraction of its points, then ever further.
 
     fractions: increasing, the last one 1
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(
+    ...     model, data, holdout=0, progress=False,
+    ...     stages=[ude.GrowingHorizon(fractions=(0.5, 1.0))],
+    ... )
+    >>> round(fit.model.values()["k"], 3)
+    1.5
     """
 
     fractions: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
@@ -162,7 +201,18 @@ class GrowingHorizon(Stage):
 
 @dataclass(frozen=True)
 class SingleShooting(Stage):
-    """Simulate whole trajectories from their initial states: the likelihood of the data itself."""
+    """Simulate whole trajectories from their initial states: the likelihood of the data itself.
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(
+    ...     model, data, holdout=0, progress=False,
+    ...     stages=[ude.SingleShooting((ude.LevenbergMarquardt(20),))],
+    ... )
+    >>> round(fit.model.values()["k"], 3)
+    1.5
+    """
 
     name: ClassVar[str] = "single shooting"
 

@@ -163,7 +163,9 @@ class Training:
 
     def _prepare(self) -> None:
         setup, options = self.setup, self.options
-        self.smoothing = interpolate_rare(smooth(self.train, self.positive_columns()), self.train)
+        self.smoothing = smooth(self.train, self.positive_columns())
+        if network_weights(self.model):
+            self.smoothing = interpolate_rare(self.smoothing, self.train)
         self.noise = self.smoothing.noise
         first = np.stack([self.smoothing(i, tr.t[:1])[0][0] for i, tr in enumerate(self.train.trajectories)])
         starts = starting_values(setup.initial, self.spread_out(first))
@@ -206,7 +208,8 @@ class Training:
     def _believed(self) -> Bool[Tensor, " state"]:
         """Whose slopes the smooth knows: not those of states that were seen much more rarely than others, of which a
         smooth of a few points says little."""
-        often = ~rarely_seen(self.train)
+        # A few parameters are held together by all equations; left out, those of one would move anywhere.
+        often = ~rarely_seen(self.train) | (not network_weights(self.model))
         column_of = self.setup.measurement.column_of
         flags = [state not in column_of or bool(often[column_of[state]]) for state in self.model.states]
         return torch.tensor(flags)
@@ -445,6 +448,8 @@ class Training:
         if not any(isinstance(optimiser, GaussNewton) for optimiser in optimisers):
             return optimisers
         reasons = [posterior.why_not() for posterior in posteriors]
+        if self.likelihood is not None:
+            reasons.insert(0, "noise models are given, whose scales it does not estimate")
         reason = next((reason for reason in reasons if reason is not None), None)
         if reason is None:
             return optimisers

@@ -31,7 +31,17 @@ _STEP = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class ParameterIntervals:
-    """Estimates and intervals, natural units. covariance: (parameter, parameter), of `fisher_intervals` only."""
+    """Estimates and intervals, natural units. covariance: (parameter, parameter), of `fisher_intervals` only.
+
+    >>> t = np.linspace(0.0, 2.0, 15)
+    >>> x = np.exp(-1.5 * t) * (1.0 + 0.02 * np.random.default_rng(0).standard_normal(15))
+    >>> data = ude.Dataset.from_arrays(t, x, "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
+    >>> interval = ude.fisher_intervals(fit, level=0.9)
+    >>> interval.level, interval.covariance.shape
+    (0.9, (1, 1))
+    """
 
     estimates: dict[str, float]
     lower: dict[str, float]
@@ -139,6 +149,15 @@ def fisher_intervals(fit: Fit, level: float = 0.95) -> ParameterIntervals:
 
     Raises InputError for models with networks, noise that is not Gaussian, nothing fitted, and data that leave a
     direction of the parameters open.
+
+    >>> t = np.linspace(0.0, 2.0, 15)
+    >>> x = np.exp(-1.5 * t) * (1.0 + 0.02 * np.random.default_rng(0).standard_normal(15))
+    >>> data = ude.Dataset.from_arrays(t, x, "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
+    >>> interval = ude.fisher_intervals(fit)
+    >>> interval.lower["k"] < 1.5 < interval.upper["k"]
+    True
     """
     check_level(level)
     residuals = _Residuals(fit)
@@ -166,6 +185,15 @@ def profile_intervals(fit: Fit, names: Sequence[str] | None = None, level: float
     thousand of the estimate.
 
     Raises InputError as `fisher_intervals`, and for names of parameters that were not fitted.
+
+    >>> t = np.linspace(0.0, 2.0, 15)
+    >>> x = np.exp(-1.5 * t) * (1.0 + 0.02 * np.random.default_rng(0).standard_normal(15))
+    >>> data = ude.Dataset.from_arrays(t, x, "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
+    >>> interval = ude.profile_intervals(fit, ["k"])
+    >>> interval.lower["k"] < 1.5 < interval.upper["k"]
+    True
     """
     check_level(level)
     residuals = _Residuals(fit)

@@ -28,6 +28,7 @@ class Left:
     places: tuple[Place, ...]
     frozen: tuple[tuple[Place, Tensor], ...]
     plain: bool
+    work: tuple[int, int]
 
 
 def leave(
@@ -38,6 +39,7 @@ def leave(
     frozen: Sequence[tuple[Place, Tensor]],
     *,
     plain: bool,
+    work: tuple[int, int],
 ) -> None:
     """Write down what belongs to a kernel; nothing where its name does not last or its constants are long."""
     tensors = [part for part in (*places, *(item for pair in frozen for item in pair)) if isinstance(part, Tensor)]
@@ -51,6 +53,7 @@ def leave(
             "places": [_written(place) for place in places],
             "frozen": [[_written(place), _written(known)] for place, known in frozen],
             "plain": plain,
+            "work": list(work),
         },
     )
 
@@ -59,7 +62,8 @@ def take(name: str | None) -> Left | None:
     """Find a kernel by its name."""
     known = None if name is None else get_metadata(name)
     path = None if known is None else cached_kernel(str(known["kernel"]))
-    if known is None or path is None:
+    # kernels of earlier releases say nothing about their work
+    if known is None or path is None or "work" not in known:
         return None
     return Left(
         path=path,
@@ -67,6 +71,7 @@ def take(name: str | None) -> Left | None:
         places=tuple(_read(place) for place in known["places"]),
         frozen=tuple((_read(place), _tensor(numbers)) for place, numbers in known["frozen"]),
         plain=bool(known["plain"]),
+        work=(int(known["work"][0]), int(known["work"][1])),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ude.engines.fused import esdirk, explicit, switching
 from ude.engines.fused.lower import Lowering, sinks_of
-from ude.engines.fused.program import Added, AddedProducts, Addresses, Program, Sink, Unfusable
+from ude.engines.fused.program import Added, AddedProducts, Addresses, Contract, Map, Program, Sink, Unfusable
 from ude.engines.fused.render import Renderer, product_sinks
 from ude.engines.fused.sparsity import Pattern, dependence
 from ude.engines.fused.texts import text_of
@@ -52,6 +53,16 @@ class Traced:
     sinks: tuple[Sink, ...]
     jacobian: Addresses | None = None
     rows: JacobianRows | None = None
+
+    def work(self) -> tuple[int, int]:
+        """Of one call of f: multiply-adds with matrices that all trajectories share, and pointwise results."""
+        operations = [one for one in self.program.needed([self.du]) if not one.out.uniform]
+        shared = [
+            one
+            for one in operations
+            if isinstance(one, Contract) and (self.program.uniform(one.left) or self.program.uniform(one.right))
+        ]
+        return sum(prod(one.sizes) for one in shared), sum(one.out.numel for one in operations if isinstance(one, Map))
 
 
 @dataclass(frozen=True, eq=False)
