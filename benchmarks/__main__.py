@@ -15,6 +15,7 @@ BENCHMARKS = {
     "stiff_work_precision": "5 minutes",
     "reference_accuracy": "20 minutes",
     "parameter_estimation": "1 minute",
+    "single_terms": "20 minutes",
     "universal_fits": "20 minutes",
     "known_discoveries": "5 minutes",
     "recovery": "3 hours on two cores; it goes on where it was stopped",

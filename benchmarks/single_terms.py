@@ -97,11 +97,13 @@ def table(rows: Iterable[dict[str, Any]], noise: float) -> str:
         lines.append(f"| {case.title.replace('|', chr(92) + '|')} | {' | '.join(cells)} | {', '.join(wrong)} |")
     right, total = sum(row["right"] for row in rows), len(rows)
     share = 100 * right / max(total, 1)
+    missing = len(CASES) - len({row["term"] for row in rows})
+    rest = f" {missing} of the {len(CASES)} terms have not been run yet." if missing else ""
+    lines += ["", f"Right: {right} of {total} ({share:.0f} %), with {100 * noise:g} % noise.{rest}"]
     lines += [
+        "Seconds: medians of CPU seconds, children included. Offered: the true form was among the candidates.",
         "",
-        f"Right: {right} of {total} ({share:.0f} %), with {100 * noise:g} % noise. Seconds are medians of CPU",
     ]
-    lines += ["seconds, children included. Offered: the true form was among the candidates.", ""]
     return "\n".join(lines)
 
 
