@@ -32,7 +32,7 @@ import numpy as np
 import sympy as sp
 
 import ude
-from benchmarks.universal_fits import course, model, noisy
+from benchmarks.fit_cases import course, model, noisy
 from ude.models import to_text
 
 LEVELS = (0.001, 0.005, 0.01, 0.025, 0.05)
