@@ -104,8 +104,10 @@ if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
         Operon,
         PySR,
         Samples,
+        SavedDiscovery,
         Sindy,
         discover,
+        load,
     )
     from ude.models import MLP, UDE, FunctionModel, Model, Neural, NeuralODE, Observation, Parameter, Symbolic
     from ude.training import (
@@ -254,6 +256,7 @@ __all__ = [
     "Rosenbrock23",
     "SSRootfind",
     "Samples",
+    "SavedDiscovery",
     "SavedValues",
     "SavingCallback",
     "SecondOrderODEProblem",
@@ -289,6 +292,7 @@ __all__ = [
     "fit",
     "fit_ensemble",
     "fused",
+    "load",
     "load_fit",
     "multistart",
     "profile_intervals",
@@ -357,7 +361,9 @@ _LAZY: dict[str, tuple[str, ...]] = {
         "LibraryRegressor",
         "Operon",
         "PySR",
+        "SavedDiscovery",
         "Sindy",
+        "load",
     ),
 }
 _MODULE_OF: dict[str, str] = {name: module for module, names in _LAZY.items() for name in names}

@@ -28,6 +28,7 @@ from ude.discovery.shared import tied
 from ude.errors import DataError, InputError, ModelError
 from ude.models import FunctionModel
 from ude.progress import ProgressBar
+from ude.training.observables import Measurement
 from ude.training.result import Fit
 
 KnowledgeLike = Knowledge | str | Sequence[Knowledge | str] | None
@@ -88,7 +89,9 @@ def discover(
     searches = _searches(regressors, seed)
     if isinstance(fit.model, FunctionModel):
         # candidates are refitted as formulas, so the torch function is read as equations first
-        fit = replace(fit, model=fit.model.to_ude())
+        seen = fit.measurement
+        model = fit.model.to_ude(seen.formulas)
+        fit = replace(fit, model=model, measurement=Measurement(model, seen.names, seen.formulas))
     _refuse_standstill(fit)
     samples, points = _samples(fit, source)
     known = knowledge_by_term(knowledge or (), list(samples))
