@@ -59,9 +59,16 @@ def model(seed: int, fit: str | None = None) -> ude.UDE:
     )
 
 
-def trained(seed: int, t: Array | list[Array], values: Array | list[Array], fit: str | None = None) -> ude.Fit:
+def trained(
+    seed: int,
+    t: Array | list[Array],
+    values: Array | list[Array],
+    fit: str | None = None,
+    u0: tuple[float, ...] | None = None,
+) -> ude.Fit:
     data = ude.Dataset.from_arrays(t, values, "x, y")
-    return ude.fit(model(seed, fit), data, holdout=0, seed=seed, progress=False)
+    start = None if u0 is None else [list(u0)]
+    return ude.fit(model(seed, fit), data, holdout=0, seed=seed, progress=False, u0=start)
 
 
 def score(fit: ude.Fit, sigma: Array, points: Array, known: Array, began: float) -> Outcome:
@@ -75,13 +82,14 @@ def score(fit: ude.Fit, sigma: Array, points: Array, known: Array, began: float)
     return Outcome(float(misfit), float((off / size).max()), seconds)
 
 
-def lotka_volterra(seed: int, level: float, missing: float = 0.0) -> Outcome:
+def lotka_volterra(seed: int, level: float, missing: float = 0.0, u0: tuple[float, ...] | None = None) -> Outcome:
+    """u0: the initial state, where the fit may know it."""
     generator = np.random.default_rng(seed)
     t = np.linspace(0.0, 3.0, 31)
     values, sigma = noisy(course(t), level, generator)
     values[generator.random(values.shape) < missing] = np.nan
     began = time.process_time()
-    fit = trained(seed, t, values)
+    fit = trained(seed, t, values, u0=u0)
     points = course(np.linspace(0.0, 3.0, 200))
     return score(fit, sigma, points, points * [ALPHA, -DELTA], began)
 
