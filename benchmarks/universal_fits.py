@@ -77,12 +77,13 @@ def table(found: dict[str, dict[int, Outcome]]) -> str:
         seeds = f"{min(found[case])} to {max(found[case])}"
         lines.append(f"| {title} | {seeds} | {hits} of {len(outcomes)} | {' | '.join(cells)} |")
     lines += ["", "Medians, with the least and the largest in brackets."]
-    ahead = [o.extrapolated for o in found.get("seir", {}).values() if o.extrapolated is not None]
-    if ahead:
-        lines += [
-            "The infected on day 60 of the epidemic, predicted with the network, are off by "
-            f"{100 * np.median(ahead):.1f} % ({100 * min(ahead):.1f} to {100 * max(ahead):.1f})."
-        ]
+    for way, name in (("the network", "extrapolated"), ("a formula found for it", "by_formula")):
+        errors = [getattr(o, name) for o in found.get("seir", {}).values() if getattr(o, name) is not None]
+        if errors:
+            lines += [
+                f"The infected on day 60 of the epidemic, predicted with {way} from 21 days, are off by "
+                f"{100 * np.median(errors):.1f} % ({100 * min(errors):.1f} to {100 * max(errors):.1f})."
+            ]
     return "\n".join([*lines, ""])
 
 
