@@ -76,7 +76,11 @@ def table(found: dict[str, dict[int, Outcome]]) -> str:
         hits = sum(o.found for o in outcomes)
         seeds = f"{min(found[case])} to {max(found[case])}"
         lines.append(f"| {title} | {seeds} | {hits} of {len(outcomes)} | {' | '.join(cells)} |")
-    lines += ["", "Medians, with the least and the largest in brackets."]
+    lines += [
+        "",
+        "Medians, with the least and the largest in brackets; processor time of one core, in processes of low",
+    ]
+    lines += ["priority on a shared x86_64 machine, kernels that had to be compiled included."]
     for way, name in (("the network", "extrapolated"), ("a formula found for it", "by_formula")):
         errors = [getattr(o, name) for o in found.get("seir", {}).values() if getattr(o, name) is not None]
         if errors:
@@ -111,8 +115,13 @@ def main(cases: Sequence[str] = tuple(CASES), seeds: int = 10, first: int = 10) 
             with RECORDS.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"case": case, "seed": seed, **asdict(outcome)}) + "\n")
             print(f"{case} {seed}: {outcome}", flush=True)
-            Path(__file__).with_suffix(".md").write_text(table(kept()), encoding="utf-8")
+            write(table(kept()))
+    write(table(kept()))
     return found
+
+
+def write(text: str) -> None:
+    Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
