@@ -91,7 +91,12 @@ def test_run_folder_repeats_itself(run: Path, tmp_path: Path, capsys: pytest.Cap
     assert (tmp_path / "again" / "model.toml").read_text() == (run / "model.toml").read_text()
 
 
-def test_finished_run_is_continued_to_the_same_end(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_run_is_continued_to_the_same_end(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ude.discovery import kept_fronts
+
+    monkeypatch.setattr(kept_fronts, "front", None)  # the run has its candidates: nothing is searched again
     before = (run / "equations.txt").read_text()
     found = json.loads(output(capsys, "discover", run.parent / "model.toml", "--out", run, "-q", "--json"))
     assert (run / "equations.txt").read_text() == before
