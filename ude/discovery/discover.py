@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from ude.discovery.belief import BeliefOptions
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
-from ude.discovery.fronts import default_searches, front, note_on_searches
+from ude.discovery.fronts import default_searches, note_on_searches
+from ude.discovery.kept_fronts import front_kept_in
 from ude.discovery.knowledge import Knowledge, knowledge_by_term
 from ude.discovery.regressor import Samples, SymbolicRegressor
 from ude.discovery.result import Discovery
@@ -45,6 +47,7 @@ def discover(
     source: str = "auto",
     seed: int = 0,
     progress: bool = True,
+    out: str | Path | None = None,
 ) -> Discovery:
     """Replace the networks of a fitted model by formulas.
 
@@ -67,6 +70,7 @@ def discover(
     `sampling`), or "auto": the smoothed data where only derivatives were fitted (``stages="derivatives"``) and they
     give all unknown functions, else the networks.
     seed: of Operon, and of the starts of refits for options with several.
+    out: a folder that keeps the candidates of the searches; the same call finds them there and does not search again.
 
     Ctrl-C ends the selection and returns the best so far, with ``interrupted=True``.
 
@@ -110,7 +114,7 @@ def discover(
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
             fronts = {}
             for name, own in samples.items():
-                fronts[name] = front(own, searches, known.get(name), on_search=stage.advance)
+                fronts[name] = front_kept_in(out, own, searches, known.get(name), on_search=stage.advance)
         with bar.stage("fitting them to the data", None) as stage:
             selection = select(
                 system,
