@@ -170,7 +170,7 @@ def _is_reciprocal(expression: sp.Expr) -> bool:
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates that no other is both as simple and as close as, simplest first, marked ``pareto=True``."""
     front: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (c.complexity, c.nmse, str(c.expression))):
+    for candidate in sorted(candidates, key=lambda c: (c.complexity, c.nmse, as_text(c.expression))):
         if not front or candidate.nmse < front[-1].nmse:
             front.append(replace(candidate, pareto=True))
     return front
@@ -178,9 +178,9 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def mark_pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
     """All the candidates, simplest first, with ``pareto`` set where one is on the front."""
-    front = {(c.complexity, c.nmse, str(c.expression)) for c in pareto_front(candidates)}
-    ordered = sorted(candidates, key=lambda c: (c.complexity, c.nmse, str(c.expression)))
-    return [replace(c, pareto=(c.complexity, c.nmse, str(c.expression)) in front) for c in ordered]
+    front = {(c.complexity, c.nmse, as_text(c.expression)) for c in pareto_front(candidates)}
+    ordered = sorted(candidates, key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
+    return [replace(c, pareto=(c.complexity, c.nmse, as_text(c.expression)) in front) for c in ordered]
 
 
 def evaluate(expression: sp.Expr, values: Mapping[str, Array | float]) -> Array:
@@ -199,6 +199,12 @@ def evaluate(expression: sp.Expr, values: Mapping[str, Array | float]) -> Array:
         result = function(*(np.asarray(values[name], dtype=np.float64) for name in names))
     shape = np.broadcast_shapes(*(np.shape(value) for value in values.values())) if values else ()
     return np.array(np.broadcast_to(np.asarray(result, dtype=np.float64), shape))
+
+
+@lru_cache(maxsize=16384)
+def as_text(expression: sp.Expr) -> str:
+    """The expression as SymPy prints it, to sort and to tell apart by; printing is slow, and the same ones recur."""
+    return str(expression)
 
 
 @lru_cache(maxsize=4096)
@@ -313,7 +319,7 @@ def distinct(candidates: Sequence[Candidate], samples: Samples, tolerance: float
     tolerance: relative difference of norms below which values are the same. Nuisance directions are no difference.
     """
     kept: list[tuple[Candidate, Array]] = []
-    for candidate in sorted(candidates, key=lambda c: (c.complexity, c.nmse, str(c.expression))):
+    for candidate in sorted(candidates, key=lambda c: (c.complexity, c.nmse, as_text(c.expression))):
         values = project_out(samples, candidate.evaluate(samples.inputs)[:, None])[:, 0]
         size = float(np.linalg.norm(values))
         if all(np.linalg.norm(values - other) > tolerance * size or size == 0.0 for _, other in kept):

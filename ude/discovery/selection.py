@@ -26,7 +26,7 @@ from ude.discovery.closed_form import Array, ClosedForm, Constant, Trajectory
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
 from ude.discovery.integration import Integrator, Observer, simulate
 from ude.discovery.moves import additions, summand_pool
-from ude.discovery.regressor import Candidate, complexity, rename_constants
+from ude.discovery.regressor import Candidate, as_text, complexity, rename_constants
 from ude.errors import InputError, ModelError
 
 Progress = Callable[[int, int, str], None]
@@ -177,14 +177,14 @@ def shortlist(candidates: Sequence[Candidate], limit: int, n: int) -> list[Candi
     candidates = [c for c in candidates if c.expression != 0]
     order = sorted(candidates, key=lambda c: _closeness(c, n))
     chosen = order[: (limit + 1) // 2]
-    near = sorted((c for c in candidates if c.nmse < NEAR), key=lambda c: (c.complexity, c.nmse, str(c.expression)))
+    near = sorted((c for c in candidates if c.nmse < NEAR), key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
     chosen += [c for c in near if c not in chosen][: limit - len(chosen)]
     chosen += [c for c in order if c not in chosen][: limit - len(chosen)]
-    return nothing + sorted(chosen, key=lambda c: (c.complexity, c.nmse, str(c.expression)))
+    return nothing + sorted(chosen, key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
 
 
 def _closeness(candidate: Candidate, n: int) -> tuple[float, str]:
-    return score(candidate.nmse * n, n, candidate.complexity, NETWORK_ERROR), str(candidate.expression)
+    return score(candidate.nmse * n, n, candidate.complexity, NETWORK_ERROR), as_text(candidate.expression)
 
 
 def select(
@@ -256,7 +256,7 @@ class _Trial:
         self.deadline = time.perf_counter() + options.max_seconds
 
     def evaluate(self, candidates: Mapping[str, Candidate], step: str = SEARCH) -> Combination:
-        key = tuple(str(candidates[term].expression) for term in self.system.calls)
+        key = tuple(as_text(candidates[term].expression) for term in self.system.calls)
         if key in self.done:
             return self.done[key]
         if self.done and time.perf_counter() > self.deadline:
