@@ -33,6 +33,7 @@ Progress = Callable[[int, int, str], None]
 SEARCH = "search"
 _OPEN = 6.0  # difference of scores ("strong evidence", Kass & Raftery 1995) below which the choice counts as open
 _EXTENDED = 4  # combinations that are tried with one more summand
+_REDUCED = 8  # combinations, those among them, whose constants are tried at zero
 NETWORK_ERROR = 0.1  # relative error that a trained network is taken to have where candidates are shortlisted
 NEAR = 0.1  # normalised squared error below which a simple candidate is worth a trial whatever else there is
 
@@ -222,6 +223,7 @@ def select(
         if options.extend and trial.is_open():
             trial.extend({term: summand_pool(fronts[term], options.extend) for term in system.calls})
             if options.simplify:
+                trial.reduce_rivals()
                 trial.simplify()
     except KeyboardInterrupt:
         trial.interrupted = True
@@ -327,6 +329,19 @@ class _Trial:
             for combination in best:
                 for step, grown in additions(combination.candidates, pools):
                     self.evaluate(grown, step)
+        except _OutOfTime:
+            return
+
+    def reduce_rivals(self) -> None:
+        """Each constant of the best combinations at zero.
+
+        A form may be missing from all fronts while one with a summand too many is there, too dear to be the best:
+        ``c0*y3 + c1*y5``, the best of all for pinene, is reached from ``c0 + c1*y3 + c2*y5`` alone.
+        """
+        try:
+            for combination in sorted(self.done.values(), key=lambda c: (c.score, c.complexity, str(c)))[:_REDUCED]:
+                for step, simpler in _simplifications(combination, 1):
+                    self.evaluate(simpler, step)
         except _OutOfTime:
             return
 
