@@ -108,18 +108,24 @@ def table(records: Iterable[dict[str, Any]]) -> str:
         "`python -m benchmarks.recovery`: unknown interactions from 31 noisy points, exactly two terms c*x*y expected.",
         "The paper (arXiv:2001.04385) recovers the shares in the third column, of 100 runs each.",
         "",
-        "| noise, % | recovered | paper, % | share, % (95 % interval) | s to fit | s to search and select |",
-        "|---:|---:|---:|---:|---:|---:|",
+        "| noise, % | recovered | paper, % | share, % (95 % interval) | called identified (wrongly) "
+        "| s to fit | s to search and select |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for level in sorted({row["level"] for row in rows}):
         own = [row for row in rows if row["level"] == level]
         hits, n = sum(row["recovered"] for row in own), len(own)
         low, high = _wilson(hits, n)
         seconds = [np.median([row[key] for row in own]) for key in ("fit_cpu", "discover_cpu")]
+        sure = [row for row in own if row["verdict"] == "identified"]
         lines.append(
             f"| {100 * level:g} | {hits} of {n} | {PAPER.get(level, float('nan')):g} "
-            f"| {100 * hits / n:.0f} ({low:.0f} to {high:.0f}) | {seconds[0]:.1f} | {seconds[1]:.1f} |"
+            f"| {100 * hits / n:.0f} ({low:.0f} to {high:.0f}) "
+            f"| {len(sure)} ({sum(not row['recovered'] for row in sure)}) | {seconds[0]:.1f} | {seconds[1]:.1f} |"
         )
+    wrong = [f"- {100 * row['level']:g} %: `{row['terms']}`, {row['verdict']}" for row in rows if not row["recovered"]]
+    if wrong:
+        lines += ["", "Found where not recovered:", "", *wrong]
     return "\n".join([*lines, "", "Seconds are medians of processor time, Operon's included.", ""])
 
 
