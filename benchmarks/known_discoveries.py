@@ -37,8 +37,8 @@ PINENE = (
     (36420.0, 4.5, 63.1, 3.8, 2.9, 25.7),
 )
 NOTES = (
-    "As expected: the summands chosen are the expected ones, and no others. Inclusion, in the first seed, and verdict are",
-    "the package's own: a case can be as expected while the data leave other forms nearly as likely, or likelier.",
+    "As expected: the summands chosen are the expected ones, and no others. Inclusion, in the first seed, and verdict",
+    "are the package's own: a case can be as expected while the data leave other forms nearly as likely, or likelier.",
     "Seconds are medians of processor time, Operon's included.",
 )
 UNIT = 10_000.0  # minutes: rate constants near one
