@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from ude.discovery.belief import BeliefOptions
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
-from ude.discovery.fronts import default_searches, front, note_on_searches
+from ude.discovery.fronts import default_searches, note_on_searches
+from ude.discovery.kept_fronts import fronts_kept_in
 from ude.discovery.knowledge import Knowledge, knowledge_by_term
 from ude.discovery.regressor import Samples, SymbolicRegressor
 from ude.discovery.result import Discovery
@@ -45,6 +47,7 @@ def discover(
     source: str = "auto",
     seed: int = 0,
     progress: bool = True,
+    out: str | Path | None = None,
 ) -> Discovery:
     """Replace the networks of a fitted model by formulas.
 
@@ -67,6 +70,7 @@ def discover(
     `sampling`), or "auto": the smoothed data where only derivatives were fitted (``stages="derivatives"``) and they
     give all unknown functions, else the networks.
     seed: of Operon, and of the starts of refits for options with several.
+    out: a folder that keeps the candidates of the searches; the same call finds them there and does not search again.
 
     Ctrl-C ends the selection and returns the best so far, with ``interrupted=True``.
 
@@ -108,13 +112,11 @@ def discover(
         if progress and regressors is None and (note := note_on_searches(searches)):
             bar.console.print(note)
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
-            fronts = {}
-            for name, own in samples.items():
-                fronts[name] = front(own, searches, known.get(name), on_search=stage.advance)
+            found = fronts_kept_in(out, samples, searches, known, on_search=stage.advance)
         with bar.stage("fitting them to the data", None) as stage:
             selection = select(
                 system,
-                fronts,
+                found,
                 train,
                 u0=fit.u0,
                 held_out=held_out,
@@ -133,7 +135,7 @@ def discover(
         discovery = Discovery(
             fit,
             samples,
-            fronts,
+            found,
             selection,
             final,
             interrupted,
