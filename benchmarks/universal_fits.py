@@ -56,13 +56,14 @@ CASES: dict[str, tuple[str, Callable[[int], Outcome]]] = {
     "robertson": ("Robertson, one rate constant unknown (stiff), .5 % noise", robertson),
 }
 
-NOTES = """Medians, with the least and the largest in brackets. Seconds are of the process that fits, without those of the
+NOTES = """\
+Medians, with the least and the largest in brackets. Seconds are of the process that fits, without those of the
 compiler that it starts, in processes of low priority on a shared x86_64 machine of two cores.
 
-The misfit is that of the worst state; of the epidemic and Fisher-KPP, that of all states together. For the epidemic this
-was settled after its ten seeds had been seen: by the worst of its seven states, one of which has no unknown at all, 7 of
-the 10 count as found, with the same errors of the unknown part. The scale that networks of several equations get was
-mended after its seed 10 had failed.
+The misfit is that of the worst state; of the epidemic and Fisher-KPP, that of all states together. For the
+epidemic this was settled after its ten seeds had been seen: by the worst of its seven states, one of which has no
+unknown at all, 7 of the 10 count as found, with the same errors of the unknown part. The scale that networks of
+several equations get was mended after its seed 10 had failed.
 """
 
 
