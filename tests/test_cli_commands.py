@@ -96,7 +96,7 @@ def test_finished_run_is_continued_to_the_same_end(
 ) -> None:
     from ude.discovery import kept_fronts
 
-    monkeypatch.setattr(kept_fronts, "front", None)  # the run has its candidates: nothing is searched again
+    monkeypatch.setattr(kept_fronts, "fronts", None)  # the run has its candidates: nothing is searched again
     before = (run / "equations.txt").read_text()
     found = json.loads(output(capsys, "discover", run.parent / "model.toml", "--out", run, "-q", "--json"))
     assert (run / "equations.txt").read_text() == before

@@ -104,8 +104,10 @@ if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
         Operon,
         PySR,
         Samples,
+        SavedDiscovery,
         Sindy,
         discover,
+        load,
     )
     from ude.models import MLP, UDE, FunctionModel, Model, Neural, NeuralODE, Observation, Parameter, Symbolic
     from ude.training import (
@@ -255,6 +257,7 @@ __all__ = [
     "Rosenbrock23",
     "SSRootfind",
     "Samples",
+    "SavedDiscovery",
     "SavedValues",
     "SavingCallback",
     "SecondOrderODEProblem",
@@ -291,6 +294,7 @@ __all__ = [
     "fit",
     "fit_ensemble",
     "fused",
+    "load",
     "load_fit",
     "multistart",
     "profile_intervals",
@@ -360,7 +364,9 @@ _LAZY: dict[str, tuple[str, ...]] = {
         "LibraryRegressor",
         "Operon",
         "PySR",
+        "SavedDiscovery",
         "Sindy",
+        "load",
     ),
 }
 _MODULE_OF: dict[str, str] = {name: module for module, names in _LAZY.items() for name in names}

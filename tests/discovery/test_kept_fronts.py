@@ -11,7 +11,7 @@ import sympy as sp
 
 import ude
 from ude.discovery.fronts import SearchWarning
-from ude.discovery.kept_fronts import FOLDER, front_kept_in
+from ude.discovery.kept_fronts import FOLDER, fronts_kept_in
 from ude.discovery.knowledge import Knowledge
 from ude.discovery.regressor import Candidate, Samples
 from ude.errors import InputError, ModelError
@@ -41,6 +41,11 @@ class Fixed:
         return [
             Candidate(e, constants, np.int64(5 + i), np.float64(0.1**i), "fixed") for i, e in enumerate(self.formulas)
         ]
+
+
+def front_kept_in(folder: Path, own: Samples, searches: list, knowledge: Knowledge | None = None, **told) -> list:
+    known = {} if knowledge is None else {own.name: knowledge}
+    return fronts_kept_in(folder, {own.name: own}, searches, known, **told)[own.name]
 
 
 @pytest.fixture
@@ -114,3 +119,20 @@ def test_candidates_of_the_library_are_kept(samples: Samples, tmp_path: Path) ->
     first = front_kept_in(tmp_path, samples, [search])
     assert (tmp_path / FOLDER / "U.json").is_file()
     assert front_kept_in(tmp_path, samples, [search]) == first
+
+
+def test_terms_that_were_found_before_an_interruption_are_kept(samples: Samples, tmp_path: Path) -> None:
+    both = {"U": samples, "V": replace(samples, name="V")}
+    searched = []
+
+    def interrupt() -> None:
+        searched.append(len(CALLS))
+        if len(searched) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fronts_kept_in(tmp_path, both, [Fixed()], {}, on_search=interrupt)
+    assert CALLS == ["U", "V"]
+    found = fronts_kept_in(tmp_path, both, [Fixed()], {})
+    assert list(found) == ["U", "V"]
+    assert CALLS == ["U", "V", "V"]

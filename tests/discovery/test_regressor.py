@@ -37,7 +37,11 @@ x, y, c0, c1, c2 = sp.symbols("x y c0 c1 c2")
         (sp.sqrt(x), 3),  # 2 nodes + 1 function
         (c0 * sp.sin(x), 6),  # 4 nodes + 1 constant + 1 function
         (c0 * x * sp.exp(-c1 * x), 11),
-        (c0 * x + c1 * x**2, 11),
+        (c0 * x + c1 * x**2, 9),  # as x*(c0 + c1*x)
+        (c0 * x + c1 * x * sp.Abs(x), 11),
+        (c0 * x + c1 * y**2, 11),  # nothing is shared
+        (x + x * y, 5),  # both writings are as long
+        (x / (c0 + x) - y / (c0 + x), 12),  # a shared divisor is not drawn out
         (c0 * x + c0, 6),  # a constant that stands twice is fitted once
         (sp.Integer(0), 1),
     ],

@@ -240,3 +240,12 @@ def _no_stray_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
+
+
+@needs_operon
+def test_an_abandoned_search_leaves_no_process_behind() -> None:
+    begun = Operon(generations=100_000, population=2000, max_seconds=60.0).begin(_samples())
+    assert len(begun.workers) == 2
+    assert not any(worker.ended for worker in begun.workers)
+    begun.close()
+    assert all(worker.ended for worker in begun.workers)

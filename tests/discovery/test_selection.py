@@ -221,3 +221,17 @@ def test_an_open_choice_is_widened_by_summands_that_were_offered_alone(monkeypat
     wide = select(system, {"U1": front}, [data])
     assert sorted(wide.chosen.fit.values.values()) == pytest.approx([-1.0, 2.0], rel=1e-4)
     assert wide.chosen.step.startswith("added")
+
+
+def test_an_open_choice_also_tries_rivals_without_one_of_their_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """dx/dt = 2x - x**2 is on no front, and with a floor that high the form that holds it is not the best."""
+    monkeypatch.setattr("ude.discovery.selection._OPEN", np.inf)
+    system = OpenSystem(("x",), {"x": U1(x)}, {"U1": ("x",)})
+    times = np.linspace(0.0, 4.0, 30)
+    data = Trajectory(times, (2.0 / (1.0 + 3.0 * np.exp(-2.0 * times)))[:, None])
+    front = [candidate(c0, c0=0.5), candidate(c0 + c1 * x + c2 * x**2, c0=0.1, c1=1.9, c2=-0.9)]
+    found = select(system, {"U1": front}, [data], options=SelectionOptions(floor=1.0))
+    assert str(found.chosen) == "U1 = c0"
+    [reduced] = [c for c in found.ranked if str(c) == "U1 = c0*x + c1*x**2"]
+    assert reduced.step == "dropped c0 of U1 = c0 + c1*x + c2*x**2"
+    assert reduced.fit.values == pytest.approx({"U1_c0": 2.0, "U1_c1": -1.0}, rel=1e-3)

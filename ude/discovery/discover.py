@@ -11,7 +11,7 @@ import numpy as np
 from ude.discovery.belief import BeliefOptions
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
 from ude.discovery.fronts import default_searches, note_on_searches
-from ude.discovery.kept_fronts import front_kept_in
+from ude.discovery.kept_fronts import fronts_kept_in
 from ude.discovery.knowledge import Knowledge, knowledge_by_term
 from ude.discovery.regressor import Samples, SymbolicRegressor
 from ude.discovery.result import Discovery
@@ -30,6 +30,7 @@ from ude.discovery.shared import tied
 from ude.errors import DataError, InputError, ModelError
 from ude.models import FunctionModel
 from ude.progress import ProgressBar
+from ude.training.observables import Measurement
 from ude.training.result import Fit
 
 KnowledgeLike = Knowledge | str | Sequence[Knowledge | str] | None
@@ -92,7 +93,9 @@ def discover(
     searches = _searches(regressors, seed)
     if isinstance(fit.model, FunctionModel):
         # candidates are refitted as formulas, so the torch function is read as equations first
-        fit = replace(fit, model=fit.model.to_ude())
+        seen = fit.measurement
+        model = fit.model.to_ude(seen.formulas)
+        fit = replace(fit, model=model, measurement=Measurement(model, seen.names, seen.formulas))
     _refuse_standstill(fit)
     samples, points = _samples(fit, source)
     known = knowledge_by_term(knowledge or (), list(samples))
@@ -109,13 +112,11 @@ def discover(
         if progress and regressors is None and (note := note_on_searches(searches)):
             bar.console.print(note)
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
-            fronts = {}
-            for name, own in samples.items():
-                fronts[name] = front_kept_in(out, own, searches, known.get(name), on_search=stage.advance)
+            found = fronts_kept_in(out, samples, searches, known, on_search=stage.advance)
         with bar.stage("fitting them to the data", None) as stage:
             selection = select(
                 system,
-                fronts,
+                found,
                 train,
                 u0=fit.u0,
                 held_out=held_out,
@@ -134,7 +135,7 @@ def discover(
         discovery = Discovery(
             fit,
             samples,
-            fronts,
+            found,
             selection,
             final,
             interrupted,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from typing import Any
 
 from ude.discovery.knowledge import Knowledge
 from ude.discovery.library import LibraryRegressor
@@ -32,6 +34,29 @@ def note_on_searches(searches: Sequence[SymbolicRegressor]) -> str:
     )
 
 
+def fronts(
+    samples: Mapping[str, Samples],
+    searches: Sequence[SymbolicRegressor],
+    knowledge: Mapping[str, Knowledge],
+    on_search: Callable[[], None] = lambda: None,
+    on_front: Callable[[str, list[Candidate]], None] = lambda name, found: None,
+) -> dict[str, list[Candidate]]:
+    """The front of each term (see `front`), what runs in processes of its own one term ahead.
+
+    on_front: told the name and front of each term as soon as it is there. Raises as `front` does.
+    """
+    found: dict[str, list[Candidate]] = {}
+    with ExitStack() as stack:
+        ahead: list[_Searches] = []
+        names = list(samples)
+        for index, name in enumerate(names):
+            for later in names[len(ahead) : index + 2]:
+                ahead.append(stack.enter_context(closing(_Searches(samples[later], searches, knowledge.get(later)))))
+            found[name] = ahead[index].front(on_search)
+            on_front(name, found[name])
+    return found
+
+
 def front(
     samples: Samples,
     searches: Sequence[SymbolicRegressor],
@@ -44,22 +69,50 @@ def front(
 
     Raises what the search raised where none works, ModelError where nothing agrees with what is known.
     """
-    if knowledge is not None:
-        knowledge.check(samples)
-    own = samples if knowledge is None else knowledge.restricted(samples)
-    found: list[Candidate] = []
-    failures: list[UdeError] = []
-    for search in searches:
+    with closing(_Searches(samples, searches, knowledge)) as begun:
+        return begun.front(on_search)
+
+
+class _Searches:
+    """The searches for one term; those with a method ``begin(samples)`` (`Operon`) are started at once."""
+
+    def __init__(
+        self, samples: Samples, searches: Sequence[SymbolicRegressor], knowledge: Knowledge | None = None
+    ) -> None:
+        if knowledge is not None:
+            knowledge.check(samples)
+        self.knowledge = knowledge
+        self.samples = samples if knowledge is None else knowledge.restricted(samples)
+        self.searches = [informed(search, knowledge) for search in searches]
+        self.begun: list[Any] = []
         try:
-            found += checked(informed(search, knowledge).search(own), search, own)
-        except UdeError as error:
-            failures.append(error)
-        on_search()
-    if len(failures) == len(searches):
-        raise failures[0]
-    for failure in failures:
-        warnings.warn(f"{failure} The other searches went on without it.", SearchWarning, stacklevel=3)
-    return merged(found, own) if knowledge is None else knowledge.applied(merged(found, own), own)
+            for search in self.searches:
+                self.begun.append(search.begin(self.samples) if hasattr(search, "begin") else None)
+        except BaseException:
+            self.close()
+            raise
+
+    def front(self, on_search: Callable[[], None]) -> list[Candidate]:
+        found: list[Candidate] = []
+        failures: list[UdeError] = []
+        for search, begun in zip(self.searches, self.begun, strict=True):
+            try:
+                candidates = search.search(self.samples) if begun is None else begun.candidates()
+                found += checked(candidates, search, self.samples)
+            except UdeError as error:
+                failures.append(error)
+            on_search()
+        if len(failures) == len(self.searches):
+            raise failures[0]
+        for failure in failures:
+            warnings.warn(f"{failure} The other searches went on without it.", SearchWarning, stacklevel=4)
+        both = merged(found, self.samples)
+        return both if self.knowledge is None else self.knowledge.applied(both, self.samples)
+
+    def close(self) -> None:
+        for begun in self.begun:
+            if begun is not None:
+                begun.close()
 
 
 def informed(search: SymbolicRegressor, knowledge: Knowledge | None) -> SymbolicRegressor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from ude.discovery.fronts import front
+from ude.discovery.fronts import fronts
 from ude.discovery.knowledge import Knowledge
 from ude.discovery.regressor import Candidate, Samples, SymbolicRegressor
 from ude.errors import InputError
@@ -27,36 +27,45 @@ FOLDER = "fronts"
 _NAMED = {"pi": sp.pi, "E": sp.E}
 
 
-def front_kept_in(
+def fronts_kept_in(
     folder: str | Path | None,
-    samples: Samples,
+    samples: Mapping[str, Samples],
     searches: Sequence[SymbolicRegressor],
-    knowledge: Knowledge | None = None,
+    knowledge: Mapping[str, Knowledge],
     on_search: Callable[[], None] = lambda: None,
-) -> list[Candidate]:
-    """As `front`; read from the folder where the same searches of the same samples left their candidates there.
+) -> dict[str, list[Candidate]]:
+    """As `fronts`; read from the folder where the same searches of the same samples left their candidates there.
 
-    Not kept are fronts for which a search failed, those of searches that are no dataclasses (what they are told is not
-    known), and those with formulas that cannot be written exactly. A file that cannot be read is one that is not there.
+    Each is kept as soon as it is found. Not kept are fronts for which a search failed, those of searches that are no
+    dataclasses (what they are told is not known), and those with formulas that cannot be written exactly. A file that
+    cannot be read is one that is not there.
 
-    Raises as `front`, and InputError for a folder that cannot be written to.
+    Raises as `fronts`, and InputError for a folder that cannot be written to.
     """
     if folder is None or not all(is_dataclass(search) for search in searches):
-        return front(samples, searches, knowledge, on_search)
-    path, key = Path(folder) / FOLDER / f"{samples.name}.json", _key(samples, searches, knowledge)
-    found = _read(path, key)
-    if found is not None:
-        for _ in searches:
-            on_search()
-        return found
+        return fronts(samples, searches, knowledge, on_search)
+    paths = {name: Path(folder) / FOLDER / f"{name}.json" for name in samples}
+    keys = {name: _key(own, searches, knowledge.get(name)) for name, own in samples.items()}
+    kept = {name: found for name in samples if (found := _read(paths[name], keys[name])) is not None}
+    for _ in range(len(kept) * len(searches)):
+        on_search()
+    missing = {name: own for name, own in samples.items() if name not in kept}
+    if not missing:
+        return kept
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        found = front(samples, searches, knowledge, on_search)
+        earlier = 0
+
+        def keep(name: str, found: list[Candidate]) -> None:
+            nonlocal earlier
+            if len(said) == earlier:  # no search of this term failed
+                _write(paths[name], keys[name], found)
+            earlier = len(said)
+
+        searched = fronts(missing, searches, knowledge, on_search, keep)
     for one in said:
         warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-    if not said:
-        _write(path, key, found)
-    return found
+    return {name: kept[name] if name in kept else searched[name] for name in samples}
 
 
 def _key(samples: Samples, searches: Sequence[SymbolicRegressor], knowledge: Knowledge | None) -> str:

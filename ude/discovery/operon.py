@@ -1,7 +1,7 @@
 """Operon (Burlacu, Kronberger & Kommenda 2020) as a search for formulas: fast genetic programming in C++.
 
 It finds what no library foresees. Its tree evolution (NSGA-II on error and length, constants by Levenberg and
-Marquardt) runs twice, with the four operations and then with functions as well, in a process of its own; its last
+Marquardt) runs twice, with the four operations and with functions as well, in two processes at once; its last
 populations are harvested as a whole, because the right form is often not on its front, and polished here.
 """
 
@@ -16,7 +16,7 @@ import sympy as sp
 from ude.discovery.free_part import free_part
 from ude.discovery.knowledge import Knowledge
 from ude.discovery.notation import parse_equation
-from ude.discovery.operon_worker import OPERATORS
+from ude.discovery.operon_worker import OPERATORS, closest
 from ude.discovery.polish import polished
 from ude.discovery.regressor import (
     Array,
@@ -28,7 +28,7 @@ from ude.discovery.regressor import (
     thin,
     zero_formula,
 )
-from ude.discovery.worker import Engine, run_worker
+from ude.discovery.worker import Engine, Worker, gather
 from ude.errors import InputError, UdeError
 
 ENGINE = Engine(
@@ -99,29 +99,29 @@ class Operon:
 
     def search(self, samples: Samples) -> list[Candidate]:
         """Distinct candidates, simplest first, the Pareto front marked; the formula 0 is always among them."""
-        found = [zero_formula(samples, "operon")]
-        if not is_negligible(samples):
-            found += polished(self.expressions(samples), samples, "operon")
-        return mark_pareto(distinct(found, samples, 1e-6))
+        return self.begin(samples).candidates()
 
-    def expressions(self, samples: Samples) -> list[sp.Expr]:
-        """What Operon wrote, in the inputs' own names and units, its numbers as SymPy floats."""
+    def begin(self, samples: Samples) -> Evolution:
+        """Start the search's processes, one a run, and come back: the candidates are asked for later."""
         few = equally_weighted(thin(samples, self.max_samples))
         target = few.output - free_part(few)
         # Single precision and constants that begin near one: inputs and output are brought to that size.
         scales = {name: float(np.max(np.abs(value))) or 1.0 for name, value in few.inputs.items()}
         size = float(np.std(target)) or float(np.max(np.abs(target))) or 1.0
+        if is_negligible(samples):
+            return Evolution(self, samples, scales, size, [])
         x = np.stack([value / scales[name] for name, value in few.inputs.items()], axis=1)
-        limit = self.max_seconds * len(self.runs) + _GRACE
-        rows = run_worker(ENGINE, {"X": x, "y": target / size}, self.options(), limit)
-        if not rows:
-            raise UdeError("Operon found no formula with a finite error", fix=ENGINE.instead)
-        units = {sp.Symbol(name): sp.Symbol(name) / sp.Float(scale) for name, scale in scales.items()}
-        ordered = sorted(rows, key=lambda row: (row["length"], row["nmse"], row["equation"]))
-        return [
-            sp.Float(size) * parse_equation(row["equation"], list(few.inputs), "Operon").xreplace(units)
-            for row in ordered
-        ]
+        arrays = {"X": x, "y": target / size}
+        told = [{**self.options(), "operators": [run], "seed": self.seed + 1 + i} for i, run in enumerate(self.runs)]
+        workers: list[Worker] = []
+        try:
+            for options in told:
+                workers.append(Worker(ENGINE, arrays, options))
+        except BaseException:
+            for worker in workers:
+                worker.close()
+            raise
+        return Evolution(self, samples, scales, size, workers)
 
     @property
     def runs(self) -> list[list[str]]:
@@ -143,6 +143,44 @@ class Operon:
             "keep": self.keep,
             "seed": self.seed + 1,  # pyoperon takes 0 for "no seed"
         }
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """A search that is under way in processes of its own.
+
+    scales: input -> what it was divided by; size: what the output was divided by.
+    """
+
+    search: Operon
+    samples: Samples
+    scales: dict[str, float]
+    size: float
+    workers: list[Worker]
+
+    def candidates(self) -> list[Candidate]:
+        """Wait for the end: what `Operon.search` gives."""
+        found = [zero_formula(self.samples, "operon")]
+        if self.workers:
+            found += polished(self.expressions(), self.samples, "operon")
+        return mark_pareto(distinct(found, self.samples, 1e-6))
+
+    def expressions(self) -> list[sp.Expr]:
+        """What Operon wrote, in the inputs' own names and units, its numbers as SymPy floats."""
+        rows = closest(gather(self.workers, self.search.max_seconds + _GRACE))
+        if not rows:
+            raise UdeError("Operon found no formula with a finite error", fix=ENGINE.instead)
+        units = {sp.Symbol(name): sp.Symbol(name) / sp.Float(scale) for name, scale in self.scales.items()}
+        ordered = sorted(rows, key=lambda row: (row["length"], row["nmse"], row["equation"]))
+        names = list(self.scales)
+        return [
+            sp.Float(self.size) * parse_equation(row["equation"], names, "Operon").xreplace(units) for row in ordered
+        ]
+
+    def close(self) -> None:
+        """End what still runs; for a search whose answer is not wanted any more."""
+        for worker in self.workers:
+            worker.close()
 
 
 def operon_is_installed() -> bool:

@@ -52,7 +52,7 @@ def main(folder: Path) -> int:
             evolve(pyoperon, table, operators, {**options, "seed": options["seed"] + number})
             for number, operators in enumerate(options["operators"])
         ]
-        _write(folder / "equations.json", closest(populations, options["keep"]))
+        _write(folder / "equations.json", closest([best_of_lengths(one, options["keep"]) for one in populations]))
     except Exception as error:
         return _fail(folder, "failed", error)
     return 0
@@ -144,19 +144,28 @@ def harvest(op: Any, individuals: Any, places: dict[int, int]) -> Population:
     return by_length
 
 
-def closest(populations: list[Population], keep: int) -> list[dict[str, Any]]:
-    """Of every length the closest ``keep`` trees of each population, without those far worse than something shorter.
+def best_of_lengths(population: Population, keep: int) -> list[dict[str, Any]]:
+    """Of every length the closest ``keep`` trees."""
+    return [
+        {"length": length, "nmse": nmse, "equation": text}
+        for length in sorted(population)
+        for nmse, text in sorted(population[length].values())[:keep]
+    ]
+
+
+def closest(tables: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows of all runs, by length, without those far worse than something shorter, and each text once.
 
     Such a tree is one that evolution has not cleared away yet.
     """
     rows: dict[str, dict[str, Any]] = {}
     best = math.inf
-    for length in sorted({length for population in populations for length in population}):
-        found = [row for population in populations for row in sorted(population.get(length, {}).values())[:keep]]
-        best = min([best, *(nmse for nmse, _ in found)])
-        for nmse, text in found:
-            if nmse <= 3.0 * best + 1e-12:
-                rows.setdefault(text, {"length": length, "nmse": nmse, "equation": text})
+    for length in sorted({row["length"] for table in tables for row in table}):
+        found = [row for table in tables for row in table if row["length"] == length]
+        best = min([best, *(row["nmse"] for row in found)])
+        for row in found:
+            if row["nmse"] <= 3.0 * best + 1e-12:
+                rows.setdefault(row["equation"], row)
     return list(rows.values())
 
 

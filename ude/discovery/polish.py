@@ -23,6 +23,7 @@ from ude.discovery.regressor import (
     Array,
     Candidate,
     Samples,
+    as_text,
     complexity,
     evaluate,
     is_regular,
@@ -270,7 +271,7 @@ def _drawn_out_of_sum(part: sp.Add) -> tuple[float, sp.Expr]:
         return 0.0, sp.S.One
     sizes = {rest: count_nodes(rest) for rest in terms}
     largest = [rest for rest, size in sizes.items() if size == max(sizes.values())]
-    lead = largest[0] if len(largest) == 1 else max(largest, key=str)
+    lead = largest[0] if len(largest) == 1 else max(largest, key=as_text)
     number = terms[lead]
     return number, sp.Add(*(rest if rest == lead else sp.Float(own / number) * rest for rest, own in terms.items()))
 
@@ -338,7 +339,7 @@ def name_constants(expression: sp.Expr, taken: Sequence[str]) -> tuple[sp.Expr, 
 def renamed(expression: sp.Expr, values: Mapping[str, float], taken: Sequence[str]) -> tuple[sp.Expr, dict[str, float]]:
     """Constants as c0, c1, ... in the order in which they stand in the text, inputs' names skipped."""
     present = {str(symbol) for symbol in expression.free_symbols} & set(values)
-    words = re.findall(r"[A-Za-z_]\w*", str(expression)) if present else []
+    words = re.findall(r"[A-Za-z_]\w*", as_text(expression)) if present else []
     order = sorted(present, key=words.index)
     free = (name for name in (f"c{index}" for index in count()) if name not in taken)
     names = dict(zip(order, free, strict=False))

@@ -132,7 +132,9 @@ def complexity(expression: sp.Expr, constants: Sequence[str] | Mapping[str, floa
 
     Nodes: a symbol or a number is 1. A sum or product of n parts has n - 1 operators. ``a - b`` and ``a/b`` are one
     operator each, as written by hand: a sign costs nothing, and a reciprocal factor is a division. ``x**2`` is 3
-    (base, operator, exponent), ``sqrt(x)`` and ``f(x)`` one more than ``x`` and, being unary functions, 1 extra.
+    (base, operator, exponent), ``sqrt(x)`` and ``f(x)`` one more than ``x`` and, being unary functions, 1 extra. A sum
+    whose summands all share a factor counts as the shorter of its two writings, ``c0*x + c1*x*y`` as ``x*(c0 + c1*y)``:
+    the charge is for what a formula says.
 
     ``x*y`` = 3; ``c0*x*y`` = 5 nodes + 1 constant = 6; ``c0*x*y/(c1 + x)`` = 9 nodes + 2 constants = 11;
     ``c0*sin(x)`` = 4 nodes + 1 constant + 1 function = 6.
@@ -145,7 +147,12 @@ def _nodes(expression: sp.Expr) -> int:
     if expression.is_Atom:
         return 1
     if isinstance(expression, sp.Add):
-        return sum(_nodes(part) for part in expression.args) + len(expression.args) - 1
+        written = sum(_nodes(part) for part in expression.args) + len(expression.args) - 1
+        shared = _shared_factor(expression)
+        if shared == 1:
+            return written
+        rest = sp.Add(*(part / shared for part in expression.args))
+        return min(written, _nodes(shared) + 1 + _nodes(rest))
     if isinstance(expression, sp.Mul):
         parts = [part for part in expression.args if part != -1]
         below = [part for part in parts if _is_reciprocal(part)]
@@ -163,6 +170,18 @@ def _nodes(expression: sp.Expr) -> int:
     return sum(_nodes(part) for part in expression.args) + len(expression.args)
 
 
+def _shared_factor(total: sp.Add) -> sp.Expr:
+    """The product of the factors (no numbers, no divisors) that all summands share; 1 where there is none."""
+    shared: dict[sp.Expr, sp.Expr] | None = None
+    for part in total.args:
+        powers = dict(factor.as_base_exp() for factor in sp.Mul.make_args(part) if not factor.is_number)
+        own = {base: power for base, power in powers.items() if power.is_Integer and power > 0}
+        shared = own if shared is None else {b: min(p, own[b]) for b, p in shared.items() if b in own}
+        if not shared:
+            return sp.S.One
+    return sp.Mul(*(base**power for base, power in (shared or {}).items()))
+
+
 def _is_reciprocal(expression: sp.Expr) -> bool:
     return isinstance(expression, sp.Pow) and bool(expression.exp.is_number) and bool(expression.exp.is_negative)
 
@@ -170,7 +189,7 @@ def _is_reciprocal(expression: sp.Expr) -> bool:
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates that no other is both as simple and as close as, simplest first, marked ``pareto=True``."""
     front: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (c.complexity, c.nmse, str(c.expression))):
+    for candidate in sorted(candidates, key=lambda c: (c.complexity, c.nmse, as_text(c.expression))):
         if not front or candidate.nmse < front[-1].nmse:
             front.append(replace(candidate, pareto=True))
     return front
@@ -178,9 +197,9 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def mark_pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
     """All the candidates, simplest first, with ``pareto`` set where one is on the front."""
-    front = {(c.complexity, c.nmse, str(c.expression)) for c in pareto_front(candidates)}
-    ordered = sorted(candidates, key=lambda c: (c.complexity, c.nmse, str(c.expression)))
-    return [replace(c, pareto=(c.complexity, c.nmse, str(c.expression)) in front) for c in ordered]
+    front = {(c.complexity, c.nmse, as_text(c.expression)) for c in pareto_front(candidates)}
+    ordered = sorted(candidates, key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
+    return [replace(c, pareto=(c.complexity, c.nmse, as_text(c.expression)) in front) for c in ordered]
 
 
 def evaluate(expression: sp.Expr, values: Mapping[str, Array | float]) -> Array:
@@ -199,6 +218,12 @@ def evaluate(expression: sp.Expr, values: Mapping[str, Array | float]) -> Array:
         result = function(*(np.asarray(values[name], dtype=np.float64) for name in names))
     shape = np.broadcast_shapes(*(np.shape(value) for value in values.values())) if values else ()
     return np.array(np.broadcast_to(np.asarray(result, dtype=np.float64), shape))
+
+
+@lru_cache(maxsize=16384)
+def as_text(expression: sp.Expr) -> str:
+    """The expression as SymPy prints it, to sort and to tell apart by; printing is slow, and the same ones recur."""
+    return str(expression)
 
 
 @lru_cache(maxsize=4096)
@@ -313,7 +338,7 @@ def distinct(candidates: Sequence[Candidate], samples: Samples, tolerance: float
     tolerance: relative difference of norms below which values are the same. Nuisance directions are no difference.
     """
     kept: list[tuple[Candidate, Array]] = []
-    for candidate in sorted(candidates, key=lambda c: (c.complexity, c.nmse, str(c.expression))):
+    for candidate in sorted(candidates, key=lambda c: (c.complexity, c.nmse, as_text(c.expression))):
         values = project_out(samples, candidate.evaluate(samples.inputs)[:, None])[:, 0]
         size = float(np.linalg.norm(values))
         if all(np.linalg.norm(values - other) > tolerance * size or size == 0.0 for _, other in kept):

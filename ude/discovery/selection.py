@@ -26,13 +26,14 @@ from ude.discovery.closed_form import Array, ClosedForm, Constant, Trajectory
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
 from ude.discovery.integration import Integrator, Observer, simulate
 from ude.discovery.moves import additions, summand_pool
-from ude.discovery.regressor import Candidate, complexity, rename_constants
+from ude.discovery.regressor import Candidate, as_text, complexity, rename_constants
 from ude.errors import InputError, ModelError
 
 Progress = Callable[[int, int, str], None]
 SEARCH = "search"
 _OPEN = 6.0  # difference of scores ("strong evidence", Kass & Raftery 1995) below which the choice counts as open
 _EXTENDED = 4  # combinations that are tried with one more summand
+_REDUCED = 8  # combinations, those among them, whose constants are tried at zero
 NETWORK_ERROR = 0.1  # relative error that a trained network is taken to have where candidates are shortlisted
 NEAR = 0.1  # normalised squared error below which a simple candidate is worth a trial whatever else there is
 
@@ -177,14 +178,14 @@ def shortlist(candidates: Sequence[Candidate], limit: int, n: int) -> list[Candi
     candidates = [c for c in candidates if c.expression != 0]
     order = sorted(candidates, key=lambda c: _closeness(c, n))
     chosen = order[: (limit + 1) // 2]
-    near = sorted((c for c in candidates if c.nmse < NEAR), key=lambda c: (c.complexity, c.nmse, str(c.expression)))
+    near = sorted((c for c in candidates if c.nmse < NEAR), key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
     chosen += [c for c in near if c not in chosen][: limit - len(chosen)]
     chosen += [c for c in order if c not in chosen][: limit - len(chosen)]
-    return nothing + sorted(chosen, key=lambda c: (c.complexity, c.nmse, str(c.expression)))
+    return nothing + sorted(chosen, key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
 
 
 def _closeness(candidate: Candidate, n: int) -> tuple[float, str]:
-    return score(candidate.nmse * n, n, candidate.complexity, NETWORK_ERROR), str(candidate.expression)
+    return score(candidate.nmse * n, n, candidate.complexity, NETWORK_ERROR), as_text(candidate.expression)
 
 
 def select(
@@ -222,6 +223,7 @@ def select(
         if options.extend and trial.is_open():
             trial.extend({term: summand_pool(fronts[term], options.extend) for term in system.calls})
             if options.simplify:
+                trial.reduce_rivals()
                 trial.simplify()
     except KeyboardInterrupt:
         trial.interrupted = True
@@ -256,7 +258,7 @@ class _Trial:
         self.deadline = time.perf_counter() + options.max_seconds
 
     def evaluate(self, candidates: Mapping[str, Candidate], step: str = SEARCH) -> Combination:
-        key = tuple(str(candidates[term].expression) for term in self.system.calls)
+        key = tuple(as_text(candidates[term].expression) for term in self.system.calls)
         if key in self.done:
             return self.done[key]
         if self.done and time.perf_counter() > self.deadline:
@@ -327,6 +329,19 @@ class _Trial:
             for combination in best:
                 for step, grown in additions(combination.candidates, pools):
                     self.evaluate(grown, step)
+        except _OutOfTime:
+            return
+
+    def reduce_rivals(self) -> None:
+        """Each constant of the best combinations at zero.
+
+        A form may be missing from all fronts while one with a summand too many is there, too dear to be the best:
+        ``c0*y3 + c1*y5``, the best of all for pinene, is reached from ``c0 + c1*y3 + c2*y5`` alone.
+        """
+        try:
+            for combination in sorted(self.done.values(), key=lambda c: (c.score, c.complexity, str(c)))[:_REDUCED]:
+                for step, simpler in _simplifications(combination, 1):
+                    self.evaluate(simpler, step)
         except _OutOfTime:
             return
 

@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 
 from ude.errors import DataError, InputError
-from ude.methods import Tsit5
 from ude.models import Model
 from ude.problems import ODEProblem
 from ude.solve import solve
@@ -176,7 +175,7 @@ class Fit:
         with torch.no_grad():
             solution = solve(
                 problem,
-                Tsit5(),
+                # the one that looks out for stiffness: what was simulated by a stiff method has to be here too
                 saveat=torch.as_tensor(times),
                 abstol=reltol,
                 reltol=reltol,
