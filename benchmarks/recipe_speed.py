@@ -30,7 +30,7 @@ import torchdiffeq
 from torch import Tensor, nn
 
 import ude
-from benchmarks.universal_fits import course, model, noisy
+from benchmarks.fit_cases import course, model, noisy
 
 TOLERANCE = 1e-4
 WINDOWS = ((0, 8), (8, 15), (15, 22), (22, 30))  # first and last point, as ude cuts 30 intervals
