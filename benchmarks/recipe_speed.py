@@ -9,9 +9,8 @@ Of torchdiffeq the time of one loss and gradient of each stage of simulations is
 found, and multiplied by the evaluations that ude's stage took; the whole recipe is not run with torchdiffeq, as that
 takes long. What this grants torchdiffeq: its optimisers cost nothing, windows are one batch, and the derivative
 matching, which simulates nothing, takes the time that it takes in ude. Of dopri5 with backpropagation and with the
-adjoint the faster counts. ude's default recipe takes Gauss-Newton steps: each of its evaluations is a Jacobian too,
-which torchdiffeq gets for the price of one gradient. "gradients" is the recipe with L-BFGS, whose evaluations are the
-same in both.
+adjoint the faster counts. ude's default recipe takes Gauss-Newton steps, whose evaluations are Jacobians: torchdiffeq
+gets them by one backward pass a residual. "gradients" is the recipe with L-BFGS, a gradient an evaluation in both.
 
     python -m benchmarks.recipe_speed [--rounds 3] [--seed 0]    # writes recipe_speed.md
 """
@@ -62,7 +61,7 @@ class Field(nn.Module):
 
 
 class Peer:
-    """Loss and gradient of the two stages of simulations with torchdiffeq."""
+    """Residuals of the two stages of simulations with torchdiffeq; the loss is the sum of their squares."""
 
     def __init__(self, fit: ude.Fit) -> None:
         self.field, [trajectory] = Field(fit), fit.train.trajectories
@@ -79,11 +78,11 @@ class Peer:
             ours = fit.model(self.u, None, torch.zeros(len(self.u), dtype=torch.float64)) / self.u
             torch.testing.assert_close(self.field(torch.tensor(0.0), self.u.log()), ours, rtol=1e-10, atol=1e-10)
             misfit = np.mean((np.array(list(fit.rmse().values())) / fit.scale) ** 2)
-            np.testing.assert_allclose(float(self.single(torchdiffeq.odeint, 1e-8)), misfit, rtol=1e-2)
+            np.testing.assert_allclose(float((self.single(torchdiffeq.odeint, 1e-8) ** 2).sum()), misfit, rtol=1e-2)
 
     def single(self, odeint: Callable[..., Tensor], tolerance: float = TOLERANCE) -> Tensor:
         z = odeint(self.field, self.start, self.t, rtol=tolerance, atol=tolerance, method="dopri5")
-        return (((z.exp() - self.u) / self.scale) ** 2).mean()
+        return ((z.exp() - self.u) / self.scale).reshape(-1) / self.u.numel() ** 0.5
 
     def multiple(self, odeint: Callable[..., Tensor]) -> Tensor:
         """The equations do not contain t and the points are equally far apart, so all windows are one batch."""
@@ -93,20 +92,27 @@ class Peer:
         wrong = torch.cat([z[: last - first, i].exp() - self.u[first:last] for i, (first, last) in enumerate(WINDOWS)])
         wrong = torch.cat([wrong, z[WINDOWS[-1][1] - WINDOWS[-1][0], -1:].exp() - self.u[-1:]]) / self.scale
         ends = torch.stack([z[last - first, i] for i, (first, last) in enumerate(WINDOWS[:-1])])
-        return (wrong**2).mean() + 10.0 * (((ends - self.starts[1:]) / self.spread) ** 2).mean()
+        gaps = (ends - self.starts[1:]) / self.spread
+        return torch.cat([wrong.reshape(-1) / wrong.numel() ** 0.5, gaps.reshape(-1) * (10.0 / gaps.numel()) ** 0.5])
 
-    def seconds(self, loss: Callable[[Callable[..., Tensor]], Tensor], least: float = 0.5) -> float:
-        """Of one loss and gradient, by the faster of torchdiffeq's two ways."""
-        wanted = [*self.field.parameters(), self.start if loss == self.single else self.starts]
-        found = []
-        for odeint in (torchdiffeq.odeint, torchdiffeq.odeint_adjoint):
-            torch.autograd.grad(loss(odeint), wanted)
+    def seconds(self, residuals: Callable[..., Tensor], jacobian: bool, least: float = 0.5) -> float:
+        """Of one loss and gradient, by the faster of torchdiffeq's two ways; or of the Jacobian, a row at a time."""
+        wanted = [*self.field.parameters(), self.start if residuals == self.single else self.starts]
+
+        def once(odeint: Callable[..., Tensor]) -> None:
+            found = residuals(odeint)
+            for number in found if jacobian else [(found**2).sum()]:
+                torch.autograd.grad(number, wanted, retain_graph=jacobian)
+
+        times = []
+        for odeint in (torchdiffeq.odeint,) if jacobian else (torchdiffeq.odeint, torchdiffeq.odeint_adjoint):
+            once(odeint)
             number, began = 0, time.perf_counter()
-            while time.perf_counter() - began < least:
-                torch.autograd.grad(loss(odeint), wanted)
+            while number == 0 or time.perf_counter() - began < least:
+                once(odeint)
                 number += 1
-            found.append((time.perf_counter() - began) / number)
-        return min(found)
+            times.append((time.perf_counter() - began) / number)
+        return min(times)
 
 
 def fitted(seed: int, recipe: str) -> tuple[ude.Fit, float]:
@@ -139,8 +145,8 @@ def compared(recipe: str, seed: int, rounds: int) -> list[str]:
         if seconds < best:
             best, ours = seconds, stage_seconds(fit)
         peer = Peer(fit)
-        theirs[MULTIPLE] = min(theirs[MULTIPLE], peer.seconds(peer.multiple))
-        theirs[SINGLE] = min(theirs[SINGLE], peer.seconds(peer.single))
+        theirs[MULTIPLE] = min(theirs[MULTIPLE], peer.seconds(peer.multiple, RECIPES[recipe] is None))
+        theirs[SINGLE] = min(theirs[SINGLE], peer.seconds(peer.single, RECIPES[recipe] is None))
     counts, total = evaluations(fit), ours[MATCHING]
     rows = [f"| {recipe} | {MATCHING} | {counts[MATCHING]} | {ours[MATCHING]:.2f} | | as ude | |"]
     for stage in (MULTIPLE, SINGLE):
@@ -161,8 +167,8 @@ def main(rounds: int = 3, seed: int = 0) -> str:
         "",
         f"`python -m benchmarks.recipe_speed`, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"torchdiffeq {torchdiffeq.__version__}, {platform.machine()}, seed {seed}, fastest of {rounds} rounds. What "
-        "is measured and what is reckoned stands at the head of the script: torchdiffeq's seconds are (one loss and "
-        "gradient) times (evaluations).",
+        "is measured and what is reckoned stands at the head of the script: torchdiffeq's seconds are (one gradient "
+        "or Jacobian) times (evaluations).",
         "",
         "| recipe | stage | evaluations | ude, s | each, ms | torchdiffeq, s | each, ms |",
         "|---|---|---|---|---|---|---|",
