@@ -32,8 +32,8 @@ import numpy as np
 import sympy as sp
 
 import ude
+from benchmarks.fit_cases import course, model, noisy
 from benchmarks.single_terms import cpu_seconds
-from benchmarks.universal_fits import course, model, noisy
 from ude.models import to_text
 
 LEVELS = (0.001, 0.005, 0.01, 0.025, 0.05)

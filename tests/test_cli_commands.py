@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,7 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: object, status: int 
     return said.err
 
 
-def slope(x: float) -> float:
+def slope(x: Any) -> Any:
     return 0.8 * x - 0.1 * x**2
 
 
@@ -90,7 +91,12 @@ def test_run_folder_repeats_itself(run: Path, tmp_path: Path, capsys: pytest.Cap
     assert (tmp_path / "again" / "model.toml").read_text() == (run / "model.toml").read_text()
 
 
-def test_finished_run_is_continued_to_the_same_end(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_run_is_continued_to_the_same_end(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ude.discovery import kept_fronts
+
+    monkeypatch.setattr(kept_fronts, "fronts", None)  # the run has its candidates: nothing is searched again
     before = (run / "equations.txt").read_text()
     found = json.loads(output(capsys, "discover", run.parent / "model.toml", "--out", run, "-q", "--json"))
     assert (run / "equations.txt").read_text() == before
@@ -223,6 +229,37 @@ def test_report_is_drawn_anew_with_figures(run: Path, tmp_path: Path, capsys: py
     assert {Path(path).name for path in written["figures"]} >= {"term_U.png", "front.svg"}
 
 
+def test_fit_without_a_discovery_has_a_page(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("fit.json", "fit.safetensors", "history.csv", "model.toml"):
+        shutil.copyfile(run / name, tmp_path / name)
+    options = ("--figures", tmp_path / "figures", "--json")
+    written = json.loads(output(capsys, "report", tmp_path, *options))
+    assert written["report"] == str(tmp_path / "report.html")
+    names = {Path(path).name for path in written["figures"]}
+    assert names == {f"{name}.{kind}" for name in ("data_vs_prediction", "term_U", "losses") for kind in ("png", "svg")}
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for part in ("Fit of x", "<mi>U</mi>", "Still a network: U.", "Training", "Initial states", "Stages", "ude fit "):
+        assert part in text, part
+    assert "Candidates" not in text
+    from ude.discovery.fit_contents import contents_of_fit
+
+    fit = ude.load_fit(tmp_path)
+    shown = contents_of_fit(fit)
+    [function], [own] = shown.functions, shown.runs
+    # what is drawn is the network in the equation that was fitted
+    x = np.array(function.inputs["x"])
+    a = fit.model.values()["r"]
+    assert a * x - np.array(function.network) == pytest.approx(slope(x), abs=0.05)
+    on_curve = np.interp(x, function.grid["x"], function.grid_network)
+    assert on_curve == pytest.approx(np.array(function.network), abs=0.01)
+    assert np.interp(own.t, own.line_t, np.ravel(own.line_u)) == pytest.approx(np.ravel(own.u), abs=0.05)
+    assert list(own.band) == pytest.approx([2 * fit.rmse()["x"]])
+    assert own.held_out_from == fit.held_out.trajectories[0].t[0]
+    assert sum(len(losses) for losses in shown.losses.values()) == len(fit.history)
+    [parameters] = [sheet for sheet in shown.sheets if sheet.title == "Parameters"]
+    assert parameters.rows == [["r", a, "fitted", 0.0, 2.0]]
+
+
 @pytest.mark.parametrize("command", ["simulate", "export", "report"])
 def test_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     for folder in (tmp_path, tmp_path / "nothing"):
@@ -258,6 +295,7 @@ def test_fit_of_known_equations_gives_the_parameters(tmp_path: Path, capsys: pyt
     values = json.loads(output(capsys, "fit", tmp_path / "growth.csv", *options, "--json"))
     assert values["parameters"] == pytest.approx({"r": 0.8, "c": 0.1}, rel=1e-3)
     assert set(values["rmse"]) == {"training", "held-out"}
+    assert "log-likelihood" in Path(output(capsys, "report", tmp_path / "fit").split()[1]).read_text(encoding="utf-8")
     said = output(capsys, "simulate", tmp_path / "fit", "--points", 2)
     assert float(said.splitlines()[-1].split(",")[1]) == pytest.approx(8.0, rel=1e-2)
 

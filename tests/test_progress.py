@@ -39,6 +39,14 @@ def test_a_terminal_shows_stage_steps_and_loss():
     assert "loss 0.3333" in last
 
 
+def test_detail_stands_beside_the_loss_until_there_is_another():
+    out = io.StringIO()
+    with ProgressBar(console=Console(file=out, width=120)) as bar, bar.stage("fit") as stage:
+        stage.advance(loss=2.0, detail="rate 0.1")
+        stage.advance(loss=1.0)
+    assert out.getvalue().startswith("fit: 2 steps, loss 1, rate 0.1, ")
+
+
 def test_interruption_is_said_and_passed_on():
     out = io.StringIO()
     bar = ProgressBar(console=Console(file=out, width=120))

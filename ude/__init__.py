@@ -104,8 +104,10 @@ if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
         Operon,
         PySR,
         Samples,
+        SavedDiscovery,
         Sindy,
         discover,
+        load,
     )
     from ude.models import MLP, UDE, FunctionModel, Model, Neural, NeuralODE, Observation, Parameter, Symbolic
     from ude.training import (
@@ -136,6 +138,7 @@ if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
         Smallness,
         SolverOptions,
         StudentT,
+        TensorBoard,
         bootstrap,
         fisher_intervals,
         fit,
@@ -254,6 +257,7 @@ __all__ = [
     "Rosenbrock23",
     "SSRootfind",
     "Samples",
+    "SavedDiscovery",
     "SavedValues",
     "SavingCallback",
     "SecondOrderODEProblem",
@@ -269,6 +273,7 @@ __all__ = [
     "SteadyStateProblem",
     "StudentT",
     "Symbolic",
+    "TensorBoard",
     "TerminateSteadyState",
     "TorchDiffEq",
     "Trapezoid",
@@ -289,6 +294,7 @@ __all__ = [
     "fit",
     "fit_ensemble",
     "fused",
+    "load",
     "load_fit",
     "multistart",
     "profile_intervals",
@@ -331,6 +337,7 @@ _LAZY: dict[str, tuple[str, ...]] = {
         "Poisson",
         "RelativeAbsolute",
         "StudentT",
+        "TensorBoard",
         "GaussNewton",
         "LBFGS",
         "Adam",
@@ -357,7 +364,9 @@ _LAZY: dict[str, tuple[str, ...]] = {
         "LibraryRegressor",
         "Operon",
         "PySR",
+        "SavedDiscovery",
         "Sindy",
+        "load",
     ),
 }
 _MODULE_OF: dict[str, str] = {name: module for module, names in _LAZY.items() for name in names}

@@ -7,9 +7,10 @@
             for ...:
                 stage.advance(loss=loss)
 
-On a terminal or in a notebook the bar moves and shows stage, loss and the time left; where output is a file or a pipe
-each finished stage gives one plain line; with `enabled=False` nothing is printed at all. Output goes to stderr, so
-that what a command prints as its result stays clean.
+On a terminal or in a notebook the bar moves and shows stage, loss, what the work adds to it (``detail=``: of fits
+validation, learning rate, solver steps) and the time left; where output is a file or a pipe each finished stage gives
+one plain line; with `enabled=False` nothing is printed at all. Output goes to stderr, so that what a command prints as
+its result stays clean.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Stage:
         self.owner, self.name, self.total = owner, name, total
         self.completed = 0
         self.loss = math.nan
+        self.detail = ""
         self._task: TaskID | None = None
         self._start = 0.0
 
@@ -38,13 +40,15 @@ class Stage:
             self._task = self.owner.live.add_task(self.name, total=self.total, loss="")
         return self
 
-    def advance(self, loss: float | None = None, steps: int = 1) -> None:
-        """`steps` more are done, and `loss` is the value now; None leaves the one shown."""
+    def advance(self, loss: float | None = None, steps: int = 1, detail: str | None = None) -> None:
+        """`steps` more are done, `loss` is the value now, `detail` stands beside it; None leaves what is shown."""
         self.completed += steps
         if loss is not None:
             self.loss = float(loss)
+        if detail is not None:
+            self.detail = detail
         if self.owner.live is not None and self._task is not None:
-            self.owner.live.update(self._task, completed=self.completed, loss=_loss_text(self.loss))
+            self.owner.live.update(self._task, completed=self.completed, loss=self._said())
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self.owner.live is not None and self._task is not None:
@@ -54,8 +58,12 @@ class Stage:
         elif self.owner.enabled:
             seconds = time.perf_counter() - self._start
             word = "interrupted" if kind is KeyboardInterrupt else "failed" if kind else f"{seconds:.1f} s"
-            loss = _loss_text(self.loss)
-            self.owner.console.print(f"{self.name}: {self.completed} steps{', ' + loss if loss else ''}, {word}")
+            said = self._said()
+            self.owner.console.print(f"{self.name}: {self.completed} steps{', ' + said if said else ''}, {word}")
+
+    def _said(self) -> str:
+        loss = "" if math.isnan(self.loss) else f"loss {self.loss:.4g}"
+        return ", ".join(part for part in (loss, self.detail) if part)
 
 
 class ProgressBar:
@@ -88,7 +96,3 @@ class ProgressBar:
         if self.live is not None:
             self.live.stop()
             self.live = None
-
-
-def _loss_text(loss: float) -> str:
-    return "" if math.isnan(loss) else f"loss {loss:.4g}"

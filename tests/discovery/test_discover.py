@@ -14,10 +14,19 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
-from ude.discovery import Candidate, Discovery, LibraryRegressor, Samples, SelectionOptions, discover
+from ude.discovery import (
+    Candidate,
+    Discovery,
+    LibraryRegressor,
+    Samples,
+    SavedDiscovery,
+    SelectionOptions,
+    discover,
+    load,
+)
 from ude.discovery.sampling import gauge_directions, open_system, sample_terms, trajectory_points
 from ude.errors import DataError, InputError, ModelError
-from ude.models import UDE, FunctionModel, Model, Neural
+from ude.models import MLP, UDE, FunctionModel, Model, Neural
 from ude.training import Fit, FitOptions, fit
 from ude.training.data import Dataset
 from ude.training.observables import Measurement
@@ -236,6 +245,41 @@ def test_a_torch_function_is_read_as_equations_first(found: Discovery) -> None:
     model = FunctionModel(rates, "x, y", {"a": A + 0.1, "d": D}, fit="a, d", terms=[Neural(Almost(), "x, y", "U1, U2")])
     result = discover(_fit(model, _dataset()), LibraryRegressor(), options=FAST, progress=False)
     assert result.to_text() == found.to_text()
+
+
+def test_a_torch_function_keeps_the_parameters_of_what_was_measured() -> None:
+    def rates(u: Tensor, p: Any, t: Tensor) -> Tensor:
+        return p.U(u[..., 0])[..., None]
+
+    t = np.linspace(0.0, 3.0, 16)
+    data = Dataset.from_arrays(t, 4.0 * np.exp(-0.8 * t), "seen")
+    model = FunctionModel(rates, "x", {"scale": 2.0, "spare": 1.0}, terms=[MLP("U", "x", width=4)])
+    quick = FitOptions(derivative_iterations=(30, 60), multiple_iterations=5, gauss_newton_iterations=5)
+    trained = fit(
+        model, data, observe="seen = scale*x", u0={"x": 2.0}, stages="single shooting", options=quick, holdout=0,
+        progress=False,
+    )  # fmt: skip
+    search = LibraryRegressor(degree=2, max_terms=1, unary=False, atoms=False)
+    result = discover(trained, search, max_candidates=2, progress=False)
+    assert result.constants["U_c0"] == pytest.approx(-0.8, rel=1e-3)
+    assert result.rmse()["seen"] < 1e-3
+
+
+def test_a_saved_discovery_is_loaded_and_simulated(found: Discovery, tmp_path: Path) -> None:
+    loaded = load(found.save(tmp_path / "run"))
+    assert isinstance(loaded, SavedDiscovery)
+    assert loaded.constants == pytest.approx(found.model.values())
+    assert str(loaded) == found.to_text()
+    assert loaded.fit is None
+    times = found.fit.data.trajectories[0].t
+    np.testing.assert_allclose(loaded.predict(times), found.predict()[0], rtol=1e-4)
+    with pytest.raises(InputError, match="increasing times"):
+        loaded.predict(times[::-1])
+    (tmp_path / "run" / "model.json").write_text("{}")
+    with pytest.raises(InputError, match="damaged"):
+        load(tmp_path / "run")
+    with pytest.raises(InputError, match="neither a fit nor a discovery"):
+        load(tmp_path / "nothing")
 
 
 def test_any_object_with_a_search_will_do() -> None:

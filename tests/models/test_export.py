@@ -65,6 +65,12 @@ def test_exported_ude_source_builds_the_same_model() -> None:
     torch.testing.assert_close(again(u), model(u), rtol=1e-15, atol=1e-15)
 
 
+def test_exported_ude_source_has_the_observables_and_their_parameters() -> None:
+    model = UDE("dx/dt = -k*x", parameters={"k": 1.5, "scale": 2.0}, observe="y = scale*x")
+    again = run(model.to_ude())["model"]
+    assert (again.values(), again.observables) == (model.values(), model.observables)
+
+
 def test_julia_is_a_complete_function() -> None:
     assert hudson_bay().to_julia(digits=3) == (
         "p = (a = 0.481, d = 0.92, U1_c0 = 0.0248, U2_c0 = 0.0276)\n"

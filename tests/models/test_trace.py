@@ -114,3 +114,11 @@ def test_a_function_with_memory_is_refused():
 
     with pytest.raises(ModelError, match="do not agree with it: a difference of .* no memory of earlier calls"):
         model(remembering, parameters={}, terms=[]).to_ude()
+
+
+def test_a_parameter_of_an_observable_stays():
+    traced = model(parameters={"alpha": 1.3, "delta": 1.8, "scale": 2.5}).to_ude({"seen": "scale*x"})
+    assert traced.values() == {"alpha": 1.3, "delta": 1.8, "scale": 2.5}
+    assert traced.observables == {"seen": "scale*x"}
+    again = ude.UDE.from_dict(traced.to_dict())
+    assert (again.values(), again.observables) == (traced.values(), traced.observables)

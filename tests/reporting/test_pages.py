@@ -108,6 +108,20 @@ def test_surfaces_share_one_scale_and_veil_what_is_outside() -> None:
     assert areas == pytest.approx([2.8**2, -np.pi], rel=0.02)
 
 
+def test_network_without_a_formula_is_one_surface_and_its_caption_names_no_formula() -> None:
+    function = replace(example().functions[0], formula=None, grid_formula=None)
+    figure, caption = dict(pages.figures(replace(example(), functions=[function])))["term_U1"]
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["U1: network", ""]  # and the scale of colours
+    assert "formula" not in caption
+    assert "Dots" in caption
+
+
+def test_losses_of_a_fit_are_a_section(tmp_path: Path) -> None:
+    text = pages.write(replace(example(), losses={"first": [2.0, 1.0]}), tmp_path / "p.html").read_text("utf-8")
+    assert text.count("<img") == 6
+    assert "<h2" in text.split("Training")[-2]
+
+
 def test_points_on_a_line_have_a_box_for_their_support() -> None:
     function = example().functions[0]
     x = np.linspace(1, 3, 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,12 @@ def test_a_loaded_fit_has_all_that_was_saved(trained, tmp_path):
     np.testing.assert_allclose(loaded.history.loss, trained.history.loss, rtol=1e-12)
     versions = json.loads((tmp_path / "fit.json").read_text())["versions"]
     assert set(versions) == {"python", "ude", "torch", "numpy"}
+
+
+@pytest.mark.parametrize("algorithm", [ude.KenCarp4(), ude.AutoTsit5(ude.Rodas5P()), ude.Tsit5()], ids=lambda a: a.name)
+def test_the_method_of_the_simulations_is_loaded_as_it_was_saved(trained, tmp_path, algorithm):
+    options = replace(trained.options, solver=ude.SolverOptions(algorithm=algorithm))
+    assert load_fit(replace(trained, options=options).save(tmp_path)).options == options
 
 
 def test_saving_again_replaces_and_leaves_nothing_beside(trained, tmp_path):

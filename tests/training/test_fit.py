@@ -209,6 +209,20 @@ def test_a_network_applied_to_every_cell_of_a_grid_is_scaled_by_all_cells():
     torch.testing.assert_close(term.output_scale, torch.tensor([2.0], dtype=torch.float64))
 
 
+def test_what_goes_from_a_large_state_to_a_small_one_has_the_scale_of_the_small_one():
+    model = ude.UDE(
+        ["dS/dt = -mu*S - W(E)", "dE/dt = W(E) - E"], parameters={"mu": 0.1}, unknown=ude.MLP("W", "E", width=4)
+    )
+    small = torch.linspace(1.0, 3.0, 50, dtype=torch.float64)
+    u = torch.stack([1e6 * small, small], -1)
+    # W = E + 1: S loses a hundred thousand times as much otherwise
+    du = torch.stack([-0.1 * u[:, 0] - small - 1.0, torch.ones_like(small)], -1)
+    set_network_scales(model, u, du, small)
+    term = model.terms["W"]
+    assert isinstance(term, ude.MLP)
+    assert float(term.output_scale) == pytest.approx(float((small + 1.0).square().mean().sqrt()), rel=1e-4)
+
+
 def test_unset_parameters_start_inside_their_bounds():
     model = ude.UDE(["dx/dt = -a*x + b - c*x**2"], fit="a, b in [5, 6], c=0.1")
     unset = unset_parameters(model)

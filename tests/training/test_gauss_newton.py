@@ -102,3 +102,22 @@ def test_gauss_newton_says_when_it_cannot_be_used():
     model, stage = network(), ude.DerivativeMatching((GaussNewton(3),))
     with pytest.raises(ude.InputError, match="GaussNewton needs a shooting stage"):
         ude.fit(model, data(), holdout=0, progress=False, stages=stage)
+
+
+def test_a_stiff_fit_runs_from_the_data_to_the_prediction():
+    """Robertson's kinetics: found stiff, trained and predicted with a method that stays cheap."""
+    t = np.concatenate([[0.0], np.logspace(-2.0, 3.0, 14)])
+    model = ude.UDE(
+        ["da/dt = -k1*a + k3*b*c", "db/dt = k1*a - k3*b*c - 3e7*b**2", "dc/dt = 3e7*b**2"],
+        parameters={"k1": 0.04, "k3": ude.Parameter(3e3, lower=0.0)},
+        fit="k3",
+    )
+    start = [1.0, 0.0, 0.0]
+    truth = model.replace({})
+    truth.set_values({"k3": 1e4})
+    clean = ude.solve(truth.problem(start, (0.0, 1e3)), ude.KenCarp4(), saveat=t, reltol=1e-8, abstol=1e-12).u
+    data = ude.Dataset.from_arrays(t, clean.detach().numpy(), "a, b, c")
+    fit = ude.fit(model, data, holdout=0, u0=[start], positive=False, progress=False, stages="single shooting")
+    assert any("KenCarp4" in note for note in fit.notes)
+    assert fit.model.values()["k3"] == pytest.approx(1e4, rel=1e-4)
+    np.testing.assert_allclose(fit.predict()[0], clean.detach().numpy(), rtol=2e-3, atol=1e-6)

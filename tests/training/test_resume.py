@@ -19,6 +19,7 @@ import ude
 from ude.errors import InputError
 from ude.training import FitOptions, fit
 from ude.training.evaluations import EvaluationLog, Meter
+from ude.training.run_folder import model_identity
 
 PROGRAM = """
 import sys
@@ -213,3 +214,24 @@ def test_run_json_says_what_was_asked_for(lotka_volterra_data, half_known, tmp_p
     asked = json.loads((tmp_path / "run.json").read_text())
     assert asked["seed"] == 0
     assert asked["stages"] == ["DerivativeMatching(optimisers=None)"]
+
+
+def test_a_run_of_another_function_of_the_same_name_is_another_run():
+    def identity(power, exponent=1.0, weight=2.0):
+        factor = torch.tensor(weight, dtype=torch.float64)
+        source = f"def rates(u, p, t): return -p.k * factor * u**{power} * exponent"
+        names = {"factor": factor, "exponent": exponent}
+        exec(source, names)
+        return model_identity(ude.FunctionModel(names["rates"], "x", {"k": 1.0}, fit="k"))
+
+    assert identity(2) == identity(2)
+    assert len({identity(2), identity(3), identity(2, exponent=0.5), identity(2, weight=3.0)}) == 4
+
+
+def test_a_run_of_another_module_of_the_same_weights_is_another_run():
+    def identity(activation):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Linear(1, 3), activation, torch.nn.Linear(3, 1)).double()
+        return model_identity(ude.UDE("dx/dt = U(x)", unknown=ude.Neural(module, "x", "U")))
+
+    assert identity(torch.nn.Tanh()) == identity(torch.nn.Tanh()) != identity(torch.nn.Sigmoid())

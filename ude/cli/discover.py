@@ -100,6 +100,7 @@ def _search(specification: spec.Specification, fitted: Fit, folder: RunFolder, c
         knowledge=[own for own in known if own is not None],
         seed=specification.seed,
         progress=console.progress,
+        out=folder.path,
     )
 
 

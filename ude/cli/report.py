@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import ude
 from ude.cli.console import OK, Console, Json
+from ude.cli.run_folder import FIT, MODEL
+
+if TYPE_CHECKING:
+    from ude.reporting.contents import Contents
 
 
 def report(
@@ -20,12 +25,23 @@ def report(
     json: Json = False,
 ) -> int:
     """Write the report of a run as one HTML page that needs no network, and its figures as PNG and SVG."""
-    from ude.reporting import contents, pages
+    from ude.reporting import pages
 
     console = Console(json=json)
-    shown = contents.read(run)
+    shown = _contents(run)
     page = pages.write(shown, out or run / "report.html", title)
     drawn = [] if figures is None else pages.write_figures(shown, figures)
     text = "\n".join([f"Wrote {page}", *(f"Wrote {path}" for path in drawn)])
     console.result(text, {"report": str(page), "figures": [str(path) for path in drawn]})
     return OK
+
+
+def _contents(run: Path) -> Contents:
+    """Of the discovery where there is one, else of the fit."""
+    from ude.reporting import contents
+
+    if (run / contents.NAME).is_file() or not (run / FIT).is_file():
+        return contents.read(run)
+    from ude.discovery.fit_contents import contents_of_fit
+
+    return contents_of_fit(ude.load_fit(run), reproduce=f"ude fit {run / MODEL}" if (run / MODEL).is_file() else "")

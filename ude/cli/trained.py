@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,16 +59,13 @@ def read_trained(source: Path) -> Trained:
 
 
 def _found(folder: Path) -> Trained:
-    from ude.models import UDE
+    from ude.discovery.saved import read_discovery
 
-    try:
-        saved = json.loads((folder / FOUND).read_text(encoding="utf-8"))
-        states, names = saved["model"]["states"], saved["trajectories"]
-        u0 = {n: dict(zip(states, row, strict=True)) for n, row in zip(names, saved["u0"], strict=True)}
-        spans = {n: (float(a), float(b)) for n, (a, b) in zip(names, saved["spans"], strict=True)}
-        return Trained(UDE.from_dict(saved["model"]), u0, spans, saved["time"], "discovery")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / FOUND} is damaged", got=f"{type(error).__name__}: {error}") from error
+    saved = read_discovery(folder)
+    states, names = saved.model.states, saved.trajectories
+    u0 = {n: dict(zip(states, row, strict=True)) for n, row in zip(names, saved.u0.tolist(), strict=True)}
+    spans = {n: (float(a), float(b)) for n, (a, b) in zip(names, saved.spans.tolist(), strict=True)}
+    return Trained(saved.model, u0, spans, saved.time, "discovery")
 
 
 def _fitted(folder: Path) -> Trained:

@@ -11,6 +11,7 @@ from ude.discovery.operon import Operon
 from ude.discovery.pysr import PySR
 from ude.discovery.regressor import Candidate, Samples, SymbolicRegressor
 from ude.discovery.result import Discovery, SupportWarning
+from ude.discovery.saved import SavedDiscovery, load
 from ude.discovery.selection import SelectionOptions
 from ude.discovery.sindy import Sindy
 from ude.discovery.stability import Equilibrium, Stability
@@ -29,6 +30,7 @@ __all__ = [
     "PySR",
     "Rival",
     "Samples",
+    "SavedDiscovery",
     "SearchWarning",
     "SelectionOptions",
     "Sindy",
@@ -39,4 +41,5 @@ __all__ = [
     "TermSupport",
     "Verdict",
     "discover",
+    "load",
 ]

@@ -20,6 +20,7 @@ from ude.models import UDE, to_text
 from ude.models.export_mathml import named_mathml
 from ude.models.expression import TIME
 from ude.reporting.contents import Contents, FrontPoint, Function, Run, Sheet
+from ude.training.result import Fit
 
 if TYPE_CHECKING:
     from ude.discovery.result import Discovery
@@ -84,7 +85,7 @@ def _function(found: Discovery, name: str) -> Function:
     formula = np.broadcast_to(evaluate(candidate.expression, {**samples.inputs, **values}), samples.output.shape)
     network, coefficients = figures.in_the_gauge_of(formula, samples)
     t = np.asarray(found.along.get(TIME, ()), dtype=float)
-    grid = _grid(samples)
+    grid = grid_beyond(samples)
     on_grid = None
     if grid:
         mesh = dict(zip(grid, np.meshgrid(*grid.values(), indexing="ij"), strict=True))
@@ -111,7 +112,7 @@ def _function(found: Discovery, name: str) -> Function:
     )
 
 
-def _grid(samples: Samples) -> dict[str, Array]:
+def grid_beyond(samples: Samples) -> dict[str, Array]:
     """Inputs on a grid somewhat beyond the data; {} for more than two inputs, or one that does not change."""
     if len(samples.inputs) > 2:
         return {}
@@ -239,22 +240,28 @@ def _programs(found: Discovery) -> dict[str, str]:
 
 
 def _facts(found: Discovery) -> dict[str, str]:
-    fit = found.fit
+    limited = "" if found.selection.complete else " (time or number was limited)"
+    return {
+        **facts_of_fit(found.fit),
+        "combinations fitted": f"{len(found.selection.ranked)}{limited}",
+        **versions(("ude", "torch", "numpy", "scipy", "sympy", "pyoperon", "pysr")),
+    }
+
+
+def facts_of_fit(fit: Fit) -> dict[str, str]:
+    """What was fitted to, and with what seed."""
     points = [len(trajectory) for trajectory in fit.data.trajectories]
-    facts = {
+    return {
         "data": f"{sum(points)} times in {len(points)} {'run' if len(points) == 1 else 'runs'}",
         "fingerprint of the data (SHA-256)": fit.data.digest,
         "held out": str(fit.holdout),
         "seed": str(fit.seed),
-        "combinations fitted": f"{len(found.selection.ranked)}"
-        + ("" if found.selection.complete else " (time or number was limited)"),
-        "python": platform.python_version(),
     }
-    return {**facts, **_versions(("ude", "torch", "numpy", "scipy", "sympy", "pyoperon", "pysr"))}
 
 
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Python's release and those of packages that are there."""
+    found = {"python": platform.python_version()}
     for package in packages:
         try:
             found[package] = version(package)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from ude.discovery.belief import BeliefOptions
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
-from ude.discovery.fronts import default_searches, fronts, note_on_searches
+from ude.discovery.fronts import default_searches, note_on_searches
+from ude.discovery.kept_fronts import fronts_kept_in
 from ude.discovery.knowledge import Knowledge, knowledge_by_term
 from ude.discovery.regressor import Samples, SymbolicRegressor
 from ude.discovery.result import Discovery
@@ -28,6 +30,7 @@ from ude.discovery.shared import tied
 from ude.errors import DataError, InputError, ModelError
 from ude.models import FunctionModel
 from ude.progress import ProgressBar
+from ude.training.observables import Measurement
 from ude.training.result import Fit
 
 KnowledgeLike = Knowledge | str | Sequence[Knowledge | str] | None
@@ -44,6 +47,7 @@ def discover(
     source: str = "auto",
     seed: int = 0,
     progress: bool = True,
+    out: str | Path | None = None,
 ) -> Discovery:
     """Replace the networks of a fitted model by formulas.
 
@@ -66,6 +70,7 @@ def discover(
     `sampling`), or "auto": the smoothed data where only derivatives were fitted (``stages="derivatives"``) and they
     give all unknown functions, else the networks.
     seed: of Operon, and of the starts of refits for options with several.
+    out: a folder that keeps the candidates of the searches; the same call finds them there and does not search again.
 
     Ctrl-C ends the selection and returns the best so far, with ``interrupted=True``.
 
@@ -88,7 +93,9 @@ def discover(
     searches = _searches(regressors, seed)
     if isinstance(fit.model, FunctionModel):
         # candidates are refitted as formulas, so the torch function is read as equations first
-        fit = replace(fit, model=fit.model.to_ude())
+        seen = fit.measurement
+        model = fit.model.to_ude(seen.formulas)
+        fit = replace(fit, model=model, measurement=Measurement(model, seen.names, seen.formulas))
     _refuse_standstill(fit)
     samples, points = _samples(fit, source)
     known = knowledge_by_term(knowledge or (), list(samples))
@@ -105,7 +112,7 @@ def discover(
         if progress and regressors is None and (note := note_on_searches(searches)):
             bar.console.print(note)
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
-            found = fronts(samples, searches, known, on_search=stage.advance)
+            found = fronts_kept_in(out, samples, searches, known, on_search=stage.advance)
         with bar.stage("fitting them to the data", None) as stage:
             selection = select(
                 system,

@@ -39,10 +39,11 @@ def fronts(
     searches: Sequence[SymbolicRegressor],
     knowledge: Mapping[str, Knowledge],
     on_search: Callable[[], None] = lambda: None,
+    on_front: Callable[[str, list[Candidate]], None] = lambda name, found: None,
 ) -> dict[str, list[Candidate]]:
     """The front of each term (see `front`), what runs in processes of its own one term ahead.
 
-    Raises as `front` does.
+    on_front: told the name and front of each term as soon as it is there. Raises as `front` does.
     """
     found: dict[str, list[Candidate]] = {}
     with ExitStack() as stack:
@@ -52,6 +53,7 @@ def fronts(
             for later in names[len(ahead) : index + 2]:
                 ahead.append(stack.enter_context(closing(_Searches(samples[later], searches, knowledge.get(later)))))
             found[name] = ahead[index].front(on_search)
+            on_front(name, found[name])
     return found
 
 

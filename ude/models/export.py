@@ -133,12 +133,18 @@ def to_julia(equations: Mapping[str, sympy.Expr], values: Mapping[str, float], d
     return "\n".join([*lines, "    return nothing", "end", ""])
 
 
-def to_ude(equations: Mapping[str, sympy.Expr], values: Mapping[str, float], digits: int | None = None) -> str:
-    """Python source of ``model = ude.UDE(...)`` with the equations and the parameters as they are."""
+def to_ude(
+    equations: Mapping[str, sympy.Expr],
+    values: Mapping[str, float],
+    digits: int | None = None,
+    observables: Mapping[str, str] | None = None,
+) -> str:
+    """Python source of ``model = ude.UDE(...)`` with the equations, observables and parameters as they are."""
     lines = [f"    d{state}/dt = {to_text(rhs, digits)}" for state, rhs in equations.items()]
     printer = FormulaPrinter(digits)
     numbers = ", ".join(f'"{name}": {printer.number(value)}' for name, value in values.items())
-    return "\n".join(["import ude", "", 'model = ude.UDE("""', *lines, f'""", parameters={{{numbers}}})', ""])
+    observe = f", observe={dict(observables)!r}" if observables else ""
+    return "\n".join(["import ude", "", 'model = ude.UDE("""', *lines, f'""", parameters={{{numbers}}}{observe})', ""])
 
 
 def functions_in(equations: Mapping[str, sympy.Expr]) -> list[str]:

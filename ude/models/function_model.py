@@ -76,14 +76,16 @@ class FunctionModel(Model):
             )
         return result
 
-    def to_ude(self) -> UDE:
+    def to_ude(self, observe: Mapping[str, str] | None = None) -> UDE:
         """The same model with its right-hand side as equations, read from a trace of the function.
+
+        observe: observables (name -> formula) of the result, whose parameters stay too
 
         Raises ModelError for a function that is no formula (see `ude.models.trace`).
         """
         from ude.models.trace import to_ude
 
-        return to_ude(self)
+        return to_ude(self, observe)
 
     def to_dict(self) -> dict[str, Any]:
         """A description in plain data; the function itself is named only."""

@@ -9,7 +9,7 @@ expressions, so none of them needs a rule of its own here.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -20,14 +20,17 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ude.errors import ModelError
 from ude.models.expression import KNOWN_FUNCTIONS, TIME, symbol
 from ude.models.function_model import FunctionModel
+from ude.models.observation import Observation
 from ude.models.terms import Term
 from ude.models.universal import UDE
 
 aten = torch.ops.aten
 
 
-def to_ude(model: FunctionModel) -> UDE:
+def to_ude(model: FunctionModel, observe: Mapping[str, str] | None = None) -> UDE:
     """Write a torch right-hand side as a `UDE` with the same parameters and terms.
+
+    observe: observables of the result, whose parameters stay too; a parameter that occurs nowhere is left out
 
     The two are compared on random states before the result is returned, so what comes back is the same model.
 
@@ -46,9 +49,10 @@ def to_ude(model: FunctionModel) -> UDE:
         for state, rate in zip(model.states, rates, strict=True)
     }
     used = set().union(*(rate.free_symbols for rate in equations.values())) if equations else set()
+    used |= {symbol(name) for name in (Observation(observe).used if observe else ())}
     parameters = {name: entry for name, entry in model.store.table().items() if symbol(name) in used}
     terms: list[Term] = [copy.deepcopy(model.term(key)) for key in model.terms]
-    written = UDE(equations, parameters=parameters, unknown=terms, states=model.states)
+    written = UDE(equations, parameters=parameters, unknown=terms, states=model.states, observe=observe or None)
     _compare(model, written)
     return written
 

@@ -192,7 +192,7 @@ class UDE(Model):
 
     def to_ude(self, digits: int | None = None) -> str:
         """Python source that builds this model anew; see `export.to_ude`."""
-        return export.to_ude(self.explicit(values=False), self._export_values(), digits)
+        return export.to_ude(self.explicit(values=False), self._export_values(), digits, self.observables)
 
     def _export_values(self) -> dict[str, float]:
         return self.values()

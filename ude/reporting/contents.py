@@ -11,7 +11,7 @@ from typing import Any
 from ude.errors import InputError
 
 NAME = "report.json"
-FORMAT = 1
+FORMAT = 2
 
 Numbers = Sequence[float]
 
@@ -76,7 +76,7 @@ class Sheet:
 @dataclass(frozen=True)
 class Contents:
     """Everything on the page. ``equations`` is MathML; ``programs`` language -> source; ``facts`` what was done with
-    what; empty parts are left out."""
+    what; ``losses`` stage of a fit -> the loss at each of its iterations; empty parts are left out."""
 
     title: str
     equations: str
@@ -94,6 +94,7 @@ class Contents:
     facts: dict[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     reproduce: str = ""
+    losses: dict[str, Numbers] = field(default_factory=dict)
 
     def write(self, folder: Path) -> Path:
         path = folder / NAME

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ude.errors import InputError
 from ude.reporting import front, plots, report, term_plots
-from ude.reporting.contents import Contents, Sheet
+from ude.reporting.contents import Contents, Function, Sheet
 
 _ROWS = 15  # of the table of candidates; the drawing shows all
 _BAND = "Band: two root mean squares of the residuals on training data, where a new measurement is to be expected."
@@ -45,14 +45,11 @@ def figures(contents: Contents) -> Iterator[tuple[str, tuple[Figure, str]]]:
         if len(contents.columns) > 1:
             yield "phase", (_phase(contents), "The same, one state against another; a star marks the model's start.")
     for function in contents.functions:
-        caption = f"{function.name}: the network (trained on the data) and the formula found for it. "
-        if function.grid and len(function.inputs) == 1:
-            caption += "The shaded stretch is where the data were; beyond it nothing supports either."
-        elif function.grid and len(function.inputs) == 2:
-            caption += "Dots: where the data were; what lies outside their outline (pale) is supported by nothing."
-        yield f"term_{function.name}", (term_plots.draw(function, contents.time), caption)
+        yield f"term_{function.name}", (term_plots.draw(function, contents.time), _function_caption(function))
     if contents.front:
         yield "front", (_front(contents), "Complexity of the combinations that were fitted, and their misfit.")
+    if contents.losses:
+        yield "losses", (plots.history(contents.losses), "The best loss so far; each stage has a loss of its own.")
 
 
 def sections(contents: Contents) -> list[report.Section]:
@@ -72,6 +69,8 @@ def sections(contents: Contents) -> list[report.Section]:
         terms.append(report.Picture(*drawn[f"term_{function.name}"]))
     parts.append(report.Section("Unknown functions", terms))
     parts.append(report.Section("Candidates", _candidates(contents)))
+    if "losses" in drawn:
+        parts.append(report.Section("Training", [report.Picture(*drawn["losses"])]))
     for sheet in contents.sheets:
         parts.append(report.Section(sheet.title, _sheet(sheet, heading=False)))
     languages = {"Text": contents.text, **contents.programs}
@@ -136,6 +135,16 @@ def _prediction_caption(contents: Contents) -> str:
     if any(run.held_out_from is not None for run in contents.runs):
         words += " Hollow points were held out: there the line is a forecast, fitted to the training data alone."
     return f"{words} {_BAND}" if any(len(run.band) for run in contents.runs) else words
+
+
+def _function_caption(function: Function) -> str:
+    also = "" if function.formula is None else " and the formula found for it"
+    caption = f"{function.name}: the network (trained on the data){also}. "
+    if function.grid and len(function.inputs) == 1:
+        caption += "The shaded stretch is where the data were; what lies beyond is supported by nothing."
+    elif function.grid and len(function.inputs) == 2:
+        caption += "Dots: where the data were; what lies outside their outline (pale) is supported by nothing."
+    return caption
 
 
 def _phase(contents: Contents) -> Figure:

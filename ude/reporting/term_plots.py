@@ -17,10 +17,10 @@ Array = NDArray[np.float64]
 
 
 def draw(function: Function, time_name: str = "t") -> Figure:
-    """A curve for one input, two surfaces for two, agreement along the trajectories for more."""
+    """A curve for one input, a surface each for two, agreement along the trajectories for more."""
     if function.grid and len(function.inputs) == 1:
         return _curve(function)
-    if function.grid and len(function.inputs) == 2 and function.grid_formula is not None:
+    if function.grid and len(function.inputs) == 2:
         return _surfaces(function)
     return terms(
         [Term(function.name, function.inputs, function.network, function.formula, function.text, function.t)],
@@ -56,10 +56,9 @@ def _limit(axis: Axes, values: Array) -> None:
 def _surfaces(function: Function) -> Figure:
     (first, x), (second, y) = ((name, np.asarray(values, dtype=float)) for name, values in function.grid.items())
     points = np.stack([np.asarray(values, dtype=float) for values in function.inputs.values()], axis=-1)
-    panels = {
-        "network": np.asarray(function.grid_network, float).T,
-        "formula": np.asarray(function.grid_formula, float).T,
-    }
+    panels = {"network": np.asarray(function.grid_network, float).T}
+    if function.grid_formula is not None:
+        panels["formula"] = np.asarray(function.grid_formula, float).T
     inside, corners = _support(points, x, y)
     met = np.concatenate([values[inside] for values in panels.values()])
     met = met[np.isfinite(met)]
@@ -67,7 +66,7 @@ def _surfaces(function: Function) -> Figure:
         met = np.zeros(1)
     low, high = float(met.min()), float(met.max())
     high = high if high > low else low + 1.0
-    figure, axes = _new(1, 2, width=9.5, height=4.0)
+    figure, axes = _new(1, len(panels), width=1.0 + 4.25 * len(panels), height=4.0)
     # a colour map whose lightness rises evenly: it reads the same in grey
     levels = np.linspace(low, high, 13)
     for axis, (title, values) in zip(axes, panels.items(), strict=True):

@@ -26,6 +26,7 @@ from ude.training.result import Fit
 from ude.training.shooting import SolverOptions
 from ude.training.sources import from_dict, from_xarray, read_parquet
 from ude.training.stages import DerivativeMatching, GrowingHorizon, Iteration, MultipleShooting, SingleShooting
+from ude.training.tensorboard import TensorBoard
 from ude.training.uncertainty import ParameterIntervals, fisher_intervals, profile_intervals
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "Smoothing",
     "SolverOptions",
     "StudentT",
+    "TensorBoard",
     "Trajectory",
     "bootstrap",
     "fisher_intervals",

@@ -5,10 +5,12 @@ Both main files are plain data: nothing is unpickled, so that a folder from else
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,7 @@ def save_fit(fit: Fit, directory: str | Path) -> Path:
         "positive": [bool(flag) for flag in fit.positive],
         "observe": fit.measurement.formulas,
         "notes": list(fit.notes),
-        "options": asdict(fit.options),
+        "options": _plain_options(fit.options),
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in ("ude", "torch", "numpy")},
@@ -170,7 +172,8 @@ def _rebuild(
     settings = description["options"]
     for name in ("derivative_iterations", "continuity", "single_iterations"):
         settings[name] = tuple(settings[name])
-    settings["solver"] = SolverOptions(**settings["solver"])
+    solver = settings["solver"]
+    settings["solver"] = SolverOptions(**{**solver, "algorithm": _algorithm(solver.get("algorithm"))})
     return Fit(
         model=model,
         data=data,
@@ -195,6 +198,28 @@ def _rebuild(
         per_trajectory={name[15:]: v.numpy() for name, v in tensors.items() if name.startswith("per_trajectory.")},
         holdout=info.get("holdout", 0),
     )
+
+
+def _plain_options(options: FitOptions) -> dict[str, Any]:
+    plain = asdict(options)
+    plain["solver"]["algorithm"] = _plain_algorithm(options.solver.algorithm)
+    return plain
+
+
+def _plain_algorithm(value: Any) -> Any:
+    """A method of integration, and the parts that it is made of, by their names."""
+    if not is_dataclass(value):
+        return value
+    return {"kind": type(value).__name__} | {f.name: _plain_algorithm(getattr(value, f.name)) for f in fields(value)}
+
+
+def _algorithm(entry: Any) -> Any:
+    if not isinstance(entry, Mapping):
+        return entry
+    kind = getattr(importlib.import_module("ude.methods"), entry["kind"])
+    # a method such as AutoTsit5 sets some of its fields itself
+    accepted = inspect.signature(kind).parameters
+    return kind(**{name: _algorithm(value) for name, value in entry.items() if name in accepted})
 
 
 def _noise_model(entry: Mapping[str, Any]) -> NoiseModel:

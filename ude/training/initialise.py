@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,8 +40,9 @@ def set_network_scales(
     """Scales of each network that still has none.
 
     p overrides parameters, as in `Model.forward`. Inputs: mean and standard deviation along the smoothed trajectories.
-    Outputs: the size that the derivatives ask for, ``rms(du_i) / rms(∂f_i/∂output)``, the largest over the equations i
-    in which the output occurs.
+    Outputs: the size that the derivatives ask for, ``rms(du_i) / rms(∂f_i/∂output)``. Where an output occurs in several
+    equations i, the smallest of what these can bear, where what an equation is without networks counts as well as du_i:
+    people move from a large group to a small one at a rate that is read from the small one.
     """
     calls = model.record_calls(u, p, t)
     for term in model.terms.values():
@@ -55,7 +57,7 @@ def set_network_scales(
             deviation = values.std() if len(values) > 1 else torch.zeros(())
             shift.append(float(mean))
             spread.append(float(deviation) if deviation > 1e-9 * abs(mean) else max(abs(float(mean)), 1.0))
-        sizes = [_output_size(term, index, du, lambda: model(u, p, t)) for index in range(len(term.outputs))]
+        sizes = [_output_size(model, term, index, du, lambda: model(u, p, t)) for index in range(len(term.outputs))]
         term.set_scales(shift, spread, sizes)
 
 
@@ -68,28 +70,40 @@ def _has_no_scales(term: Neural) -> bool:
     return bool((term.input_shift == 0).all() and (term.input_scale == 1).all() and (term.output_scale == 1).all())
 
 
-def _output_size(term: Neural, index: int, du: Tensor, rates: Callable[[], Tensor]) -> float:
+def _output_size(model: Model, term: Neural, index: int, du: Tensor, rates: Callable[[], Tensor]) -> float:
     """How large an output must be for its effect on du/dt to be as large as du/dt. Tried, not read from equations, so
     that it serves any right-hand side."""
 
-    def add_one(module: nn.Module, inputs: Any, outputs: Any) -> Any:
-        if not isinstance(outputs, tuple):
-            return outputs + 1.0
-        return tuple(value + 1.0 if i == index else value for i, value in enumerate(outputs))
+    def add_one(output: int, value: Tensor) -> Tensor:
+        return value + 1.0 if output == index else value
 
     before = rates()
-    handle = term.register_forward_hook(add_one)
-    try:
+    with _changed([term], add_one):
         effect = rates() - before
+    touched = [i for i in range(du.shape[-1]) if _rms(effect[:, i]) > 0 and _rms(du[:, i]) > 0]
+    sizes = [_rms(du[:, i]) / _rms(effect[:, i]) for i in touched]
+    if len(touched) > 1:
+        with _changed([t for t in model.terms.values() if isinstance(t, Neural)], lambda _, value: 0.0 * value):
+            asked = du - rates()
+        sizes = [max(size, _rms(asked[:, i]) / _rms(effect[:, i])) for i, size in zip(touched, sizes, strict=True)]
+    return min((size for size in sizes if 0 < size < float("inf")), default=1.0)
+
+
+@contextmanager
+def _changed(terms: Sequence[Neural], change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+    """While it lasts, `change(number of the output, value)` stands in the place of every output of the terms."""
+
+    def hook(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+        if not isinstance(outputs, tuple):
+            return change(0, outputs)
+        return tuple(change(i, value) for i, value in enumerate(outputs))
+
+    handles = [term.register_forward_hook(hook) for term in terms]
+    try:
+        yield
     finally:
-        handle.remove()
-    sizes = [
-        _rms(du[:, i]) / _rms(effect[:, i])
-        for i in range(du.shape[-1])
-        if _rms(effect[:, i]) > 0 and _rms(du[:, i]) > 0
-    ]
-    sizes = [size for size in sizes if 0 < size < float("inf")]
-    return max(sizes, default=1.0)
+        for handle in handles:
+            handle.remove()
 
 
 def _rms(x: Tensor) -> float:

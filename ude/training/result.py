@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 
 from ude.errors import DataError, InputError
-from ude.methods import Tsit5
 from ude.models import Model
 from ude.problems import ODEProblem
 from ude.solve import solve
@@ -176,7 +175,7 @@ class Fit:
         with torch.no_grad():
             solution = solve(
                 problem,
-                Tsit5(),
+                # the one that looks out for stiffness: what was simulated by a stiff method has to be here too
                 saveat=torch.as_tensor(times),
                 abstol=reltol,
                 reltol=reltol,
@@ -203,9 +202,8 @@ class Fit:
         from ude.reporting import plots
 
         model, data = [], []
-        for i, trajectory in enumerate(self.data.trajectories):
-            dense = np.union1d(np.linspace(trajectory.t[0], trajectory.t[-1], 400), trajectory.t)
-            model.append(plots.Series(dense, self._reached(i, dense)))
+        for trajectory, (t, u) in zip(self.data.trajectories, self.curves(), strict=True):
+            model.append(plots.Series(t, u))
             data.append(plots.Series(trajectory.t, trajectory.u))
         tails = None
         if self.held_out is not None:
@@ -215,6 +213,12 @@ class Fit:
         if path is not None:
             figure.savefig(path)
         return figure
+
+    def curves(self, points: int = 400) -> list[tuple[Array, Array]]:
+        """Times (T,) and columns (T, column) of each trajectory for drawing, through the times of all its data;
+        NaN from where the simulation breaks down."""
+        times = [np.union1d(np.linspace(tr.t[0], tr.t[-1], points), tr.t) for tr in self.data.trajectories]
+        return [(t, self._reached(i, t)) for i, t in enumerate(times)]
 
     def save(self, directory: str | Path) -> Path:
         """Write weights, data and settings into a folder from which `load_fit` restores the fit. Returns the folder."""

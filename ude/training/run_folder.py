@@ -17,8 +17,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ude.engines.fused.fingerprint import fingerprint
 from ude.errors import InputError
-from ude.models import Model
+from ude.models import MLP, FunctionModel, Model, Neural
 
 _RUN = "run.json"
 FORMAT = 1
@@ -67,8 +68,18 @@ class RunFolder:
 
 
 def model_identity(model: Model) -> str:
-    """A hash of equations, settings and numbers of a model."""
+    """A hash of equations, settings and numbers of a model, and of the user's own code in it with all that this reads.
+
+    Code that cannot be told from other code in another process (see `ude.engines.fused.fingerprint`) counts by its
+    name.
+    """
     code = hashlib.sha256(json.dumps(model.to_dict(), sort_keys=True).encode())
+    own: list[Any] = [model.function] if isinstance(model, FunctionModel) else []
+    own += [term.module for term in model.terms.values() if isinstance(term, Neural) and not isinstance(term, MLP)]
+    for part in own:
+        found = fingerprint(part)
+        if found.stable is not None:
+            code.update(found.stable.encode() + found.values())
     for name, value in model.state_dict().items():
         code.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return code.hexdigest()

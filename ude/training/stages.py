@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 class Iteration:
     """What a callback is told: the loss is the best so far, and `model` is at that point.
 
+    iteration, evaluations: of this stage. validation: NaN where it was not looked at. rate: of Adam, else NaN.
+    steps: of the solver since the start. total: iterations of the whole fit.
+
     >>> t = np.linspace(0.0, 2.0, 9)
     >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
@@ -41,6 +45,10 @@ class Iteration:
     loss: float
     validation: float
     model: Model
+    rate: float = math.nan
+    evaluations: int = 0
+    steps: int = 0
+    total: int = 0
 
 
 _MOST_DRIVEN_ITERATIONS = 200

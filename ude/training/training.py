@@ -504,7 +504,7 @@ class StageLog(AbstractContextManager["StageLog"]):
         self.training, self.stage, self.shown = training, stage, shown
         self.name, self.count, self.evaluations = stage.name, 0, 0
         self.best_validation, self.best_point, self.waited = np.inf, np.zeros(0), 0
-        self.saved = time.monotonic()
+        self.saved, self.validation = time.monotonic(), np.nan
         self.objective: Objective
 
     def minimise(self, objective: Objective, optimisers: Sequence[Optimiser]) -> None:
@@ -530,14 +530,36 @@ class StageLog(AbstractContextManager["StageLog"]):
         meter = training.meter
         row = (self.name, self.count, loss, validation, objective.rate, evaluations, meter.steps, meter.seconds)
         training.rows.append(row)
-        self.shown.advance(loss)
+        self.shown.advance(loss, detail=self._told(validation))
         if not training.log.replaying and time.monotonic() - self.saved > training.options.checkpoint_seconds:
             training.checkpoint()
             self.saved = time.monotonic()
-        told = Iteration(self.name, self.count, loss, validation, training.model)
+        told = Iteration(
+            self.name,
+            self.count,
+            loss,
+            validation,
+            training.model,
+            objective.rate,
+            evaluations,
+            meter.steps,
+            len(training.rows),
+        )
         stop = [callback(told) for callback in (self.stage.callback, training.setup.callback) if callback is not None]
         if any(stop) or self.waited > training.options.validation_patience:
             raise StopStage
+
+    def _told(self, validation: float) -> str:
+        """What the bar says beside the loss."""
+        if np.isfinite(validation):
+            self.validation = validation  # looked at now and then, and shown until the next time
+        rate, steps = self.objective.rate, self.training.meter.steps
+        parts = [
+            f"validation {self.validation:.4g}" if np.isfinite(self.validation) else "",
+            f"rate {rate:.2g}" if np.isfinite(rate) else "",
+            f"{steps:,} solver steps" if steps else "",
+        ]
+        return ", ".join(part for part in parts if part)
 
     def _look(self) -> float:
         """The validation loss where it is time to look, else NaN."""
