@@ -105,8 +105,8 @@ def relaxes(u, p, t):
 @pytest.mark.parametrize(
     ("saveat", "stiff"),
     [
-        pytest.param(None, ude.KenCarp4(), id="every step-KenCarp4"),
         pytest.param([0.3, 1.0, 4.0], ude.Rodas5P(), id="saves-Rodas5P"),
+        pytest.param(None, ude.KenCarp4(), id="every step-KenCarp4", marks=pytest.mark.slow),
         pytest.param(None, ude.Rodas5P(), id="every step-Rodas5P", marks=pytest.mark.slow),
         pytest.param([0.3, 1.0, 4.0], ude.KenCarp4(), id="saves-KenCarp4", marks=pytest.mark.slow),
     ],

@@ -184,11 +184,17 @@ def relaxed_truth():
     return start, torch.stack([(values(start + row) - values(start - row)) / 2 for row in rows], -1)
 
 
-@pytest.mark.parametrize("stiff", STIFF, ids=lambda alg: alg.name)
 @pytest.mark.parametrize(
-    "sensealg",
-    [ude.DiscreteAdjoint(), ude.DiscreteAdjoint("logarithmic"), ude.Autograd()],
-    ids=lambda sensealg: sensealg.name,
+    ("sensealg", "stiff"),
+    [
+        pytest.param(ude.DiscreteAdjoint(), ude.KenCarp4(), id="DiscreteAdjoint-KenCarp4"),
+        *(  # minutes: a graph of every step of every method
+            pytest.param(sensealg, stiff, id=f"{sensealg.name}-{stiff.name}", marks=pytest.mark.slow)
+            for sensealg in (ude.DiscreteAdjoint(), ude.DiscreteAdjoint("logarithmic"), ude.Autograd())
+            for stiff in STIFF
+            if (sensealg.name, stiff.name) != ("DiscreteAdjoint", "KenCarp4")
+        ),
+    ],
 )
 def test_the_gradient_across_switches_in_a_batch_is_that_of_the_flow(sensealg, stiff):
     start, truth = relaxed_truth()

@@ -106,7 +106,14 @@ def check_each(case: Callable[..., Outcome], alg: Any, sensealg: Any) -> None:
     check(case(alg=alg, sensealg=sensealg, abstol=METHODS[alg], reltol=METHODS[alg]))
 
 
-@pytest.mark.parametrize("alg", METHODS, ids=lambda alg: alg.name)
+# Kvaerno4 and Rodas4 stand beside KenCarp4 and Rodas5P of the same families, and take a minute together
+@pytest.mark.parametrize(
+    "alg",
+    [
+        pytest.param(alg, id=alg.name, marks=[pytest.mark.slow] if alg.name in ("Kvaerno4", "Rodas4") else [])
+        for alg in METHODS
+    ],
+)
 @pytest.mark.parametrize("sensealg", SENSITIVITIES, ids=lambda sensealg: sensealg.name)
 def test_gradient_of_a_dae_is_that_of_the_closed_form(sensealg, alg):
     check_each(plain, alg, sensealg)
