@@ -195,6 +195,6 @@ def test_discovery_refuses_parameters_that_differ_in_words():
     model = ude.UDE("dx/dt = -k*x + U(x)", fit="k")
     result = fit(model, runs_of(RATES, DOSES), progress=False, per_trajectory="k", stages=[])
     with pytest.raises(
-        ModelError, match=r"discover needs one set of parameters for all trajectories: k different in each"
+        ModelError, match=r"discover needs one set of fitted parameters for all trajectories: .*k fitted for each"
     ):
         ude.discover(result, progress=False)

@@ -194,10 +194,3 @@ def test_a_fit_with_formulas_is_loaded_as_it_was_saved(tmp_path):
 def test_an_observable_without_a_column_is_named():
     with pytest.raises(DataError, match=r"the data have no column 'Y' for the observable: .*Did you mean 'y'\?"):
         fit(chain_model(observe="Y = s*(x1 + x2)"), chain_data(), progress=False)
-
-
-def test_discovery_refuses_formulas_in_words():
-    model = ude.UDE(["dx1/dt = -U(x1)", "dx2/dt = U(x1) - 0.4*x2"], observe="y = x1 + x2")
-    result = fit(model, chain_data(s=1.0), progress=False, u0={"x1": 2.0}, options=SHORT, stages=[])
-    with pytest.raises(ModelError, match=r"discover needs states that were measured themselves: .* got formulas for y"):
-        ude.discover(result, progress=False)

@@ -96,6 +96,7 @@ def discover(
         seen = fit.measurement
         model = fit.model.to_ude(seen.formulas)
         fit = replace(fit, model=model, measurement=Measurement(model, seen.names, seen.formulas))
+    equations_of(fit)  # refuses what cannot be searched, before anything is simulated
     _refuse_standstill(fit)
     samples, points = _samples(fit, source)
     known = knowledge_by_term(knowledge or (), list(samples))

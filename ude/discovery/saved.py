@@ -33,6 +33,12 @@ class SavedDiscovery:
     time:    the name of time in the data
     fit:     the fit that was searched, where the folder holds it too
     numbers: what ``discovery.json`` says beside: formulas, constants, errors, verdict, ...
+
+    >>> decay = ude.UDE("dx/dt = -k*x", parameters={"k": 1.0})
+    >>> saved = ude.SavedDiscovery(decay, np.array([[2.0]]), ("run",), np.array([[0.0, 1.0]]), "t")
+    >>> saved.predict(np.array([0.0, 1.0])).round(3)
+    array([[2.   ],
+           [0.736]])
     """
 
     model: UDE

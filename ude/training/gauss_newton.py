@@ -28,6 +28,9 @@ class GaussNewton(Optimiser):
     where L-BFGS takes hundreds, and the smoothness of the networks is estimated along with them.
 
     adapt: False keeps the noise and the strength of the prior as they are
+
+    >>> ude.SingleShooting(ude.GaussNewton(iterations=20)).name
+    'single shooting'
     """
 
     iterations: int = 40
