@@ -115,9 +115,9 @@ def draw(found: Discovery, folder: Path) -> None:
 # %% [markdown]
 # ## When this fails
 #
-# **A parameter that an unknown function can imitate.** The fit with networks has its own `a`, 0.47. That it is near 0.48
-# is the doing of the prior, which keeps networks small, and not of the data: `U1` may hold any multiple of `hare`, and
-# what `a` lacked the network would supply. Only the formula, which has no such term, pins `a` down. Never read a
+# **A parameter that an unknown function can imitate.** The fit with networks has its own `a`, 0.47. That it is near
+# 0.48 is the doing of the prior, which keeps networks small, and not of the data: `U1` may hold any multiple of `hare`,
+# and what `a` lacked the network would supply. Only the formula, which has no such term, pins `a` down. Never read a
 # parameter off a model with networks in it.
 #
 # **Too short a record.** Hold out everything after 1909, so that one cycle remains. The same two products are found,
