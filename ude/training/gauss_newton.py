@@ -29,8 +29,13 @@ class GaussNewton(Optimiser):
 
     adapt: False keeps the noise and the strength of the prior as they are
 
-    >>> ude.SingleShooting(ude.GaussNewton(iterations=20)).name
-    'single shooting'
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> stages = [ude.SingleShooting((ude.GaussNewton(iterations=20),))]
+    >>> fit = ude.fit(model, data, stages=stages, holdout=0, progress=False)
+    >>> round(fit.model.values()["k"], 3)
+    1.5
     """
 
     iterations: int = 40
