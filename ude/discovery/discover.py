@@ -111,7 +111,7 @@ def discover(
     held_out = observed(fit, fit.held_out) if fit.held_out is not None else []
     with ProgressBar(progress) as bar:
         if progress and regressors is None and (note := note_on_searches(searches)):
-            bar.console.print(note)
+            bar.console.print(note, markup=False)  # "ude[operon]" is no markup
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
             found = fronts_kept_in(out, samples, searches, known, on_search=stage.advance)
         with bar.stage("fitting them to the data", None) as stage:
