@@ -65,7 +65,8 @@ def fronts_kept_in(
         searched = fronts(missing, searches, knowledge, on_search, keep)
     for one in said:
         warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-    return {name: kept[name] if name in kept else searched[name] for name in samples}
+    every = {**kept, **searched}
+    return {name: every[name] for name in samples}
 
 
 def _key(samples: Samples, searches: Sequence[SymbolicRegressor], knowledge: Knowledge | None) -> str:
