@@ -122,7 +122,8 @@ def main(
     rows = done(path)
     missing = [(term, seed, noise) for seed in range(seeds) for term in terms if (term, seed, noise) not in rows]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=8) as pool:
+    # no max_tasks_per_child: in Python 3.11 the pool hangs when it replaces a worker (CPython issue 115634)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         waiting = [pool.submit(outcome, *one) for one in missing]
         for future in as_completed(waiting):
             row = future.result()

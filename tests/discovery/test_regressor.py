@@ -42,6 +42,9 @@ x, y, c0, c1, c2 = sp.symbols("x y c0 c1 c2")
         (c0 * x + c1 * y**2, 11),  # nothing is shared
         (x + x * y, 5),  # both writings are as long
         (x / (c0 + x) - y / (c0 + x), 12),  # a shared divisor is not drawn out
+        (c0 * x**2 / (c1 + x**2), 11),  # as c0/(1 + c1/x**2)
+        (c0 * x * y / (x + c1 * y), 11),
+        (c0 * x / (c1 + x), 9),  # both writings are as long
         (c0 * x + c0, 6),  # a constant that stands twice is fitted once
         (sp.Integer(0), 1),
     ],

@@ -20,6 +20,7 @@ import sympy as sp
 from ude.discovery import Candidate, LibraryRegressor, Operon, PySR, Samples, Sindy, SymbolicRegressor
 from ude.discovery.fronts import SearchWarning, default_searches, front, merged, note_on_searches
 from ude.discovery.operon import equally_weighted, operon_is_installed
+from ude.discovery.polish import polished
 from ude.discovery.regressor import is_regular
 from ude.errors import BackendMissing, InputError, UdeError
 
@@ -249,3 +250,16 @@ def test_an_abandoned_search_leaves_no_process_behind() -> None:
     assert not any(worker.ended for worker in begun.workers)
     begun.close()
     assert all(worker.ended for worker in begun.workers)
+
+
+def test_a_phase_of_a_quarter_of_a_turn_is_read_as_the_other_wave() -> None:
+    random = np.random.default_rng(0)
+    inputs = {"x": random.uniform(0.2, 6.0, 100), "y": random.uniform(1.0, 5.0, 100)}
+    x, y = sp.symbols("x y")
+    samples = Samples(inputs, inputs["y"] - np.cos(inputs["x"]) / inputs["y"], "U")
+    found = polished([1.02 * y + 0.98 * sp.sin(1.001 * x - 17.27) / y], samples, "test")
+    assert y - sp.cos(x) / y in [candidate.expression for candidate in found]
+    elsewhere = Samples(inputs, np.sin(inputs["x"] + 1.2), "U")
+    best = min(polished([sp.sin(1.001 * x + 1.21)], elsewhere, "test"), key=lambda c: (round(c.nmse, 9), c.complexity))
+    assert str(best.expression) == "sin(c0 + x)"
+    assert best.constants == pytest.approx({"c0": 1.2})
