@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 import sympy as sp
 
 from ude.discovery import Candidate, LibraryRegressor, Operon, PySR, Samples, Sindy, SymbolicRegressor
-from ude.discovery.fronts import SearchWarning, default_searches, front, merged, note_on_searches
+from ude.discovery.fronts import SearchWarning, default_searches, fronts, merged, note_on_searches
 from ude.discovery.operon import equally_weighted, operon_is_installed
 from ude.discovery.polish import polished
 from ude.discovery.regressor import is_regular
@@ -57,6 +57,11 @@ def _samples(size: int = 120, extra: float = 0.0) -> Samples:
     t = np.linspace(0.0, 20.0, size)
     x, y = 30.0 + 25.0 * np.sin(0.6 * t), 20.0 + 15.0 * np.cos(0.6 * t + 0.4)
     return Samples({"x": x, "y": y}, 0.02 * x * y + extra * x, "U1")
+
+
+def front(samples: Samples, searches: Sequence[SymbolicRegressor]) -> list[Candidate]:
+    """The merged front of one term."""
+    return fronts({samples.name: samples}, searches, {})[samples.name]
 
 
 @pytest.fixture(autouse=True)
