@@ -392,6 +392,47 @@ def rename_constants(
     return renamed, {name: float(values[symbol]) for symbol, name in names.items()}
 
 
+def merged_constants(expression: sp.Expr, values: Mapping[sp.Symbol, float]) -> tuple[sp.Expr, dict[sp.Symbol, float]]:
+    """Constants and numbers that always stand together as one constant: ``c0*sin(1)*x -> c*x``, ``x + c0/c1 -> x + c``.
+
+    values: the value of each constant. Constants that stand elsewhere as well are left as they are.
+    """
+    merged = dict(values)
+
+    def fold(parts: tuple[sp.Expr, ...], build: Callable[..., sp.Expr]) -> sp.Expr:
+        alone = [part for part in parts if part.free_symbols <= set(merged)]
+        lump = build(*alone)
+        own = lump.free_symbols
+        rest = [part for part in parts if part not in alone]
+        private = all(_occurrences(expression, symbol) == _occurrences(lump, symbol) for symbol in own)
+        if not own or lump.is_Symbol or not private:
+            return build(*parts)
+        value = complex(lump.subs({symbol: merged[symbol] for symbol in own}))
+        if value.imag != 0.0 or not np.isfinite(value.real):
+            return build(*parts)
+        symbol = min(own, key=str)
+        merged[symbol] = value.real
+        return build(symbol, *rest)
+
+    def walk(part: sp.Expr) -> sp.Expr:
+        if not part.args:
+            return part
+        inner = tuple(part.args if part.free_symbols <= set(merged) else map(walk, part.args))
+        return fold(inner, part.func) if isinstance(part, sp.Add | sp.Mul) else part.func(*inner)
+
+    result = walk(expression)
+    if result.free_symbols and result.free_symbols <= set(merged) and not result.is_Symbol:  # a constant as a whole
+        value = complex(result.subs({symbol: merged[symbol] for symbol in result.free_symbols}))
+        symbol = min(result.free_symbols, key=str)
+        if value.imag == 0.0 and np.isfinite(value.real):
+            merged[symbol], result = value.real, symbol
+    return result, {symbol: value for symbol, value in merged.items() if symbol in result.free_symbols}
+
+
+def _occurrences(expression: sp.Expr, symbol: sp.Symbol) -> int:
+    return sum(1 for node in sp.preorder_traversal(expression) if node == symbol)
+
+
 def _column(what: str, value: Array, size: int | None = None) -> Array:
     column = np.asarray(value, dtype=np.float64)
     if column.ndim != 1 or (size is not None and column.shape[0] != size):

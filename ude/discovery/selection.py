@@ -27,7 +27,7 @@ from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, st
 from ude.discovery.families import family
 from ude.discovery.integration import Integrator, Observer, simulate
 from ude.discovery.moves import additions, summand_pool
-from ude.discovery.regressor import Candidate, as_text, complexity, rename_constants
+from ude.discovery.regressor import Candidate, as_text, complexity, merged_constants, rename_constants
 from ude.discovery.residuals import DEPENDENT, dependence
 from ude.errors import InputError, ModelError
 
@@ -182,12 +182,15 @@ def shortlist(candidates: Sequence[Candidate], limit: int, n: int) -> list[Candi
     numbers (that many independent facts went into the samples, however many samples there are), and closeness beyond
     the relative error of a trained network earns little. That error is smooth, hence easily fitted by more terms, and
     with noisy data larger than usual; so the other half are simply the simplest that are near at all (``NEAR``).
+    Where even the closest is far from the samples (derivatives of noisy data), its error is taken for theirs.
     """
     nothing = [c for c in candidates if c.expression == 0][:1]  # far from any network, and the truth at times
     candidates = [c for c in candidates if c.expression != 0]
-    order = sorted(candidates, key=lambda c: _closeness(c, n))
+    least = min((c.nmse for c in candidates), default=0.0)
+    order = sorted(candidates, key=lambda c: _closeness(c, n, max(NETWORK_ERROR, least**0.5)))
     chosen = order[: (limit + 1) // 2]
-    near = sorted((c for c in candidates if c.nmse < NEAR), key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
+    near = [c for c in candidates if c.nmse < max(NEAR, 2.0 * least)]
+    near.sort(key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
     chosen += [c for c in near if c not in chosen][: limit - len(chosen)]
     chosen += [c for c in order if c not in chosen][: limit - len(chosen)]
     return nothing + sorted(chosen, key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
@@ -229,7 +232,9 @@ def select(
             trial.coordinate_search(lists)
         if options.simplify:
             trial.simplify()
-        if options.extend and trial.is_open():
+        # samples that no formula comes near to say little, so that what is tried rests on chance
+        poor = any(min(c.nmse for c in found) > NETWORK_ERROR**2 for found in fronts.values())
+        if options.extend and (poor or trial.is_open()):
             trial.extend({term: summand_pool(fronts[term], options.extend) for term in system.calls})
             if options.simplify:
                 trial.reduce_rivals()
@@ -422,6 +427,7 @@ def _without(candidate: Candidate, names: Sequence[str]) -> Candidate | None:
     if expression.has(sp.nan, sp.zoo, sp.oo):
         return None
     left = {sp.Symbol(name): value for name, value in candidate.constants.items() if name not in names}
+    expression, left = merged_constants(expression, left)
     inputs = [str(symbol) for symbol in expression.free_symbols if symbol not in left]
     simple, constants = rename_constants(expression, left, inputs)
     return Candidate(simple, constants, complexity(simple, constants), candidate.nmse, candidate.source)
