@@ -343,7 +343,7 @@ def _versions() -> str:
     return ", ".join(told)
 
 
-def _conditions() -> str:
+def conditions() -> str:
     """The machine, the releases, and what else the machine did."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     beside = "; other work ran beside it" if load > 1.3 else ""
@@ -387,12 +387,12 @@ def main(effort: Effort = USUAL, only: Sequence[str] = (), stem: Path | None = N
     for section in SECTIONS:
         if only and section.__name__ not in only:
             continue
-        conditions = _conditions()
+        now = conditions()
         print(f"== {section.__name__}", flush=True)
         lines, timings = section(effort)
         # after each section, so that an interrupted run has given something
         measured[section.__name__] = {
-            "conditions": conditions,
+            "conditions": now,
             "lines": lines,
             "timings": {
                 title: {name: asdict(timing) for name, timing in one.items()} for title, one in timings.items()
