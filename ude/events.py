@@ -444,7 +444,8 @@ def _one_leg(run: EventRun, state: _Progress) -> tuple[_Leg, _Located, Tensor, T
         times = clipped(times)
         if values is None:
             values = engine.interpolate(done, result.record, run.p, times)
-        if run.tracked and torch.is_grad_enabled():
+        # an affect may have brought in a trainable tensor of its own
+        if (run.tracked or u.requires_grad) and torch.is_grad_enabled():
             values = run.sensealg.attach(solved, times, values, u, run.p)
         return values
 
@@ -499,7 +500,7 @@ def _move_with_time(
 ) -> tuple[Tensor, Float[Tensor, "B"]]:
     """Make the time of each located event differentiable, and let the state before the event move with it."""
     moving = [choice for choice in chosen.values() if choice.requires_grad and bool((choice.detach() == t).any())]
-    if not u.requires_grad or not (moving or bool((fired >= 0).any())):
+    if not torch.is_grad_enabled() or not (moving or bool((fired >= 0).any())):
         return u, t
     live_t = t
     du = derivative(run.spec, u.detach(), t, run.p)
@@ -508,6 +509,8 @@ def _move_with_time(
         if not bool(which.any()) or not isinstance(callback, (ContinuousCallback, VectorContinuousCallback)):
             continue
         value = _component(run.call(callback.condition, u, t), component, len(t))
+        if not value.requires_grad:  # neither by the state nor by a trainable tensor of its own
+            continue
         at, when = u.detach().requires_grad_(), t.detach().clone().requires_grad_()
         with torch.enable_grad():
             probe = _component(run.call(callback.condition, at, when), component, len(t))
@@ -519,7 +522,7 @@ def _move_with_time(
         usable = which & (rate != 0)
         shift = -(value - value.detach()) / torch.where(usable, rate, 1.0)
         # rate and du count as constants here, which second derivatives would have to know
-        shift = first_derivative_only(EVENT_TIME, shift, u)
+        shift = first_derivative_only(EVENT_TIME, shift, u, value)
         live_t = torch.where(usable, live_t + shift, live_t)
     for choice in moving:
         shift = first_derivative_only(EVENT_TIME, choice - choice.detach(), u)
