@@ -232,8 +232,10 @@ def select(
             trial.coordinate_search(lists)
         if options.simplify:
             trial.simplify()
-        # samples that no formula comes near to say little, so that what is tried rests on chance
-        poor = any(min(c.nmse for c in found) > NETWORK_ERROR**2 for found in fronts.values())
+        # samples that no formula comes near to say little, so that what is tried rests on chance; those of a term
+        # that the trajectories find to be zero are noise by nature
+        poor = [term for term, found in fronts.items() if min(c.nmse for c in found) > NETWORK_ERROR**2]
+        poor = [term for term in poor if trial.best.candidates[term].expression != 0]
         if options.extend and (poor or trial.is_open()):
             trial.extend({term: summand_pool(fronts[term], options.extend) for term in system.calls})
             if options.simplify:
