@@ -18,8 +18,8 @@ _TRIALS = 12
 _RESCUE = 60  # L-BFGS iterations
 # The scales are renewed once E falls by less than this part of it in a step.
 _SETTLED = 0.2
-# In nats, and relative: what counts as no change of E and of γ.
-_NO_STEP, _NO_CHANGE = 0.02, 0.02
+# What counts as no change of E, in nats and relative, and of γ.
+_NO_STEP, _NO_FALL, _NO_CHANGE = 0.02, 1e-3, 0.02
 
 
 @dataclass(frozen=True)
@@ -108,47 +108,46 @@ class _State:
 
 def _iterate(objective: Objective, posterior: Posterior, state: _State, adapt: bool) -> _State:
     """One step from state.x, with new scales first where the last step changed little."""
-    group, scales, x = posterior.group_of(), posterior.scales, state.x
+    scales, x = posterior.scales, state.x
     objective.assign(x)
     lin = posterior.linearised()
     if lin is None:
         return _State(np.nan, np.nan, state.damping, 0.0, 1.0, 1.0, 0.0, state.scales, x)
     gamma = state.gamma
     if adapt and state.settled:
-        numbers, gamma = renewed(scales, lin, group, x)
-        scales.assign(numbers)
-    quadratic = Quadratic.of(lin, scales, group)
+        gamma = renewed(posterior, lin, x)
+    whitener = posterior.functions.whitener(scales.functions)
+    quadratic = Quadratic.of(lin, posterior, whitener)
     now = energy(quadratic.r, x, quadratic.precision)
     damping, trials = state.damping, 1
     for _ in range(_TRIALS):
         trials += 1
         step = quadratic.step(x, damping)
-        value, loss = _value(objective, posterior, x + step)
+        value, loss = _value(objective, posterior, whitener, x + step)
         if value < now:
             break
         damping *= 4.0
     else:
-        _, loss = _value(objective, posterior, x)
+        _, loss = _value(objective, posterior, whitener, x)
         # nothing better is near: the end, unless the scales have still to be chosen
         stuck = 1.0 if state.settled or not adapt else 0.0
         return _State(now, loss, _FIRST_DAMPING, gamma, trials, stuck, 1.0, scales.numbers(), x)
-    small = now - value < _NO_STEP + 1e-6 * value
+    small = now - value < _NO_STEP + _NO_FALL * value
     same = not adapt or (bool(state.settled) and abs(gamma - state.gamma) < _NO_CHANGE * gamma)
     settled = 1.0 if state.settled or now - value < _SETTLED * now else 0.0
     done = 1.0 if small and same else 0.0
-    damping = max(damping / 4.0, _LEAST_DAMPING)
+    if trials == 2:  # else a smaller one has just failed
+        damping = max(damping / 4.0, _LEAST_DAMPING)
     return _State(value, loss, damping, gamma, trials, done, settled, scales.numbers(), x + step)
 
 
-def _value(objective: Objective, posterior: Posterior, x: Array) -> tuple[float, float]:
+def _value(objective: Objective, posterior: Posterior, whitener: Array, x: Array) -> tuple[float, float]:
     """E at x and the mean square over the scales of the data; infinite where a simulation breaks down."""
     objective.assign(x)
     found = posterior.residuals()
     if found is None:
         return np.inf, np.inf
-    wrong, column, other = found
-    scales = posterior.scales
-    r = np.concatenate([wrong / scales.sigma[column], other])
-    scaled = wrong / posterior.shooting.scale.numpy()[column]
+    scales, other = posterior.scales, found.other
+    scaled = found.data / posterior.shooting.scale.numpy()[found.column]
     loss = float(np.mean(scaled**2)) + 0.5 * posterior.unit * float(other @ other)
-    return energy(r, x, precision(scales, posterior.group_of())), loss
+    return energy(found.whitened(scales, whitener), x, precision(scales, posterior.group_of())), loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,7 @@ class Prior:
 
     weights: tuple[Tensor, ...]
     factors: tuple[float, ...]
+    functions: Callable[[], Tensor] | None = None  # residuals of what is known of the networks' functions
 
     @classmethod
     def of(cls, model: Model, noise: float, observations: int, strength: float) -> Prior:
@@ -54,10 +56,11 @@ class Prior:
         common = strength * noise**2 / max(observations, 1)
         return cls(tuple(weights), tuple(common * (w.shape[0] + w[0].numel()) / 2.0 for w in weights))
 
-    def residuals(self) -> Float[Tensor, " weight"]:
+    def residuals(self) -> Float[Tensor, " number"]:
         """Whose sum of squares is the prior's part of the loss."""
         parts = [factor**0.5 * w.reshape(-1) for factor, w in zip(self.factors, self.weights, strict=True)]
-        return torch.cat([torch.zeros(0, dtype=torch.float64), *parts])
+        functions = [] if self.functions is None else [self.functions()]
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *parts, *functions])
 
     def __call__(self) -> Tensor:
         return (self.residuals() ** 2).sum()

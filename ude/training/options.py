@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ude.errors import InputError
 from ude.training.shooting import SolverOptions
@@ -16,6 +17,7 @@ class FitOptions:
     solver:       tolerance of the solves in training (the result is simulated more tightly) and their most steps
     scale:        state -> what a misfit of that state is divided by; the standard deviation of its data when left out
     weight_prior: 1/variance of the Gaussian prior on network weights; 0 for none
+    prior:        on what networks compute where the data are ("functions"), or on the size of their "weights" alone
     rescale:      set the input and output scales of networks that have none
     derivative_iterations: of Adam, then of L-BFGS, matching derivatives; their sum is for least squares
     window_steps: intervals of data in a window of multiple shooting; None: a quarter of the longest trajectory, 3 to 20
@@ -40,6 +42,7 @@ class FitOptions:
     solver: SolverOptions = SolverOptions()
     scale: Mapping[str, float] = field(default_factory=dict)
     weight_prior: float = 0.3
+    prior: Literal["functions", "weights"] = "functions"
     rescale: bool = True
     derivative_iterations: tuple[int, int] = (500, 1500)
     window_steps: int | None = None
@@ -53,6 +56,7 @@ class FitOptions:
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        _require(self.prior in ("functions", "weights"), "prior", "'functions' or 'weights'", self.prior)
         for name in ("weight_prior", "stall"):
             _require(0 <= getattr(self, name) < float("inf"), name, "zero or a positive number", getattr(self, name))
         for name in ("derivative_iterations", "single_iterations"):

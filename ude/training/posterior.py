@@ -1,9 +1,11 @@
 """What a fit with networks minimises in Gauss-Newton steps: -log posterior, whose scales the data themselves choose.
 
-``E = ½ Σ ((y - data)/σ)² + ½ Σ α_g |w_g|²``, σ the noise of each column, α_g the inverse variance of each tensor of
-network weights. Both are set to what makes the data most probable, the weights being integrated out (MacKay, Neural
-Computation 4 (1992) 415 and 448): ``α_g = γ_g / |w_g|²`` and ``σ² = Σ r² / (N - γ)``, where γ counts the parameters
-that the data determine. So a network is as flexible as the noise allows, with nothing to choose by hand.
+``E = ½ Σ ((y - data)/σ)² + ½ fᵀ K⁻¹ f + ½ Σ α_g |w_g|²``, σ the noise of each column, f what networks compute at points
+that the data visit and K its covariance (`function_prior`), α_g the inverse variance of each tensor of network weights:
+small where the functions have a prior. All are set to what makes the data most probable, what is unknown being
+integrated out (MacKay, Neural Computation 4 (1992) 415 and 448): ``α_g = γ_g / |w_g|²`` and ``σ² = Σ r² / (N - γ)``,
+where γ counts the parameters that the data determine. So a network is as flexible as the noise allows, with nothing to
+choose by hand.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ude.models import Model, Neural
+from ude.training.function_prior import FunctionPriors, covered, gain_of
 from ude.training.initial_states import InitialStates
 from ude.training.shooting import Shooting
 from ude.training.variational import Grid, Variational, rows
@@ -30,6 +33,8 @@ _PSEUDO_DATA = 2.0
 # noise would never be fitted again. The smallest of the scale of a column.
 _LEAST_NOISE, _MOST_NOISE, _LEAST_RELATIVE = 0.2, 3.0, 1e-4
 _ALPHAS = (1e-3, 1e5)
+# Of the usual strength: what holds weights that the prior of their function leaves open.
+_WEAK = 0.1
 # Added to the diagonal of H, scaled to ones, before it is inverted.
 _JITTER = 1e-10
 LARGEST_JACOBIAN = 30_000_000
@@ -37,16 +42,24 @@ LARGEST_JACOBIAN = 30_000_000
 
 @dataclass(eq=False)
 class Scales:
-    """alphas (group,): inverse variances of weights; sigma (column,): noise, units of the data. Changed in place."""
+    """alphas (group,): inverse variances of weights; sigma (column,): noise, units of the data; functions: the numbers
+    of `FunctionPriors`. Changed in place.
+
+    held: (group,): whether an alpha stays as it is
+    """
 
     alphas: Array
     sigma: Array
     expected: Array
     most: Array
+    functions: Array
+    held: npt.NDArray[np.bool_]
     fixed: bool = False
 
     @classmethod
-    def of(cls, groups: Sequence[Tensor], noise: Array, scale: Array, strength: float) -> Scales:
+    def of(
+        cls, groups: Sequence[Tensor], noise: Array, scale: Array, strength: float, functions: FunctionPriors
+    ) -> Scales:
         """Before any training: weights as large as Glorot & Bengio (2010) draw them, the noise of the smoothed data.
 
         strength: what the first is multiplied with; 0: no prior, and nothing is adapted
@@ -57,13 +70,17 @@ class Scales:
         sigma = np.maximum(noise, _LEAST_RELATIVE * scale)
         sigma = np.maximum(sigma, _LEAST_NOISE * expected)
         most = _MOST_NOISE * np.maximum(sigma, expected)
-        return cls(np.array(alphas), sigma, expected, most, strength == 0)
+        whose = covered(functions.parts)
+        held = np.array([id(w) in whose for w in groups], dtype=bool)
+        alphas = np.where(held, _WEAK, 1.0) * np.array(alphas)
+        return cls(alphas, sigma, expected, most, functions.start(), held, strength == 0)
 
     def numbers(self) -> Array:
-        return np.concatenate([self.alphas, self.sigma])
+        return np.concatenate([self.alphas, self.sigma, self.functions])
 
     def assign(self, numbers: Array) -> None:
-        self.alphas, self.sigma = numbers[: len(self.alphas)].copy(), numbers[len(self.alphas) :].copy()
+        ends = np.cumsum([len(self.alphas), len(self.sigma)])
+        self.alphas, self.sigma, self.functions = (part.copy() for part in np.split(numbers, ends))
 
 
 def network_tensors(model: Model) -> list[Tensor]:
@@ -107,14 +124,27 @@ class WindowStarts:
 
 
 @dataclass(frozen=True, eq=False)
-class Linearised:
-    """Residuals and their Jacobian: ``data`` in units of the data, ``other`` as they enter E; column of each datum."""
+class Residuals:
+    """``data`` in units of the data, column of each; ``other`` as they enter E; ``values`` of networks, f."""
 
     data: Array
     column: npt.NDArray[np.int64]
     other: Array
+    values: Array
+
+    def whitened(self, scales: Scales, whitener: Array) -> Array:
+        """r of ``E = ½ |r|² + ½ Σ α w²``."""
+        return np.concatenate([self.data / scales.sigma[self.column], self.other, whitener @ self.values])
+
+
+@dataclass(frozen=True, eq=False)
+class Linearised:
+    """Residuals and the Jacobian of each of their parts."""
+
+    residuals: Residuals
     data_jacobian: Array
     other_jacobian: Array
+    values_jacobian: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +154,7 @@ class Posterior:
     parameters: the leaves that are fitted, and the offsets of the starts last where these are free
     known:      residuals of what is known beside the data and the networks' prior, in units of the loss
     unit:       what a nat is worth in the loss
+    functions:  the priors of what networks compute
     """
 
     shooting: Shooting
@@ -136,6 +167,7 @@ class Posterior:
     continuity: float
     unit: float
     scales: Scales
+    functions: FunctionPriors
 
     def group_of(self) -> npt.NDArray[np.int64]:
         """(parameter,): the group of each number, -1 where it has no prior."""
@@ -166,8 +198,8 @@ class Posterior:
     # -- residuals ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def residuals(self) -> tuple[Array, npt.NDArray[np.int64], Array] | None:
-        """Data, their columns, and the other residuals; None where a simulation broke down."""
+    def residuals(self) -> Residuals | None:
+        """At the tensors as they are; None where a simulation broke down."""
         found = self.shooting.simulated(self.starts(self.offset))
         if found is None:
             return None
@@ -176,9 +208,10 @@ class Posterior:
         wrong = (self.shooting.observed(u) - self.shooting.windows.u)[mask].numpy()
         gaps = self.shooting.gaps(z, self.starts(self.offset), self.continuity)
         other = torch.cat([gaps, self.known()]) * (2.0 / self.unit) ** 0.5
-        if not np.isfinite(wrong).all() or not bool(torch.isfinite(other).all()):
+        values = self.functions.values()
+        if not all(bool(torch.isfinite(part).all()) for part in (torch.as_tensor(wrong), other, values)):
             return None
-        return wrong, self._columns(), other.numpy()
+        return Residuals(wrong, self._columns(), other.numpy(), values.numpy())
 
     def _columns(self) -> npt.NDArray[np.int64]:
         mask = self.shooting.windows.mask
@@ -203,11 +236,13 @@ class Posterior:
         gaps = self._gap_jacobian(sensitivities, index, slope)
         with torch.enable_grad():
             known = rows_batched(self.known(), self.parameters)
-        other = torch.cat([gaps, torch.nn.functional.pad(known, (0, data.shape[1] - known.shape[1]))])
-        other = other * (2.0 / self.unit) ** 0.5
-        if not bool(torch.isfinite(data).all()) or not bool(torch.isfinite(other).all()):
+            values = rows_batched(self.functions.values(), self.parameters)
+        pad = (0, data.shape[1] - known.shape[1])  # the starts, of which neither says anything
+        other = torch.cat([gaps, torch.nn.functional.pad(known, pad)]) * (2.0 / self.unit) ** 0.5
+        values = torch.nn.functional.pad(values, pad)
+        if not all(bool(torch.isfinite(part).all()) for part in (data, other, values)):
             return None
-        return Linearised(*residuals, data.numpy(), other.numpy())
+        return Linearised(residuals, data.numpy(), other.numpy(), values.numpy())
 
     def _spread(self, s: Tensor, window: Tensor, index: Tensor, slope: Tensor) -> Float[Tensor, "row unknown"]:
         """Derivatives (row, θ and own start) of rows of given windows as derivatives to all unknowns."""
@@ -263,33 +298,37 @@ class Quadratic:
 
     r: Array
     jacobian: Array
-    column: npt.NDArray[np.int64]
     precision: Array
 
     @classmethod
-    def of(cls, lin: Linearised, scales: Scales, group: npt.NDArray[np.int64]) -> Quadratic:
-        sigma = scales.sigma[lin.column]
-        r = np.concatenate([lin.data / sigma, lin.other])
-        jacobian = np.concatenate([lin.data_jacobian / sigma[:, None], lin.other_jacobian])
-        return cls(r, jacobian, lin.column, precision(scales, group))
+    def of(cls, lin: Linearised, posterior: Posterior, whitener: Array) -> Quadratic:
+        scales = posterior.scales
+        sigma = scales.sigma[lin.residuals.column]
+        parts = [lin.data_jacobian / sigma[:, None], lin.other_jacobian, whitener @ lin.values_jacobian]
+        return cls(
+            lin.residuals.whitened(scales, whitener),
+            np.concatenate(parts),
+            precision(scales, posterior.group_of()),
+        )
 
-    def step(self, x: Array, damping: float) -> Array:
-        """Levenberg's and Marquardt's."""
+    def _scaled_hessian(self, damping: float) -> tuple[Array, Array]:
+        """With a diagonal of ones, more the damping; and what each axis was divided by."""
         hessian = self.jacobian.T @ self.jacobian
         hessian[np.diag_indices_from(hessian)] += self.precision
         scale = np.sqrt(np.maximum(np.diag(hessian), 1e-30))
         scaled = hessian / scale / scale[:, None]
         scaled[np.diag_indices_from(scaled)] += damping + _JITTER
+        return scaled, scale
+
+    def step(self, x: Array, damping: float) -> Array:
+        """Levenberg's and Marquardt's."""
+        scaled, scale = self._scaled_hessian(damping)
         gradient = self.jacobian.T @ self.r + self.precision * x
-        return -np.linalg.solve(scaled, gradient / scale) / scale
+        return np.asarray(-np.linalg.solve(scaled, gradient / scale) / scale)
 
     def covariance(self) -> Array:
-        hessian = self.jacobian.T @ self.jacobian
-        hessian[np.diag_indices_from(hessian)] += self.precision
-        scale = np.sqrt(np.maximum(np.diag(hessian), 1e-30))
-        scaled = hessian / scale / scale[:, None]
-        scaled[np.diag_indices_from(scaled)] += _JITTER
-        return np.linalg.inv(scaled) / scale / scale[:, None]
+        scaled, scale = self._scaled_hessian(0.0)
+        return np.asarray(np.linalg.inv(scaled) / scale / scale[:, None])
 
 
 def precision(scales: Scales, group: npt.NDArray[np.int64]) -> Array:
@@ -301,22 +340,46 @@ def energy(r: Array, x: Array, precision: Array) -> float:
     return 0.5 * float(r @ r) + 0.5 * float(precision @ x**2)
 
 
-def renewed(scales: Scales, lin: Linearised, group: npt.NDArray[np.int64], x: Array) -> tuple[Array, float]:
-    """The scales that make the data most probable, as `Scales.numbers`, and γ."""
-    quadratic = Quadratic.of(lin, scales, group)
+def renewed(posterior: Posterior, lin: Linearised, x: Array) -> float:
+    """Set the scales to those that make the data most probable; returns γ."""
+    scales, group, found = posterior.scales, posterior.group_of(), lin.residuals
+    if len(posterior.functions):
+        scales.functions = _functions(posterior, lin)
+    quadratic = Quadratic.of(lin, posterior, posterior.functions.whitener(scales.functions))
     covariance = quadratic.covariance()
     variances = np.diag(covariance)
     alphas = scales.alphas.copy()
-    for k in range(len(alphas)):
+    for k in np.flatnonzero(~scales.held):
         own = group == k
         determined = max(own.sum() - alphas[k] * variances[own].sum(), 1e-3)
         alphas[k] = np.clip(determined / max(float(x[own] @ x[own]), 1e-12), *_ALPHAS)
-    data = quadratic.jacobian[: len(lin.data)]
+    data = quadratic.jacobian[: len(found.data)]
     leverage = np.einsum("ij,ij->i", data @ covariance, data)
     sigma = scales.sigma.copy()
     for c in range(len(sigma)):
-        own = lin.column == c
-        squares = float(lin.data[own] @ lin.data[own]) + _PSEUDO_DATA * scales.expected[c] ** 2
+        own = found.column == c
+        squares = float(found.data[own] @ found.data[own]) + _PSEUDO_DATA * scales.expected[c] ** 2
         freedom = max(own.sum() - leverage[own].sum(), 0.0) + _PSEUDO_DATA
         sigma[c] = np.clip(np.sqrt(squares / freedom), _LEAST_NOISE * scales.expected[c], scales.most[c])
-    return np.concatenate([alphas, sigma]), float(leverage.sum())
+    scales.alphas, scales.sigma = alphas, sigma
+    return float(leverage.sum())
+
+
+def _functions(posterior: Posterior, lin: Linearised) -> Array:
+    """The numbers of the function priors that make the data most probable, where the model is as linear as here."""
+    scales, group, found = posterior.scales, posterior.group_of(), lin.residuals
+    sigma = scales.sigma[found.column]
+    jacobian = np.concatenate([lin.data_jacobian / sigma[:, None], lin.other_jacobian])
+    own = np.isin(group, np.flatnonzero(scales.held))
+    gain = gain_of(jacobian[:, own], lin.values_jacobian[:, own], 1.0 / scales.alphas[group[own]])
+    data = gain @ found.values - np.concatenate([found.data / sigma, found.other])
+    # what is open beside the functions: integrated out, which projects on what it cannot explain
+    rest, weight = jacobian[:, ~own], precision(scales, group)[~own]
+    size = np.sqrt(np.maximum((rest**2).sum(0) + weight, 1e-30))
+    open_ = np.concatenate([rest / size, np.diag(np.sqrt(weight) / size)])
+    left, singular, _ = np.linalg.svd(open_, full_matrices=False)
+    left = left[: len(rest), singular > 1e-8]
+    inside = left.T @ gain
+    return posterior.functions.likeliest(
+        scales.functions, gain.T @ gain - inside.T @ inside, gain.T @ data - inside.T @ (left.T @ data)
+    )

@@ -27,6 +27,7 @@ from ude.training.collocation import Smoothing, interpolate_rare, rarely_seen, s
 from ude.training.coordinates import Coordinates, InnerField
 from ude.training.data import Array, Dataset
 from ude.training.evaluations import EvaluationLog, Meter
+from ude.training.function_prior import FunctionPrior, FunctionPriors, function_priors
 from ude.training.gauss_newton import GaussNewton
 from ude.training.initial_states import InitialStates, InitialValue, starting_values
 from ude.training.inputs import Inputs
@@ -195,8 +196,9 @@ class Training:
         unit = 2.0 * relative**2 / observations
         self.unit, self.nats = unit, unit * observations
         self.prior = Prior.of(self.model, relative, observations, options.weight_prior)
+        self.functions = FunctionPriors(self._function_priors())
         self.scales = Scales.of(
-            network_tensors(self.model), self.noise, self.scale.numpy(), strength=options.weight_prior
+            network_tensors(self.model), self.noise, self.scale.numpy(), options.weight_prior, self.functions
         )
         self.known = bind_all(Scene(self.model, points.u, points.t, unit), setup.priors, setup.penalties)
         if setup.noise is not None:
@@ -204,6 +206,12 @@ class Training:
             self.likelihood = Likelihood(setup.noise, observed, torch.isfinite(observed), self.noise.tolist())
         if setup.whole is not None:
             self.validation = self._validation(setup.whole)
+
+    def _function_priors(self) -> tuple[FunctionPrior, ...]:
+        if self.options.prior != "functions" or not self.options.weight_prior:
+            return ()
+        points = self.points
+        return function_priors(self.model, points.u, self.overrides(points)(), points.t)
 
     def _believed(self) -> Bool[Tensor, " state"]:
         """Whose slopes the smooth knows: not those of states that were seen much more rarely than others, of which a
@@ -439,6 +447,7 @@ class Training:
             continuity=continuity,
             unit=self.unit,
             scales=self.scales,
+            functions=self.functions,
         )
 
     def _usable(
@@ -459,9 +468,15 @@ class Training:
         return (LBFGS(self.options.single_iterations[1]),)
 
     def _keep_prior(self) -> None:
-        """Have later stages, whatever their optimisers, keep the strength of the prior that the data chose."""
-        weights = network_tensors(self.model)
-        self.prior = Prior(tuple(weights), tuple(float(a) * self.unit / 2.0 for a in self.scales.alphas))
+        """Have later stages, whatever their optimisers, keep the prior that the data chose."""
+        weights, scales = network_tensors(self.model), self.scales
+        factor = (self.unit / 2.0) ** 0.5  # a nat in the loss
+        whitener = factor * torch.as_tensor(self.functions.whitener(scales.functions))
+        self.prior = Prior(
+            tuple(weights),
+            tuple(float(a) * factor**2 for a in scales.alphas),
+            (lambda: whitener @ self.functions.values()) if len(self.functions) else None,
+        )
 
     # -- validation -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,115 @@
+"""The prior on what networks compute: its covariance, where it looks, and what the data choose."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+import ude
+from ude.training.function_prior import FunctionPrior, FunctionPriors, farthest, function_priors, gain_of
+
+
+def prior(outputs="U1, U2", points=40, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    visited = 3.0 + 2.0 * torch.randn(points, 2, generator=generator, dtype=torch.float64)
+    return FunctionPrior.at(ude.MLP(outputs, inputs="x, y", width=6, seed=seed), visited)
+
+
+def test_covariance_is_that_of_the_powers_that_the_docstring_names():
+    part = prior("U")
+    a, b, s = (0.4, 0.9), 0.3, 0.7
+    numbers = torch.tensor([math.log(a[0]), math.log(a[1]), math.log(b), math.log(s)], dtype=torch.float64)
+    features = []
+    for i, size in enumerate(a):
+        powers = [torch.ones(len(part.z))]
+        powers += [math.sqrt(size * b ** (n - 1) / math.factorial(n)) * part.z[:, i] ** n for n in range(1, 30)]
+        features.append(torch.stack(powers, -1))
+    both = torch.einsum("pm,pn->pmn", *features).flatten(1)
+    torch.testing.assert_close(part.covariance(numbers), s**2 * both @ both.T, rtol=1e-8, atol=1e-8)
+
+
+def test_outputs_of_one_network_may_be_alike():
+    part = prior()
+    numbers = torch.tensor([0.0, 0.0, 0.0, 2.0, -3.0, math.log(0.5), math.log(0.1)], dtype=torch.float64)
+    found = part.covariance(numbers)
+    kernel = found[: len(part.z), : len(part.z)] / (4.0 + 0.25)
+    torch.testing.assert_close(found[: len(part.z), len(part.z) :], -6.0 * kernel)
+    torch.testing.assert_close(found[len(part.z) :, len(part.z) :], (9.0 + 0.01) * kernel)
+
+
+def test_values_are_those_of_the_network_where_the_data_are():
+    part = prior()
+    part.term.set_scales(output_scale=[2.0, 5.0])
+    first, second = part.term(*part.x.unbind(-1))
+    torch.testing.assert_close(part.values(), torch.cat([first / 2.0, second / 5.0]))
+    torch.testing.assert_close(part.z.mean(0), torch.zeros(2).double(), rtol=0, atol=0.3)
+
+
+def test_points_are_far_apart_and_differ():
+    z = torch.tensor([[0.0], [0.1], [5.0], [5.0], [-4.0]], dtype=torch.float64)
+    assert farthest(z, 3) == [0, 2, 4]
+    assert len(farthest(z, 5)) == 4
+
+
+def test_a_network_without_enough_to_go_by_has_none():
+    term = ude.MLP("U", inputs="x", width=4)
+    assert FunctionPrior.at(term, torch.ones(20, 1).double()) is None
+    many = ude.MLP(", ".join(f"U{i}" for i in range(30)), inputs="x", width=4)
+    assert FunctionPrior.at(many, torch.randn(50, 1).double()) is None
+
+
+def test_calls_on_fields_are_looked_at_cell_by_cell():
+    def f(u, p, t):
+        return p.R(u)
+
+    model = ude.FunctionModel(f, ["a", "b", "c"], terms=[ude.MLP("R", inputs="u", width=4)])
+    u = torch.linspace(0.0, 1.0, 30, dtype=torch.float64).reshape(10, 3)
+    (found,) = function_priors(model, u, None, torch.zeros(10).double())
+    assert sorted(found.x[:, 0].tolist()) == u.flatten().tolist()
+
+
+@pytest.mark.parametrize("degree", [1, 3])
+def test_the_evidence_prefers_the_order_that_the_data_have(degree):
+    """b, which decides how far the powers go on, is large where the function is not of the first power."""
+    x = torch.linspace(-1.7, 1.7, 60, dtype=torch.float64).unsqueeze(-1)
+    part = FunctionPrior(ude.MLP("U", inputs="x", width=4), x, x)
+    generator = np.random.default_rng(0)
+    data = 100.0 * x[:, 0].numpy() ** degree + generator.standard_normal(60)
+    gain = 100.0 * np.eye(60)
+    found = FunctionPriors((part,)).likeliest(part.start(), gain.T @ gain, gain.T @ data)
+    a, b, _ = np.exp(found)
+    assert (b < 0.02) if degree == 1 else (b > 0.1)
+    assert a > 0.1
+
+
+def test_gain_follows_the_values_where_weights_can():
+    """With as many weights as values, data that depend on weights through the values have just their derivative."""
+    generator = np.random.default_rng(0)
+    values_jacobian, gain = generator.standard_normal((5, 8)), generator.standard_normal((7, 5))
+    found = gain_of(gain @ values_jacobian, values_jacobian, np.full(8, 2.0), tolerance=1e-6)
+    np.testing.assert_allclose(found, gain, rtol=1e-6, atol=1e-6)
+
+
+def test_products_are_found_from_few_noisy_points():
+    """Lotka and Volterra's interactions, within 3.5 % from 31 points, where a prior on weights leaves 5 (seed 1)."""
+    t, generator = np.linspace(0.0, 3.0, 31), np.random.default_rng(1)
+
+    def rates(t, u):
+        return [1.3 * u[0] - 0.9 * u[0] * u[1], 0.8 * u[0] * u[1] - 1.8 * u[1]]
+
+    clean = solve_ivp(rates, (0.0, 3.0), [0.44, 4.6], t_eval=t, rtol=1e-10, atol=1e-12).y.T
+    values = clean + 0.005 * clean.mean(0) * generator.standard_normal(clean.shape)
+    model = ude.UDE(
+        "dx/dt = 1.3*x - U1(x, y)\ndy/dt = U2(x, y) - 1.8*y",
+        unknown=ude.MLP("U1, U2", inputs="x, y", width=16, activation="softplus"),
+    )
+    fit = ude.fit(model, ude.Dataset.from_arrays(t, values, "x, y"), holdout=0, progress=False)
+    with torch.no_grad():
+        found = fit.model.term("U1_U2")(*torch.as_tensor(clean).unbind(-1))
+    truth = clean[:, 0] * clean[:, 1]
+    for output, size in zip(found, (0.9, 0.8), strict=True):
+        assert np.linalg.norm(output.numpy() - size * truth) < 0.035 * np.linalg.norm(size * truth)
