@@ -12,6 +12,7 @@ from ude.discovery.belief import BeliefOptions
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
 from ude.discovery.fronts import default_searches, note_on_searches
 from ude.discovery.kept_fronts import fronts_kept_in
+from ude.discovery.kept_refits import KeptRefits, Refit
 from ude.discovery.knowledge import Knowledge, knowledge_by_term
 from ude.discovery.regressor import Candidate, Samples, SymbolicRegressor
 from ude.discovery.result import Discovery
@@ -70,7 +71,8 @@ def discover(
     `sampling`), or "auto": the smoothed data where only derivatives were fitted (``stages="derivatives"``) and they
     give all unknown functions, else the networks.
     seed: of Operon, and of the starts of refits for options with several.
-    out: a folder that keeps the candidates of the searches; the same call finds them there and does not search again.
+    out: a folder that keeps the candidates of the searches and the refits; the same call finds them there, and goes on
+    where it was interrupted.
 
     Ctrl-C ends the selection and returns the best so far, with ``interrupted=True``.
 
@@ -104,7 +106,8 @@ def discover(
             bar.console.print(note, markup=False)  # "ude[operon]" is no markup
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
             found = fronts_kept_in(out, samples, searches, known, on_search=stage.advance)
-        selection = _selected(fit, found, chosen_options, bar)
+        refit = fit_closed_form if out is None else KeptRefits(out)
+        selection = _selected(fit, found, chosen_options, refit, bar)
         final, interrupted = _on_all_data(fit, selection, chosen_options.fit, bar)
         discovery = Discovery(fit, samples, found, selection, final, interrupted, belief or BeliefOptions(), along)
         return discovery if interrupted else _weighed(discovery, bar)
@@ -131,7 +134,7 @@ def _with_known_starts(options: SelectionOptions, fit: Fit) -> SelectionOptions:
 
 
 def _selected(
-    fit: Fit, found: Mapping[str, Sequence[Candidate]], options: SelectionOptions, bar: ProgressBar
+    fit: Fit, found: Mapping[str, Sequence[Candidate]], options: SelectionOptions, refit: Refit, bar: ProgressBar
 ) -> Selection:
     held_out = observed(fit, fit.held_out) if fit.held_out is not None else []
     with bar.stage("fitting them to the data", None) as stage:
@@ -143,6 +146,7 @@ def _selected(
             held_out=held_out,
             options=options,
             on_progress=lambda done, total, best: stage.advance(),
+            refit=refit,
         )
 
 

@@ -26,6 +26,7 @@ from ude.discovery.closed_form import Array, ClosedForm, Constant, Trajectory
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
 from ude.discovery.families import family
 from ude.discovery.integration import Integrator, Observer, simulate
+from ude.discovery.kept_refits import Refit
 from ude.discovery.moves import additions, summand_pool
 from ude.discovery.regressor import Candidate, as_text, complexity, merged_constants, rename_constants
 from ude.discovery.residuals import DEPENDENT, dependence
@@ -209,18 +210,20 @@ def select(
     held_out: Sequence[Trajectory] = (),
     options: SelectionOptions = SelectionOptions(),
     on_progress: Progress | None = None,
+    refit: Refit = fit_closed_form,
 ) -> Selection:
     """Fit combinations of candidates on the observed trajectories and rank them (see the module's own text).
 
     fronts: candidates of each unknown term. u0: starting initial states (trajectory, state). held_out: one trajectory
-    for each training trajectory, continuing it. on_progress: called with (done, total, best so far).
+    for each training trajectory, continuing it. on_progress: called with (done, total, best so far). refit:
+    `fit_closed_form`, or the same with a memory (`KeptRefits`).
 
     Raises ModelError where a term has no candidates, or nothing could be fitted at all.
     """
     empty = [term for term in system.calls if not fronts.get(term)]
     if empty:
         raise ModelError(f"no candidate formulas for {', '.join(empty)}", fix="Search with another regressor.")
-    trial = _Trial(system, train, u0, held_out, options, on_progress)
+    trial = _Trial(system, train, u0, held_out, options, on_progress, refit)
     lists = {term: shortlist(fronts[term], options.max_candidates, trial.n) for term in system.calls}
     try:
         total = int(np.prod([len(choices) for choices in lists.values()]))
@@ -266,9 +269,10 @@ class _Trial:
         held_out: Sequence[Trajectory],
         options: SelectionOptions,
         on_progress: Progress | None,
+        refit: Refit,
     ) -> None:
         self.system, self.train, self.u0, self.held_out = system, list(train), u0, list(held_out)
-        self.options, self.on_progress = options, on_progress
+        self.options, self.on_progress, self.refit = options, on_progress, refit
         self.scale = state_scale(self.train)
         self.n = int(sum(np.isfinite(trajectory.u).sum() for trajectory in self.train))
         self.done: dict[tuple[str, ...], Combination] = {}
@@ -282,14 +286,26 @@ class _Trial:
         if self.done and time.thread_time() > self.deadline:
             self.complete = False
             raise _OutOfTime
-        combination = evaluate_combination(
-            self.system, candidates, self.train, self.u0, self.held_out, self.scale, self.options, step
-        )
+        combination = self._fitted(candidates, step)
         self.done[key] = combination
         if self.on_progress is not None:
             self.total = max(self.total, len(self.done))
             self.on_progress(len(self.done), self.total, str(self.best))
         return combination
+
+    def _fitted(self, candidates: Mapping[str, Candidate], step: str) -> Combination:
+        """The candidates put into the system, all constants refitted on the training trajectories, scored."""
+        closed, names = self.system.close(candidates)
+        sizes = self.system.sizes(self.scale)
+        fit = self.refit(closed, self.train, self.u0, self.scale, self.options.fit, sizes)
+        total = sum(candidate.complexity for candidate in candidates.values())
+        refitted = {
+            term: replace(candidate, constants={c: fit.values[name] for c, name in names[term].items()})
+            for term, candidate in candidates.items()
+        }
+        value = score(fit.sse, fit.n_observations, total, self.options.floor)
+        error = continuation_rmse(closed, fit, self.train, self.held_out, sizes) if np.isfinite(value) else {}
+        return Combination(refitted, closed, fit, total, value, error, step)
 
     @property
     def best(self) -> Combination:
@@ -433,30 +449,6 @@ def _without(candidate: Candidate, names: Sequence[str]) -> Candidate | None:
     inputs = [str(symbol) for symbol in expression.free_symbols if symbol not in left]
     simple, constants = rename_constants(expression, left, inputs)
     return Candidate(simple, constants, complexity(simple, constants), candidate.nmse, candidate.source)
-
-
-def evaluate_combination(
-    system: OpenSystem,
-    candidates: Mapping[str, Candidate],
-    train: Sequence[Trajectory],
-    u0: Array | None,
-    held_out: Sequence[Trajectory],
-    scale: Array,
-    options: SelectionOptions,
-    step: str = SEARCH,
-) -> Combination:
-    """Put the candidates into the system, refit all constants on the training trajectories, score."""
-    closed, names = system.close(candidates)
-    sizes = system.sizes(scale)
-    fit = fit_closed_form(closed, train, u0, scale, options.fit, sizes)
-    total = sum(candidate.complexity for candidate in candidates.values())
-    refitted = {
-        term: replace(candidate, constants={c: fit.values[name] for c, name in names[term].items()})
-        for term, candidate in candidates.items()
-    }
-    value = score(fit.sse, fit.n_observations, total, options.floor)
-    error = continuation_rmse(closed, fit, train, held_out, sizes) if np.isfinite(value) else {}
-    return Combination(refitted, closed, fit, total, value, error, step)
 
 
 def continuation_rmse(
