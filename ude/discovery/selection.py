@@ -190,11 +190,16 @@ def shortlist(candidates: Sequence[Candidate], limit: int, n: int) -> list[Candi
     least = min((c.nmse for c in candidates), default=0.0)
     order = sorted(candidates, key=lambda c: _closeness(c, n, max(NETWORK_ERROR, least**0.5)))
     chosen = order[: (limit + 1) // 2]
-    near = [c for c in candidates if c.nmse < max(NEAR, 2.0 * least)]
-    near.sort(key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
+    near = sorted(_near(candidates), key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
     chosen += [c for c in near if c not in chosen][: limit - len(chosen)]
     chosen += [c for c in order if c not in chosen][: limit - len(chosen)]
     return nothing + sorted(chosen, key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
+
+
+def _near(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that are near the samples at all: as near as ``NEAR``, or half as near as the closest."""
+    least = min((c.nmse for c in candidates), default=0.0)
+    return [c for c in candidates if c.nmse <= max(NEAR, 2.0 * least)]
 
 
 def _closeness(candidate: Candidate, n: int, error: float = NETWORK_ERROR) -> tuple[float, str]:
@@ -325,14 +330,14 @@ class _Trial:
             return
 
     def coordinate_search(self, lists: Mapping[str, Sequence[Candidate]]) -> None:
-        """Change one term at a time, keeping what lowers the score, from the likeliest and from the simplest start.
+        """Change one term at a time, keeping what lowers the score, from the likeliest start and the simplest near one.
 
         With more than a few terms the product of their lists is out of reach, while a wrong formula for one term is
         mostly seen whatever the others are.
         """
         starts = [
             {term: min(choices, key=lambda c: _closeness(c, self.n)) for term, choices in lists.items()},
-            {term: min(choices, key=lambda c: (c.complexity, c.nmse)) for term, choices in lists.items()},
+            {term: min(_near(choices), key=lambda c: (c.complexity, c.nmse)) for term, choices in lists.items()},
         ]
         try:
             for start in starts:
