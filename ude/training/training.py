@@ -52,6 +52,9 @@ _FEW_RESIDUALS = 300
 # Tolerance of Gauss-Newton's solves, which compare values of a function that should not be rough.
 _SHARP = 1e-6
 
+# A network that has far to go gets there faster if it is held loosely at first.
+_FIRST_SLACK = 10.0
+
 # Simulations that break down now and then belong to any line search; more than so many, which are more than this
 # fraction, are worth a word.
 _MANY, _LARGE_PART = 20, 0.25
@@ -401,7 +404,10 @@ class Training:
             return place(offset)
 
         more = [offset] if self.free_starts or len(heads) < len(starts) else []
-        posteriors = [self._posterior(case, place, offset, bool(more), weight) for case, weight in rounds]
+        posteriors = [
+            self._posterior(case, place, offset, bool(more), weight, slack)
+            for (case, weight), slack in zip(rounds, _slacks(len(rounds)), strict=True)
+        ]
         optimisers = self._usable(stage, optimisers, posteriors)
         if any(isinstance(optimiser, LevenbergMarquardt | GaussNewton) for optimiser in optimisers):
             self.meter.hurry()  # a Jacobian takes many sweeps
@@ -431,7 +437,7 @@ class Training:
                 self._keep_prior()
 
     def _posterior(
-        self, shooting: Shooting, place: WindowStarts, offset: Tensor, free: bool, continuity: float
+        self, shooting: Shooting, place: WindowStarts, offset: Tensor, free: bool, continuity: float, slack: float
     ) -> Posterior:
         options = shooting.options
         if options.tolerance is None:
@@ -448,6 +454,7 @@ class Training:
             unit=self.unit,
             scales=self.scales,
             functions=self.functions,
+            slack=slack,
         )
 
     def _usable(
@@ -498,6 +505,11 @@ class Training:
                 return np.array([float((case.residuals(starts) ** 2).sum())])
 
         return float(self.log(compute)[0])
+
+
+def _slacks(rounds: int) -> list[float]:
+    """How loosely networks are held to their prior in one round after another: in the end, as tightly as usual."""
+    return [_FIRST_SLACK ** ((rounds - 1 - i) / max(rounds - 1, 1)) for i in range(rounds)]
 
 
 def _check_starts(starts: Array, positive: npt.NDArray[np.bool_], initial: Sequence[InitialValue]) -> None:
