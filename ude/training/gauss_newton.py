@@ -13,7 +13,7 @@ from ude.training.posterior import Linearised, Posterior, Quadratic, energy, ren
 
 Array = npt.NDArray[np.float64]
 
-_FIRST_DAMPING, _LEAST_DAMPING = 1e-2, 1e-8
+_FIRST_DAMPING, _SMALL_DAMPING, _LEAST_DAMPING = 1e-2, 1e-5, 1e-8
 _TRIALS = 12
 # How far ahead a step is looked along, and how much it may bend, of its length.
 _AHEAD, _MOST_TURN = 0.1, 0.75
@@ -137,9 +137,11 @@ def _iterate(objective: Objective, posterior: Posterior, state: _State, adapt: b
     unchanged = abs(gamma - state.gamma) < _NO_CHANGE * gamma and bool((np.abs(np.log(noise)) < _NO_CHANGE).all())
     same = not adapt or (bool(state.settled) and unchanged)
     settled = 1.0 if fall < _SETTLED * here.energy else 0.0
-    done = 1.0 if fall < _NO_STEP + _NO_FALL * value and same else 0.0
+    # a step that damping keeps short falls little, wherever it is
+    longest = damping > state.damping or damping <= _SMALL_DAMPING
+    done = 1.0 if fall < _NO_STEP + _NO_FALL * value and same and longest else 0.0
     if damping == state.damping:  # else a smaller one has just failed
-        damping = max(damping / 4.0, _LEAST_DAMPING)
+        damping = max(damping / 8.0, _LEAST_DAMPING)
     return _State(value, loss, damping, gamma, trials, done, settled, scales.numbers(), x + step)
 
 
