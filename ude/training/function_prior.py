@@ -161,10 +161,13 @@ class FunctionPriors:
             place += size
         return torch.block_diag(*blocks)
 
-    def whitener(self, numbers: Array) -> Array:
-        """The inverse of the Cholesky factor of the covariance: what makes independent ones of the values."""
+    def whitener(self, numbers: Array, slack: float = 1.0) -> Array:
+        """The inverse of the Cholesky factor of the covariance: what makes independent ones of the values.
+
+        slack: how many times as far from functions of the prior as usual the networks may be
+        """
         covariance = self.covariance(torch.as_tensor(numbers)).numpy()
-        covariance[np.diag_indices_from(covariance)] += _NUGGET**2
+        covariance[np.diag_indices_from(covariance)] += (slack * _NUGGET) ** 2
         # relative to the largest: what float64 needs to factorise it
         covariance[np.diag_indices_from(covariance)] += 1e-12 * np.diag(covariance).max(initial=0.0)
         return np.asarray(np.linalg.inv(np.linalg.cholesky(covariance)))

@@ -9,15 +9,17 @@ import numpy.typing as npt
 
 from ude.errors import InputError
 from ude.training.optimisers import Objective, OnIteration, Optimiser, lbfgs
-from ude.training.posterior import Posterior, Quadratic, energy, precision, renewed
+from ude.training.posterior import Linearised, Posterior, Quadratic, energy, renewed
 
 Array = npt.NDArray[np.float64]
 
-_FIRST_DAMPING, _LEAST_DAMPING = 1e-2, 1e-8
+_FIRST_DAMPING, _SMALL_DAMPING, _LEAST_DAMPING = 1e-2, 1e-5, 1e-8
 _TRIALS = 12
+# How far ahead a step is looked along, and how much it may bend, of its length.
+_AHEAD, _MOST_TURN = 0.1, 0.75
 _RESCUE = 60  # L-BFGS iterations
 # The scales are renewed once E falls by less than this part of it in a step.
-_SETTLED = 0.2
+_SETTLED = 0.05
 # What counts as no change of E, in nats and relative, and of γ.
 _NO_STEP, _NO_FALL, _NO_CHANGE = 0.02, 1e-3, 0.02
 
@@ -45,7 +47,7 @@ class GaussNewton(Optimiser):
         posterior = objective.posterior
         if posterior is None:
             raise InputError("GaussNewton needs a shooting stage", fix="Use LBFGS() or Adam() for this one.")
-        adapt = self.adapt and not posterior.scales.fixed
+        adapt = self.adapt and not posterior.scales.fixed and posterior.slack <= 1.0
         try:
             if not _run(objective, posterior, self.iterations, adapt, on_iteration):
                 # no step can be taken from where a simulation breaks down: first to where none does
@@ -116,38 +118,80 @@ def _iterate(objective: Objective, posterior: Posterior, state: _State, adapt: b
     gamma = state.gamma
     if adapt and state.settled:
         gamma = renewed(posterior, lin, x)
-    whitener = posterior.functions.whitener(scales.functions)
-    quadratic = Quadratic.of(lin, posterior, whitener)
-    now = energy(quadratic.r, x, quadratic.precision)
+    here = _Here.of(objective, posterior, lin, x)
     damping, trials = state.damping, 1
     for _ in range(_TRIALS):
-        trials += 1
-        step = quadratic.step(x, damping)
-        value, loss = _value(objective, posterior, whitener, x + step)
-        if value < now:
+        step, solves = here.step(damping)
+        value, loss = here.value(x + step)
+        trials += solves + 1
+        if value < here.energy:
             break
         damping *= 4.0
     else:
-        _, loss = _value(objective, posterior, whitener, x)
+        _, loss = here.value(x)
         # nothing better is near: the end, unless the scales have still to be chosen
         stuck = 1.0 if state.settled or not adapt else 0.0
-        return _State(now, loss, _FIRST_DAMPING, gamma, trials, stuck, 1.0, scales.numbers(), x)
-    small = now - value < _NO_STEP + _NO_FALL * value
-    same = not adapt or (bool(state.settled) and abs(gamma - state.gamma) < _NO_CHANGE * gamma)
-    settled = 1.0 if state.settled or now - value < _SETTLED * now else 0.0
-    done = 1.0 if small and same else 0.0
-    if trials == 2:  # else a smaller one has just failed
-        damping = max(damping / 4.0, _LEAST_DAMPING)
+        return _State(here.energy, loss, _FIRST_DAMPING, gamma, trials, stuck, 1.0, scales.numbers(), x)
+    fall = here.energy - value
+    noise = scales.sigma / state.scales[len(scales.alphas) :][: len(scales.sigma)]
+    unchanged = abs(gamma - state.gamma) < _NO_CHANGE * gamma and bool((np.abs(np.log(noise)) < _NO_CHANGE).all())
+    same = not adapt or (bool(state.settled) and unchanged)
+    settled = 1.0 if fall < _SETTLED * here.energy else 0.0
+    # a step that damping keeps short falls little, wherever it is
+    longest = damping > state.damping or damping <= _SMALL_DAMPING
+    done = 1.0 if fall < _NO_STEP + _NO_FALL * value and same and longest else 0.0
+    if damping == state.damping:  # else a smaller one has just failed
+        damping = max(damping / 8.0, _LEAST_DAMPING)
     return _State(value, loss, damping, gamma, trials, done, settled, scales.numbers(), x + step)
 
 
-def _value(objective: Objective, posterior: Posterior, whitener: Array, x: Array) -> tuple[float, float]:
-    """E at x and the mean square over the scales of the data; infinite where a simulation breaks down."""
-    objective.assign(x)
-    found = posterior.residuals()
-    if found is None:
-        return np.inf, np.inf
-    scales, other = posterior.scales, found.other
-    scaled = found.data / posterior.shooting.scale.numpy()[found.column]
-    loss = float(np.mean(scaled**2)) + 0.5 * posterior.unit * float(other @ other)
-    return energy(found.whitened(scales, whitener), x, precision(scales, posterior.group_of())), loss
+@dataclass(frozen=True, eq=False)
+class _Here:
+    """E around x, with the scales as they are."""
+
+    objective: Objective
+    posterior: Posterior
+    whitener: Array
+    quadratic: Quadratic
+    x: Array
+    energy: float
+
+    @classmethod
+    def of(cls, objective: Objective, posterior: Posterior, lin: Linearised, x: Array) -> _Here:
+        whitener = posterior.whitener()
+        quadratic = Quadratic.of(lin, posterior, whitener)
+        return cls(objective, posterior, whitener, quadratic, x, energy(quadratic.r, x, quadratic.precision))
+
+    def step(self, damping: float) -> tuple[Array, int]:
+        """Levenberg's and Marquardt's, bent as the residuals are along it; and how many simulations that took.
+
+        Functions are held to their prior much more tightly than weights are: valleys of E are narrow and curved, and
+        straight steps along them short. Geodesic acceleration: Transtrum & Sethna, arXiv:1201.5885.
+        """
+        q = self.quadratic
+        solve = q.solver(damping)
+        step = solve(q.jacobian.T @ q.r + q.precision * self.x)
+        ahead = self._residuals(self.x + _AHEAD * step)
+        if ahead is None:
+            return step, 1
+        bend = 2.0 / _AHEAD * ((ahead[0] - q.r) / _AHEAD - q.jacobian @ step)
+        turn = 0.5 * solve(q.jacobian.T @ bend)
+        size, most = q.length(turn), _MOST_TURN * q.length(step)
+        return step + turn * min(1.0, most / max(size, 1e-300)), 1
+
+    def value(self, x: Array) -> tuple[float, float]:
+        """E at x and the mean square over the scales of the data; infinite where a simulation breaks down."""
+        found = self._residuals(x)
+        if found is None:
+            return np.inf, np.inf
+        return energy(found[0], x, self.quadratic.precision), found[1]
+
+    def _residuals(self, x: Array) -> tuple[Array, float] | None:
+        """r of E, and the loss."""
+        self.objective.assign(x)
+        found = self.posterior.residuals()
+        if found is None:
+            return None
+        scaled = found.data / self.posterior.shooting.scale.numpy()[found.column]
+        loss = float(np.mean(scaled**2)) + 0.5 * self.posterior.unit * float(found.other @ found.other)
+        return found.whitened(self.posterior.scales, self.whitener), loss

@@ -49,7 +49,7 @@ class FitOptions:
     continuity: tuple[float, ...] = (1.0, 10.0, 100.0)
     multiple_iterations: int = 30
     single_iterations: tuple[int, int] = (0, 120)
-    gauss_newton_iterations: int = 40
+    gauss_newton_iterations: int = 80
     stall: float = 1e-3
     validation_every: int = 5
     validation_patience: int = 20

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
+from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor
 
 from ude.models import Model, Neural
@@ -35,6 +36,8 @@ _LEAST_NOISE, _MOST_NOISE, _LEAST_RELATIVE = 0.2, 3.0, 1e-4
 _ALPHAS = (1e-3, 1e5)
 # Of the usual strength: what holds weights that the prior of their function leaves open.
 _WEAK = 0.1
+# Of the numbers of function priors at once: far from the best point, the evidence of a linear model says too much.
+_MOST_CHANGE = 1.0
 # Added to the diagonal of H, scaled to ones, before it is inverted.
 _JITTER = 1e-10
 LARGEST_JACOBIAN = 30_000_000
@@ -154,7 +157,7 @@ class Posterior:
     parameters: the leaves that are fitted, and the offsets of the starts last where these are free
     known:      residuals of what is known beside the data and the networks' prior, in units of the loss
     unit:       what a nat is worth in the loss
-    functions:  the priors of what networks compute
+    functions:  the priors of what networks compute; slack: see `whitener`
     """
 
     shooting: Shooting
@@ -168,6 +171,7 @@ class Posterior:
     unit: float
     scales: Scales
     functions: FunctionPriors
+    slack: float = 1.0
 
     def group_of(self) -> npt.NDArray[np.int64]:
         """(parameter,): the group of each number, -1 where it has no prior."""
@@ -176,6 +180,10 @@ class Posterior:
         if self.free_starts:
             parts.append(np.full(self.offset.numel(), -1))
         return np.concatenate(parts)
+
+    def whitener(self) -> Array:
+        """What makes independent ones of the values of networks, by the scales as they are."""
+        return self.functions.whitener(self.scales.functions, self.slack)
 
     def why_not(self) -> str | None:
         """Why Gauss-Newton steps cannot be taken, or None."""
@@ -320,11 +328,15 @@ class Quadratic:
         scaled[np.diag_indices_from(scaled)] += damping + _JITTER
         return scaled, scale
 
-    def step(self, x: Array, damping: float) -> Array:
-        """Levenberg's and Marquardt's."""
+    def solver(self, damping: float) -> Callable[[Array], Array]:
+        """``gradient -> -H⁻¹ gradient``, damped as Levenberg and Marquardt do."""
         scaled, scale = self._scaled_hessian(damping)
-        gradient = self.jacobian.T @ self.r + self.precision * x
-        return np.asarray(-np.linalg.solve(scaled, gradient / scale) / scale)
+        factor = cho_factor(scaled, lower=True)
+        return lambda gradient: np.asarray(-cho_solve(factor, gradient / scale) / scale)
+
+    def length(self, step: Array) -> float:
+        """Of a step, in units of what each axis is worth."""
+        return float(np.sqrt(((self.jacobian**2).sum(0) + self.precision) @ step**2))
 
     def covariance(self) -> Array:
         scaled, scale = self._scaled_hessian(0.0)
@@ -344,8 +356,9 @@ def renewed(posterior: Posterior, lin: Linearised, x: Array) -> float:
     """Set the scales to those that make the data most probable; returns γ."""
     scales, group, found = posterior.scales, posterior.group_of(), lin.residuals
     if len(posterior.functions):
-        scales.functions = _functions(posterior, lin)
-    quadratic = Quadratic.of(lin, posterior, posterior.functions.whitener(scales.functions))
+        change = _functions(posterior, lin) - scales.functions
+        scales.functions = scales.functions + np.clip(change, -_MOST_CHANGE, _MOST_CHANGE)
+    quadratic = Quadratic.of(lin, posterior, posterior.whitener())
     covariance = quadratic.covariance()
     variances = np.diag(covariance)
     alphas = scales.alphas.copy()

@@ -117,7 +117,7 @@ class DerivativeMatching(Stage):
         size = points.du.square().mean(0).sqrt().clamp(min=1e-12)
 
         def residuals() -> Tensor:
-            wrong = ((training.model(points.u, overrides(), points.t) - points.du) / size)[:, training.believed]
+            wrong = (training.model(points.u, overrides(), points.t) - points.du) / size * training.belief
             return torch.cat([wrong.reshape(-1) / wrong.numel() ** 0.5, training.known_residuals()])
 
         optimisers = self.optimisers or training.default_optimisers(*training.options.derivative_iterations, 0)

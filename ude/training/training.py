@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from jaxtyping import Bool
+from jaxtyping import Float
 from torch import Tensor
 
 from ude.errors import InputError
@@ -51,6 +51,12 @@ _FEW_RESIDUALS = 300
 
 # Tolerance of Gauss-Newton's solves, which compare values of a function that should not be rough.
 _SHARP = 1e-6
+
+# Weight of slopes that are hardly known.
+_GUESS = 0.1
+
+# A network that has far to go gets there faster if it is held loosely at first.
+_FIRST_SLACK = 10.0
 
 # Simulations that break down now and then belong to any line search; more than so many, which are more than this
 # fraction, are worth a word.
@@ -186,7 +192,7 @@ class Training:
         else:
             points = replace(points, u=points.u[:, self.columns], du=points.du[:, self.columns])
         self.points = points
-        self.believed = self._believed()
+        self.belief = self._belief()
         if options.rescale:
             initialise.set_network_scales(self.model, points.u, points.du, points.t, self.overrides(points)())
         self._choose_algorithm()
@@ -213,14 +219,14 @@ class Training:
         points = self.points
         return function_priors(self.model, points.u, self.overrides(points)(), points.t)
 
-    def _believed(self) -> Bool[Tensor, " state"]:
-        """Whose slopes the smooth knows: not those of states that were seen much more rarely than others, of which a
-        smooth of a few points says little."""
+    def _belief(self) -> Float[Tensor, " state"]:
+        """How far the slopes of the smooth are to be matched: those of states that were seen much more rarely than
+        others only as a first guess, as a smooth of a few points says little."""
         # A few parameters are held together by all equations; left out, those of one would move anywhere.
         often = ~rarely_seen(self.train) | (not network_weights(self.model))
         column_of = self.setup.measurement.column_of
         flags = [state not in column_of or bool(often[column_of[state]]) for state in self.model.states]
-        return torch.tensor(flags)
+        return torch.where(torch.tensor(flags), 1.0, _GUESS).double()
 
     def _choose_algorithm(self) -> None:
         """A method for all simulations of this fit, by the equations along the smoothed data."""
@@ -401,7 +407,10 @@ class Training:
             return place(offset)
 
         more = [offset] if self.free_starts or len(heads) < len(starts) else []
-        posteriors = [self._posterior(case, place, offset, bool(more), weight) for case, weight in rounds]
+        posteriors = [
+            self._posterior(case, place, offset, bool(more), weight, slack)
+            for (case, weight), slack in zip(rounds, _slacks(len(rounds)), strict=True)
+        ]
         optimisers = self._usable(stage, optimisers, posteriors)
         if any(isinstance(optimiser, LevenbergMarquardt | GaussNewton) for optimiser in optimisers):
             self.meter.hurry()  # a Jacobian takes many sweeps
@@ -431,7 +440,7 @@ class Training:
                 self._keep_prior()
 
     def _posterior(
-        self, shooting: Shooting, place: WindowStarts, offset: Tensor, free: bool, continuity: float
+        self, shooting: Shooting, place: WindowStarts, offset: Tensor, free: bool, continuity: float, slack: float
     ) -> Posterior:
         options = shooting.options
         if options.tolerance is None:
@@ -448,6 +457,7 @@ class Training:
             unit=self.unit,
             scales=self.scales,
             functions=self.functions,
+            slack=slack,
         )
 
     def _usable(
@@ -498,6 +508,11 @@ class Training:
                 return np.array([float((case.residuals(starts) ** 2).sum())])
 
         return float(self.log(compute)[0])
+
+
+def _slacks(rounds: int) -> list[float]:
+    """How loosely networks are held to their prior in one round after another: in the end, as tightly as usual."""
+    return [_FIRST_SLACK ** ((rounds - 1 - i) / max(rounds - 1, 1)) for i in range(rounds)]
 
 
 def _check_starts(starts: Array, positive: npt.NDArray[np.bool_], initial: Sequence[InitialValue]) -> None:
