@@ -223,9 +223,8 @@ class FunctionPriors:
             return float(value.detach()), slope.numpy()
 
         starts = [numbers, self.start(local=True)] if np.array_equal(numbers, self.start()) else [numbers]
-        options = {"maxiter": _ITERATIONS}
         found = [
-            minimize(cost, start, jac=True, method="L-BFGS-B", bounds=self.bounds(), options=options)
+            minimize(cost, start, jac=True, method="L-BFGS-B", bounds=self.bounds(), options={"maxiter": _ITERATIONS})
             for start in starts
         ]
         return np.asarray(min(found, key=lambda one: float(one.fun)).x)
