@@ -4,7 +4,7 @@ The least of many rounds, since other people's work on the same machine only eve
 whole gradients, where torch's code has pushed them out of the processor's caches; "alone" again and again by
 themselves. What torch itself takes for the loss and its graph is what a solve of no cost would leave.
 
-Run: ``python -m benchmarks.fused_overhead`` (prints a table).
+Run: ``python -m benchmarks.fused_overhead`` (writes benchmarks/fused_overhead.md).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from benchmarks import fused_cases as cases
 from benchmarks import handwritten
 from benchmarks.fused_cases import Case
-from benchmarks.fused_speed import CORES, bind
+from benchmarks.fused_speed import CORES, bind, conditions
 from ude.engines import FUSED
 from ude.engines.fused import engine as fused_engine
 from ude.engines.fused.kernel import FusedRecord
@@ -142,18 +143,21 @@ def table(case: Case) -> list[str]:
     return [f"| {label} | {one:.1f} |" for label, one in rows.items()]
 
 
-def main() -> None:
-    """Print the table."""
+def main() -> str:
+    """Write the table and return it."""
     bind(CORES[:1])
     torch.set_num_threads(1)
     lotka = cases.lotka_volterra_case(32, 1)
+    lines = ["# Where the time of one solve goes", "", *(__doc__ or "").split("\n\n")[1].splitlines(), "", conditions()]
     for title, case in {"Lotka-Volterra UDE": lotka, "spiral neural ODE": cases.spiral_case(1e-6)}.items():
-        print(f"| {title} | CPU us |\n|---|---|")
-        print("\n".join(table(case)), flush=True)
-    if lotka.net is not None:
-        by_hand = handwritten.gradient_of(lotka.net, lotka.prob.u0.reshape(1, 2), lotka.saveat, lotka.reltol)
-        print(f"| Lotka-Volterra UDE in C by hand, no graph | {least(by_hand):.1f} |")
+        lines += ["", f"| {title} | CPU us |", "|---|---|", *table(case)]
+        if case is lotka and lotka.net is not None:
+            by_hand = handwritten.gradient_of(lotka.net, lotka.prob.u0.reshape(1, 2), lotka.saveat, lotka.reltol)
+            lines.append(f"| for comparison, solve and gradient in C by hand, no graph | {least(by_hand):.1f} |")
+    text = "\n".join([*lines, ""])
+    Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+    return text
 
 
 if __name__ == "__main__":
-    main()
+    print(main())

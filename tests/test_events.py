@@ -326,3 +326,17 @@ def test_events_that_accumulate_end_with_their_code():
 def test_unusable_callbacks_are_refused_with_the_reason(make, text):
     with pytest.raises(ude.UdeError, match=text):
         make()
+
+
+@pytest.mark.parametrize("sensealg", [None, ude.InterpolatingAdjoint(), ude.ForwardSensitivity()])
+def test_what_an_event_captures_has_a_gradient_where_nothing_else_is_trainable(sensealg):
+    c = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 2.0), {"k": 2.0})
+    dose = ude.PresetTimeCallback([1.0], lambda u, p, t: u + c)
+    end = ude.solve(prob, ude.Tsit5(), callback=dose, saveat=[2.0], sensealg=sensealg, **TIGHT).u.sum()
+    assert torch.autograd.grad(end, c)[0].item() == pytest.approx(math.exp(-2), rel=1e-8)
+    # u falls to c four times, and each time it rises by 1: u(2) = ((c + 1) / c)**4 exp(-4)
+    refill = ude.ContinuousCallback(lambda u, p, t: u[..., 0] - c, lambda u, p, t: u + 1)
+    end = ude.solve(prob, ude.Tsit5(), callback=refill, saveat=[2.0], sensealg=sensealg, **TIGHT).u.sum()
+    assert end.item() == pytest.approx(81 * math.exp(-4), rel=1e-8)
+    assert torch.autograd.grad(end, c)[0].item() == pytest.approx(-4 * 81 * math.exp(-4) * 4 / 3, rel=1e-7)

@@ -203,3 +203,9 @@ class TestEngines:
     def test_an_unknown_torchdiffeq_method_lists_the_known_ones(self):
         with pytest.raises(ude.InputError, match="no such torchdiffeq method: expected one of dopri5, .*, got 'tsit5'"):
             ude.TorchDiffEq("tsit5")
+
+
+def test_a_parameter_of_a_batch_that_lacks_the_axis_of_states_is_told_how_to_get_it():
+    prob = ude.ODEProblem(lambda u, p, t: -p.k * u, torch.ones(3, 1), (0.0, 1.0), {"k": torch.arange(3.0)})
+    with pytest.raises(ude.errors.InputError, match=r"write p\.k\[\.\.\., None\] \* u"):
+        ude.solve(prob, ude.Tsit5())

@@ -9,7 +9,7 @@ import torch
 
 import ude
 from tests.test_events import GROUND, ball
-from ude import events
+from ude.events import progress
 
 
 def two_compartments(u, p, t):
@@ -49,7 +49,7 @@ def stops(tolerance: float) -> ude.Solution:
 def test_a_leg_that_goes_on_with_its_step_saves_calls_of_f(run, tolerance, at_most, monkeypatch):
     carried = run(tolerance)
     with monkeypatch.context() as patched:
-        patched.setattr(events._Progress, "resume", lambda state: None)
+        patched.setattr(progress.Progress, "resume", lambda state: None)
         afresh = run(tolerance)
     assert carried.stats.nf < at_most * afresh.stats.nf
     torch.testing.assert_close(carried.u, afresh.u, rtol=30 * tolerance, atol=30 * tolerance)
@@ -64,14 +64,14 @@ def test_doses_are_as_exact_as_before():
 
 def test_a_trajectory_without_a_jump_goes_on_with_its_step_and_memory(monkeypatch):
     seen = []
-    original = events._Progress.resume
+    original = progress.Progress.resume
 
     def spy(state):
         control = original(state)
         seen.append(control)
         return control
 
-    monkeypatch.setattr(events._Progress, "resume", spy)
+    monkeypatch.setattr(progress.Progress, "resume", spy)
     rate = torch.tensor([1.0, 2.0], dtype=torch.float64)
     prob = ude.ODEProblem(
         lambda u, p, t: -p.rate.unsqueeze(-1) * u, torch.ones(2, 1, dtype=torch.float64), (0.0, 4.0), dict(rate=rate)

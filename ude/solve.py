@@ -190,7 +190,7 @@ def solve(  # type: ignore[misc]
     if not callbacks and not stops.shape[1]:
         return _run(prob, spec, chosen, choose_engine(ENGINES, spec, engine), why_algorithm)
     # legs between stops start anew each time, which is no work for an engine that prepares a whole solve
-    spec = replace(spec, start=None)
+    spec = replace(spec, start=None, compact=isinstance(chosen, DiscreteAdjoint))
     watched = replace(spec, watch=_never_stop) if callbacks else spec
     choice = choose_engine(ENGINES, watched, engine)
     run = EventRun(
@@ -277,7 +277,7 @@ def _run_with_events(
             rejected_steps=result.rejected_steps.view(spec.batch),
             engine=run.engine.name,
             algorithm=spec.algorithm.name,
-            sensealg=run.sensealg.name if run.tracked else "none",
+            sensealg=run.sensealg.name if run.tracked or values.requires_grad else "none",
             seconds=result.seconds,
             why_not=why_not,
             njacs=result.njacs,
@@ -372,7 +372,10 @@ def _first_derivative(
             "f(u, p, t) must return the shape of u",
             expected=str(tuple(state.shape)),
             got=str(tuple(du.shape)),
-            fix="Stack the derivatives along the last axis: torch.stack([...], -1).",
+            # (B,) with (B, 1) makes (B, B), which is what p.k * u does
+            fix="Parameters of a batch have no axis of states: write p.k[..., None] * u."
+            if batch and du.shape == (*batch, batch[-1])
+            else "Stack the derivatives along the last axis: torch.stack([...], -1).",
         )
     if du.dtype != state.dtype:
         raise InputError(

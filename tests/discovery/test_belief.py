@@ -160,6 +160,19 @@ def test_formulas_worse_than_the_network_are_called_so() -> None:
         assert found.verdict.kind == "no formula fits"
 
 
+def test_a_formula_is_not_called_identified_while_its_residuals_hang_together() -> None:
+    """Something swings beside the decay, too little to be worth a misfit: the network misses it as well."""
+    t = np.linspace(0.0, 6.0, 60)
+    errors = noise(60, 0.01)
+    swinging = decay(lambda u: 0.0 * u[..., 0], 3.0 * np.exp(-0.5 * t) + 0.03 * np.sin(3 * t) + errors, t, sp.S.Zero)
+    assert swinging.verdict.kind == "no formula fits"
+    assert str(swinging.verdict).startswith(
+        "Close, but not the whole truth: neighbouring residuals of x (correlation 0"
+    )
+    still = decay(lambda u: 0.0 * u[..., 0], 3.0 * np.exp(-0.5 * t) + errors, t, sp.S.Zero)
+    assert still.verdict.kind == "zero"
+
+
 # ---- inclusion ------------------------------------------------------------------------------------------------------
 
 

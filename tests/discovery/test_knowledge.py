@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import sympy as sp
 
-from ude.discovery import Candidate, Knowledge, LibraryRegressor, Operon, PySR, Samples, Sindy
-from ude.discovery.fronts import front, informed
+from ude.discovery import Candidate, Knowledge, LibraryRegressor, Operon, PySR, Samples, Sindy, SymbolicRegressor
+from ude.discovery.fronts import fronts, informed
 from ude.discovery.knowledge import contains, knowledge_by_term, operators_of, read_knowledge
 from ude.discovery.regressor import complexity
 from ude.discovery.units import Units, dimension_of
@@ -22,6 +23,11 @@ def _samples() -> Samples:
     t = np.linspace(0.0, 20.0, 80)
     a, b = 3.0 + 2.5 * np.sin(0.6 * t), 2.0 * np.cos(0.6 * t + 0.4)
     return Samples({"x": a, "y": b}, 0.5 * a * b, "U1")
+
+
+def front(samples: Samples, searches: Sequence[SymbolicRegressor], known: Knowledge) -> list[Candidate]:
+    """The merged front of one term."""
+    return fronts({samples.name: samples}, searches, {samples.name: known})[samples.name]
 
 
 def _candidate(expression: sp.Expr, **constants: float) -> Candidate:

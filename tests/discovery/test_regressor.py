@@ -14,6 +14,7 @@ from ude.discovery.regressor import (
     complexity,
     evaluate,
     is_regular,
+    merged_constants,
     normalised_error,
     pareto_front,
 )
@@ -42,6 +43,9 @@ x, y, c0, c1, c2 = sp.symbols("x y c0 c1 c2")
         (c0 * x + c1 * y**2, 11),  # nothing is shared
         (x + x * y, 5),  # both writings are as long
         (x / (c0 + x) - y / (c0 + x), 12),  # a shared divisor is not drawn out
+        (c0 * x**2 / (c1 + x**2), 11),  # as c0/(1 + c1/x**2)
+        (c0 * x * y / (x + c1 * y), 11),
+        (c0 * x / (c1 + x), 9),  # both writings are as long
         (c0 * x + c0, 6),  # a constant that stands twice is fitted once
         (sp.Integer(0), 1),
     ],
@@ -153,3 +157,25 @@ def test_candidate_evaluates_with_its_constants() -> None:
     candidate = Candidate(c0 * x + c1, {"c0": 2.0, "c1": 3.0}, 7, 0.0, "test")
     assert np.allclose(candidate.evaluate({"x": np.array([1.0, 2.0])}), [5.0, 7.0])
     assert sp.simplify(candidate.substituted - (2.0 * x + 3.0)) == 0
+
+
+@pytest.mark.parametrize(
+    ("expression", "merged"),
+    [
+        (c0 * sp.sin(1) * x, c0 * x),
+        (c0 * x * sp.sin(c1), c0 * x),
+        (x + c0 / c1, c0 + x),
+        (sp.exp(c0), c0),
+        (c0 * x * sp.sin(x + c1 + 1), c0 * x * sp.sin(c1 + x)),
+        (c0 * (c1 + x), c0 * (c1 + x)),
+        (c0 * c1 * x + c0 * y, c0 * c1 * x + c0 * y),  # c0 stands elsewhere as well
+        (c0 * x * sp.sqrt(c1 - 1), c0 * x * sp.sqrt(c1 - 1)),  # not real
+        (2 * x, 2 * x),
+    ],
+)
+def test_constants_that_stand_together_become_one_and_change_no_value(expression: sp.Expr, merged: sp.Expr) -> None:
+    values = {symbol: value for symbol, value in ((c0, 0.7), (c1, -0.4)) if expression.has(symbol)}
+    found, constants = merged_constants(expression, values)
+    assert found == merged
+    before, after = (e.subs(v).subs({x: 1.3, y: 0.4}) for e, v in ((expression, values), (found, constants)))
+    assert complex(before) == pytest.approx(complex(after))

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +18,9 @@ import pytest
 import sympy as sp
 
 from ude.discovery import Candidate, LibraryRegressor, Operon, PySR, Samples, Sindy, SymbolicRegressor
-from ude.discovery.fronts import SearchWarning, default_searches, front, merged, note_on_searches
+from ude.discovery.fronts import SearchWarning, default_searches, fronts, merged, note_on_searches
 from ude.discovery.operon import equally_weighted, operon_is_installed
+from ude.discovery.polish import polished
 from ude.discovery.regressor import is_regular
 from ude.errors import BackendMissing, InputError, UdeError
 
@@ -56,6 +57,11 @@ def _samples(size: int = 120, extra: float = 0.0) -> Samples:
     t = np.linspace(0.0, 20.0, size)
     x, y = 30.0 + 25.0 * np.sin(0.6 * t), 20.0 + 15.0 * np.cos(0.6 * t + 0.4)
     return Samples({"x": x, "y": y}, 0.02 * x * y + extra * x, "U1")
+
+
+def front(samples: Samples, searches: Sequence[SymbolicRegressor]) -> list[Candidate]:
+    """The merged front of one term."""
+    return fronts({samples.name: samples}, searches, {})[samples.name]
 
 
 @pytest.fixture(autouse=True)
@@ -249,3 +255,16 @@ def test_an_abandoned_search_leaves_no_process_behind() -> None:
     assert not any(worker.ended for worker in begun.workers)
     begun.close()
     assert all(worker.ended for worker in begun.workers)
+
+
+def test_a_phase_of_a_quarter_of_a_turn_is_read_as_the_other_wave() -> None:
+    random = np.random.default_rng(0)
+    inputs = {"x": random.uniform(0.2, 6.0, 100), "y": random.uniform(1.0, 5.0, 100)}
+    x, y = sp.symbols("x y")
+    samples = Samples(inputs, inputs["y"] - np.cos(inputs["x"]) / inputs["y"], "U")
+    found = polished([1.02 * y + 0.98 * sp.sin(1.001 * x - 17.27) / y], samples, "test")
+    assert y - sp.cos(x) / y in [candidate.expression for candidate in found]
+    elsewhere = Samples(inputs, np.sin(inputs["x"] + 1.2), "U")
+    best = min(polished([sp.sin(1.001 * x + 1.21)], elsewhere, "test"), key=lambda c: (round(c.nmse, 9), c.complexity))
+    assert str(best.expression) == "sin(c0 + x)"
+    assert best.constants == pytest.approx({"c0": 1.2})

@@ -16,6 +16,7 @@ from ude.discovery.inclusion import InclusionOptions, inclusion_table, probabili
 from ude.discovery.integration import Integrator, along, simulate
 from ude.discovery.intervals import covariance, observed_columns, wald_intervals
 from ude.discovery.regressor import Samples
+from ude.discovery.residuals import dependence
 from ude.discovery.selection import Combination, OpenSystem, Selection, score
 from ude.discovery.stability import Stability, screen
 from ude.discovery.support import Support, support_of
@@ -104,6 +105,7 @@ def assess(subject: Subject, options: BeliefOptions = BeliefOptions()) -> Belief
         standstill_score(subject.trajectories, subject.scale, subject.floor),
         _misfit(subject),
         subject.samples,
+        dependence(subject.trajectories, final, subject.floor),
     )
     by_key = {str(c): float(p) for c, p in zip(ranked, probability, strict=True)}
     in_order = np.array([by_key.get(str(combination), 0.0) for combination in subject.selection.ranked])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from ude.discovery.belief import BeliefOptions
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
 from ude.discovery.fronts import default_searches, note_on_searches
 from ude.discovery.kept_fronts import fronts_kept_in
+from ude.discovery.kept_refits import KeptRefits, Refit
 from ude.discovery.knowledge import Knowledge, knowledge_by_term
-from ude.discovery.regressor import Samples, SymbolicRegressor
+from ude.discovery.regressor import Candidate, Samples, SymbolicRegressor
 from ude.discovery.result import Discovery
 from ude.discovery.sampling import (
     Points,
@@ -25,7 +26,7 @@ from ude.discovery.sampling import (
     trajectory_points,
     was_simulated,
 )
-from ude.discovery.selection import Combination, SelectionOptions, select
+from ude.discovery.selection import Combination, Selection, SelectionOptions, select
 from ude.discovery.shared import tied
 from ude.errors import DataError, InputError, ModelError
 from ude.models import FunctionModel
@@ -70,7 +71,8 @@ def discover(
     `sampling`), or "auto": the smoothed data where only derivatives were fitted (``stages="derivatives"``) and they
     give all unknown functions, else the networks.
     seed: of Operon, and of the starts of refits for options with several.
-    out: a folder that keeps the candidates of the searches; the same call finds them there and does not search again.
+    out: a folder that keeps the candidates of the searches and the refits; the same call finds them there, and goes on
+    where it was interrupted.
 
     Ctrl-C ends the selection and returns the best so far, with ``interrupted=True``.
 
@@ -91,65 +93,84 @@ def discover(
     """
     chosen_options = _options(options, max_candidates, seed)
     searches = _searches(regressors, seed)
-    if isinstance(fit.model, FunctionModel):
-        # candidates are refitted as formulas, so the torch function is read as equations first
-        seen = fit.measurement
-        model = fit.model.to_ude(seen.formulas)
-        fit = replace(fit, model=model, measurement=Measurement(model, seen.names, seen.formulas))
-    equations_of(fit)  # refuses what cannot be searched, before anything is simulated
+    fit = _with_equations(fit)
     _refuse_standstill(fit)
     samples, points = _samples(fit, source)
     known = knowledge_by_term(knowledge or (), list(samples))
     along = points.values(equations_of(fit))
     fit, samples = tied(fit, samples, known)
     along = {**equations_of(fit).values(), **along}
-    system = open_system(fit)
-    if any(fit.known_u0):
-        starts = tuple(not known for known in fit.known_u0)
-        chosen_options = replace(chosen_options, fit=replace(chosen_options.fit, fit_u0=starts))
-    train = observed(fit, fit.train)
-    held_out = observed(fit, fit.held_out) if fit.held_out is not None else []
+    chosen_options = _with_known_starts(chosen_options, fit)
     with ProgressBar(progress) as bar:
         if progress and regressors is None and (note := note_on_searches(searches)):
             bar.console.print(note, markup=False)  # "ude[operon]" is no markup
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
             found = fronts_kept_in(out, samples, searches, known, on_search=stage.advance)
-        with bar.stage("fitting them to the data", None) as stage:
-            selection = select(
-                system,
-                found,
-                train,
-                u0=fit.u0,
-                held_out=held_out,
-                options=chosen_options,
-                on_progress=lambda done, total, best: stage.advance(),
-            )
-        interrupted = selection.interrupted or fit.interrupted
-        final = selection.chosen.fit
-        if held_out and not selection.interrupted:
-            with bar.stage("refitting on all data", 1) as stage:
-                try:
-                    final = refit_on_all(selection.chosen, fit, chosen_options.fit)
-                except KeyboardInterrupt:
-                    interrupted = True
-                stage.advance()
-        discovery = Discovery(
-            fit,
-            samples,
+        refit = fit_closed_form if out is None else KeptRefits(out)
+        selection = _selected(fit, found, chosen_options, refit, bar)
+        final, interrupted = _on_all_data(fit, selection, chosen_options.fit, bar)
+        discovery = Discovery(fit, samples, found, selection, final, interrupted, belief or BeliefOptions(), along)
+        return discovery if interrupted else _weighed(discovery, bar)
+
+
+def _with_equations(fit: Fit) -> Fit:
+    """The fit of a model with equations: candidates are refitted as formulas, so torch functions are read as such.
+
+    Raises ModelError for what cannot be searched, before anything is simulated.
+    """
+    if isinstance(fit.model, FunctionModel):
+        seen = fit.measurement
+        model = fit.model.to_ude(seen.formulas)
+        fit = replace(fit, model=model, measurement=Measurement(model, seen.names, seen.formulas))
+    equations_of(fit)
+    return fit
+
+
+def _with_known_starts(options: SelectionOptions, fit: Fit) -> SelectionOptions:
+    """Initial states that were given to `fit` are kept in refits."""
+    if not any(fit.known_u0):
+        return options
+    return replace(options, fit=replace(options.fit, fit_u0=tuple(not known for known in fit.known_u0)))
+
+
+def _selected(
+    fit: Fit, found: Mapping[str, Sequence[Candidate]], options: SelectionOptions, refit: Refit, bar: ProgressBar
+) -> Selection:
+    held_out = observed(fit, fit.held_out) if fit.held_out is not None else []
+    with bar.stage("fitting them to the data", None) as stage:
+        return select(
+            open_system(fit),
             found,
-            selection,
-            final,
-            interrupted,
-            belief or BeliefOptions(),
-            along,
+            observed(fit, fit.train),
+            u0=fit.u0,
+            held_out=held_out,
+            options=options,
+            on_progress=lambda done, total, best: stage.advance(),
+            refit=refit,
         )
-        if not interrupted:
-            with bar.stage("weighing what was found", 1) as stage:
-                try:
-                    discovery.belief  # noqa: B018  computed here, where there is a bar, and kept
-                except KeyboardInterrupt:
-                    discovery = replace(discovery, interrupted=True)
-                stage.advance()
+
+
+def _on_all_data(fit: Fit, selection: Selection, options: FitOptions, bar: ProgressBar) -> tuple[EmbeddedFit, bool]:
+    """The chosen system on all data where some were held out, and whether anything so far was interrupted."""
+    if fit.held_out is None or selection.interrupted:
+        return selection.chosen.fit, selection.interrupted or fit.interrupted
+    with bar.stage("refitting on all data", 1) as stage:
+        try:
+            final, interrupted = refit_on_all(selection.chosen, fit, options), fit.interrupted
+        except KeyboardInterrupt:
+            final, interrupted = selection.chosen.fit, True
+        stage.advance()
+    return final, interrupted
+
+
+def _weighed(discovery: Discovery, bar: ProgressBar) -> Discovery:
+    """The discovery with its belief computed, here where there is a bar, and kept."""
+    with bar.stage("weighing what was found", 1) as stage:
+        try:
+            discovery.belief  # noqa: B018
+        except KeyboardInterrupt:
+            discovery = replace(discovery, interrupted=True)
+        stage.advance()
     return discovery
 
 

@@ -54,7 +54,8 @@ class EmbeddedFit:
 class FitOptions:
     """How long and how finely `fit_closed_form` tries.
 
-    max_rhs_calls, max_seconds: budget of one fit, all its starts together. max_iterations: per start.
+    max_rhs_calls, max_seconds (of the processor): budget of one fit, all its starts together.
+    max_iterations: per start.
     rtol: relative tolerance of the integration; the absolute one is rtol/100 of each state's scale.
     fit_u0: whether initial states are fitted too, of all states or one answer a state.
     starts: how many starts; those after the first have their constants multiplied by exp(spread * N(0, 1)), drawn from
@@ -103,7 +104,7 @@ def fit_closed_form(
     Raises DataError where there is nothing to fit, InputError where a start value lies outside its bounds.
     """
     integrator = Integrator(system, options.rtol, options.free(len(system.states)))
-    integrator.max_calls, integrator.deadline = options.max_rhs_calls, time.perf_counter() + options.max_seconds
+    integrator.max_calls, integrator.deadline = options.max_rhs_calls, time.thread_time() + options.max_seconds
     problem = _Problem(system, trajectories, u0, scale, options, integrator, state_scale)
     success, message = _minimise(problem, problem.starting_point())
     random = np.random.default_rng(options.seed)
@@ -253,7 +254,7 @@ class _Problem:
         return values
 
     def spent(self) -> bool:
-        return self.integrator.calls >= self.options.max_rhs_calls or time.perf_counter() > self.integrator.deadline
+        return self.integrator.calls >= self.options.max_rhs_calls or time.thread_time() > self.integrator.deadline
 
     def residual(self, theta: Array) -> Array:
         self.evaluate(theta)

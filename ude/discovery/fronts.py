@@ -41,9 +41,12 @@ def fronts(
     on_search: Callable[[], None] = lambda: None,
     on_front: Callable[[str, list[Candidate]], None] = lambda name, found: None,
 ) -> dict[str, list[Candidate]]:
-    """The front of each term (see `front`), what runs in processes of its own one term ahead.
+    """The merged candidates of all searches for each term, simplest first, with `pareto` marked anew.
 
-    on_front: told the name and front of each term as soon as it is there. Raises as `front` does.
+    What runs in processes of its own is started one term ahead. on_front: told the name and front of each term as soon
+    as it is there. A search that fails is left out with a `SearchWarning` as long as another one works.
+
+    Raises what the search raised where none works, ModelError where nothing agrees with what is known.
     """
     found: dict[str, list[Candidate]] = {}
     with ExitStack() as stack:
@@ -55,22 +58,6 @@ def fronts(
             found[name] = ahead[index].front(on_search)
             on_front(name, found[name])
     return found
-
-
-def front(
-    samples: Samples,
-    searches: Sequence[SymbolicRegressor],
-    knowledge: Knowledge | None = None,
-    on_search: Callable[[], None] = lambda: None,
-) -> list[Candidate]:
-    """The merged candidates of all searches, simplest first, with `pareto` marked anew.
-
-    A search that fails is left out with a `SearchWarning` as long as another one works.
-
-    Raises what the search raised where none works, ModelError where nothing agrees with what is known.
-    """
-    with closing(_Searches(samples, searches, knowledge)) as begun:
-        return begun.front(on_search)
 
 
 class _Searches:

@@ -18,14 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import sympy as sp
 
 from ude.discovery.closed_form import Array
+from ude.discovery.families import summands
 from ude.discovery.regressor import Candidate
 from ude.discovery.selection import Combination
-from ude.models import to_text
 
-ZERO = "0"
 # Weights below this share of the best are zero for every purpose, and not worth resampling.
 _HOPELESS = 40.0
 
@@ -37,32 +35,6 @@ class InclusionOptions:
     resamples: int = 200
     most: int = 40
     seed: int = 0
-
-
-def summands(candidate: Candidate) -> tuple[str, ...]:
-    """The summands of a formula as text, without their leading constants: ``c0*x*y + c1*x`` has ``x*y`` and ``x``.
-
-    Constants inside a summand are called K, L, M... in their order, so that equal forms read equal. The formula 0 has
-    the one summand "0"; a summand that is a constant alone is "1".
-    """
-    constants = {sp.Symbol(name) for name in candidate.constants}
-    expanded = sp.expand(candidate.expression)
-    if expanded == 0:
-        return (ZERO,)
-    found = dict.fromkeys(_summand(part, constants) for part in sp.Add.make_args(expanded))
-    return tuple(sorted(found))
-
-
-def _summand(part: sp.Expr, constants: set[sp.Symbol]) -> str:
-    leading = [factor for factor in sp.Mul.make_args(part) if factor.is_number or factor.free_symbols <= constants]
-    rest = sp.Mul(*[factor for factor in sp.Mul.make_args(part) if factor not in leading])
-    inner = sorted((symbol for symbol in rest.free_symbols if symbol in constants), key=str)
-    letters = (letter for letter in _letters() if sp.Symbol(letter) not in rest.free_symbols)
-    return to_text(rest.xreplace({symbol: sp.Symbol(next(letters)) for symbol in inner}))
-
-
-def _letters() -> Sequence[str]:
-    return ["K", "L", "M", "N_", "P", "Q", *(f"K{i}" for i in range(1, 50))]
 
 
 def probabilities(ranked: Sequence[Combination], floor: float, options: InclusionOptions = InclusionOptions()) -> Array:

@@ -158,7 +158,10 @@ def _monomials(names: Sequence[str], degree: int) -> list[sp.Expr]:
 
 
 def _unary_templates(inputs: dict[str, Array]) -> Iterator[sp.Expr]:
-    """Functions of one input, and those times another input, where they are defined and not out of all proportion."""
+    """Functions of one input, and those times another input, where they are defined and not out of all proportion.
+
+    Of products of two functions only those of sines and cosines: others are rare, and every column costs time.
+    """
     for name, value in inputs.items():
         x, low, high = sp.Symbol(name), float(value.min()), float(value.max())
         size = max(abs(low), abs(high))
@@ -182,6 +185,11 @@ def _unary_templates(inputs: dict[str, Array]) -> Iterator[sp.Expr]:
             for other in inputs:
                 if other != name:
                     yield sp.Symbol(other) * function
+    angles = [name for name, value in inputs.items() if 1.0 <= np.max(np.abs(value)) <= 50.0]
+    for first, second in combinations(map(sp.Symbol, angles), 2):  # coupled oscillators; sin(x - y) is two of these
+        for one in (sp.sin, sp.cos):
+            for two in (sp.sin, sp.cos):
+                yield one(first) * two(second)
 
 
 def _atoms(inputs: dict[str, Array], size: int) -> Iterator[Column]:

@@ -83,14 +83,13 @@ class Polisher:
     def snapped(self, candidate: Candidate) -> Candidate | None:
         """The candidate with a constant that is within 1 % of a simple number replaced by it, if that is as close.
 
-        None where there is no such constant.
+        Phases of sines and cosines are tried at quarters of a turn. None where there is no such constant.
         """
         for name, value in candidate.constants.items():
-            near = min(_SIMPLE, key=lambda number: abs(abs(value) - number))
-            if abs(abs(value) - near) > 0.01 * near:
+            number = _quarter(value) if _is_phase(name, candidate.expression) else _simple(value)
+            if number is None:
                 continue
             rest = {key: constant for key, constant in candidate.constants.items() if key != name}
-            number = near if value > 0 else -near
             fitted = Fitted.of(candidate.expression.xreplace({sp.Symbol(name): number}), rest, self.samples)
             trial = None if fitted is None else fitted.candidate(self.samples, self.source)
             close = trial is not None and trial.nmse <= 1.01 * candidate.nmse + 1e-13
@@ -160,6 +159,29 @@ class Fitted:
         if not np.isfinite(error):
             return None
         return Candidate(bare, constants, complexity(bare, constants), error, source)
+
+
+def _simple(value: float) -> sp.Expr | None:
+    near = min(_SIMPLE, key=lambda number: abs(abs(value) - number))
+    return None if abs(abs(value) - near) > 0.01 * near else near * int(np.sign(value))
+
+
+def _quarter(value: float) -> sp.Expr | None:
+    """The multiple of pi/2 that is as near as 1 % of a radian."""
+    quarters = round(value / (np.pi / 2))
+    return None if abs(value - quarters * np.pi / 2) > 0.01 else quarters * sp.pi / 2
+
+
+def _is_phase(name: str, expression: sp.Expr) -> bool:
+    """Whether a constant stands in sines and cosines alone, and there as a summand beside something else."""
+    constant = sp.Symbol(name)
+    waves = [wave for wave in expression.atoms(sp.sin, sp.cos) if wave.has(constant)]
+    if not waves or expression.xreplace(dict.fromkeys(waves, sp.S.Zero)).has(constant):
+        return False
+    rests = [wave.args[0] - wave.args[0].coeff(constant) * constant for wave in waves]
+    return all(rest.free_symbols and not rest.has(constant) for rest in rests) and all(
+        abs(wave.args[0].coeff(constant)) == 1 for wave in waves
+    )
 
 
 def _residual(expression: sp.Expr, names: Sequence[str], samples: Samples, unit: Array) -> Callable[[Array], Array]:

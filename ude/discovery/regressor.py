@@ -7,7 +7,7 @@ whether a formula is defined between the samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import count
@@ -133,8 +133,10 @@ def complexity(expression: sp.Expr, constants: Sequence[str] | Mapping[str, floa
     Nodes: a symbol or a number is 1. A sum or product of n parts has n - 1 operators. ``a - b`` and ``a/b`` are one
     operator each, as written by hand: a sign costs nothing, and a reciprocal factor is a division. ``x**2`` is 3
     (base, operator, exponent), ``sqrt(x)`` and ``f(x)`` one more than ``x`` and, being unary functions, 1 extra. A sum
-    whose summands all share a factor counts as the shorter of its two writings, ``c0*x + c1*x*y`` as ``x*(c0 + c1*y)``:
-    the charge is for what a formula says.
+    whose summands all share a factor counts as the shorter of its two writings, ``c0*x + c1*x*y`` as ``x*(c0 + c1*y)``,
+    and so does a quotient whose numerator can go into the denominator, ``c0*x**2/(c1 + x**2)`` as ``c0/(1 + c1/x**2)``:
+    the charge is for what a formula says. Otherwise Hill's function would cost more than ``c0 + c1/(c2 + x**2)``, of
+    which it is a special case.
 
     ``x*y`` = 3; ``c0*x*y`` = 5 nodes + 1 constant = 6; ``c0*x*y/(c1 + x)`` = 9 nodes + 2 constants = 11;
     ``c0*sin(x)`` = 4 nodes + 1 constant + 1 function = 6.
@@ -158,7 +160,8 @@ def _nodes(expression: sp.Expr) -> int:
         below = [part for part in parts if _is_reciprocal(part)]
         above = [part for part in parts if not _is_reciprocal(part)]
         leading = 0 if above else 2  # the numerator 1 and its division
-        return leading + sum(map(_nodes, above)) + sum(_nodes(1 / part) for part in below) + len(parts) - 1
+        written = leading + sum(map(_nodes, above)) + sum(_nodes(1 / part) for part in below) + len(parts) - 1
+        return min([written, *(_nodes(other) for other in _divided(parts))])
     if isinstance(expression, sp.Pow):
         if _is_reciprocal(expression):
             return 2 + _nodes(1 / expression)
@@ -168,6 +171,23 @@ def _nodes(expression: sp.Expr) -> int:
     if len(expression.args) == 1:
         return _nodes(expression.args[0]) + 2
     return sum(_nodes(part) for part in expression.args) + len(expression.args)
+
+
+def _divided(factors: Sequence[sp.Expr]) -> Iterator[sp.Expr]:
+    """A quotient's factors with a power of a symbol taken from the numerator into one sum of the denominator."""
+    for below in factors:
+        if not (isinstance(below, sp.Pow) and below.exp == -1 and isinstance(below.base, sp.Add)):
+            continue
+        for factor in factors:
+            base, power = factor.as_base_exp()
+            if not (base.is_Symbol and power.is_Integer and power > 0):
+                continue
+            inside = [part.as_powers_dict().get(base, sp.S.Zero) for part in below.base.args]
+            taken = min(power, max(inside))
+            if taken.is_Integer and taken > 0:
+                divided = sp.Add(*(part / base**taken for part in below.base.args))
+                rest = [other for other in factors if other is not below and other is not factor]
+                yield sp.Mul(*rest, base ** (power - taken), 1 / divided)
 
 
 def _shared_factor(total: sp.Add) -> sp.Expr:
@@ -370,6 +390,47 @@ def rename_constants(
     names = {symbol: next(free) for symbol in values if symbol in expression.free_symbols}
     renamed = expression.xreplace({symbol: sp.Symbol(name) for symbol, name in names.items()})
     return renamed, {name: float(values[symbol]) for symbol, name in names.items()}
+
+
+def merged_constants(expression: sp.Expr, values: Mapping[sp.Symbol, float]) -> tuple[sp.Expr, dict[sp.Symbol, float]]:
+    """Constants and numbers that always stand together as one constant: ``c0*sin(1)*x -> c*x``, ``x + c0/c1 -> x + c``.
+
+    values: the value of each constant. Constants that stand elsewhere as well are left as they are.
+    """
+    merged = dict(values)
+
+    def fold(parts: tuple[sp.Expr, ...], build: Callable[..., sp.Expr]) -> sp.Expr:
+        alone = [part for part in parts if part.free_symbols <= set(merged)]
+        lump = build(*alone)
+        own = lump.free_symbols
+        rest = [part for part in parts if part not in alone]
+        private = all(_occurrences(expression, symbol) == _occurrences(lump, symbol) for symbol in own)
+        if not own or lump.is_Symbol or not private:
+            return build(*parts)
+        value = complex(lump.subs({symbol: merged[symbol] for symbol in own}))
+        if value.imag != 0.0 or not np.isfinite(value.real):
+            return build(*parts)
+        symbol = min(own, key=str)
+        merged[symbol] = value.real
+        return build(symbol, *rest)
+
+    def walk(part: sp.Expr) -> sp.Expr:
+        if not part.args:
+            return part
+        inner = tuple(part.args if part.free_symbols <= set(merged) else map(walk, part.args))
+        return fold(inner, part.func) if isinstance(part, sp.Add | sp.Mul) else part.func(*inner)
+
+    result = walk(expression)
+    if result.free_symbols and result.free_symbols <= set(merged) and not result.is_Symbol:  # a constant as a whole
+        value = complex(result.subs({symbol: merged[symbol] for symbol in result.free_symbols}))
+        symbol = min(result.free_symbols, key=str)
+        if value.imag == 0.0 and np.isfinite(value.real):
+            merged[symbol], result = value.real, symbol
+    return result, {symbol: value for symbol, value in merged.items() if symbol in result.free_symbols}
+
+
+def _occurrences(expression: sp.Expr, symbol: sp.Symbol) -> int:
+    return sum(1 for node in sp.preorder_traversal(expression) if node == symbol)
 
 
 def _column(what: str, value: Array, size: int | None = None) -> Array:

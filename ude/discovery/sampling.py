@@ -284,7 +284,9 @@ def equations_of(fit: Fit) -> UDE:
         raise ModelError(
             "discover needs one set of fitted parameters for all trajectories",
             got=f"{', '.join(own)} fitted for each",
-            fix="Leave per_trajectory out, or give the numbers as a condition of the data.",
+            fix="Leave per_trajectory out, or hold the numbers and fit again: "
+            "data.with_conditions(fit.per_trajectory), with a model in which "
+            f"{', '.join(own)} {'is a fixed parameter' if len(own) == 1 else 'are fixed parameters'}.",
         )
     if not model.unknown_outputs:
         raise ModelError("the model has no network left to replace", fix="Fit a model with an unknown function.")

@@ -24,9 +24,12 @@ import sympy as sp
 
 from ude.discovery.closed_form import Array, ClosedForm, Constant, Trajectory
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
+from ude.discovery.families import family
 from ude.discovery.integration import Integrator, Observer, simulate
+from ude.discovery.kept_refits import Refit
 from ude.discovery.moves import additions, summand_pool
-from ude.discovery.regressor import Candidate, as_text, complexity, rename_constants
+from ude.discovery.regressor import Candidate, as_text, complexity, merged_constants, rename_constants
+from ude.discovery.residuals import DEPENDENT, dependence
 from ude.errors import InputError, ModelError
 
 Progress = Callable[[int, int, str], None]
@@ -35,6 +38,10 @@ _OPEN = 6.0  # difference of scores ("strong evidence", Kass & Raftery 1995) bel
 _EXTENDED = 4  # combinations that are tried with one more summand
 _REDUCED = 8  # combinations, those among them, whose constants are tried at zero
 NETWORK_ERROR = 0.1  # relative error that a trained network is taken to have where candidates are shortlisted
+# The same where something is left that no formula tried describes: many and clean data train better networks, and where
+# the samples come from smoothed data they are as good as these.
+_FINER = (0.03, 0.01, 3e-3, 1e-3, 3e-4)
+_WIDENED = 3  # candidates of each term that are tried at each of these
 NEAR = 0.1  # normalised squared error below which a simple candidate is worth a trial whatever else there is
 
 
@@ -99,13 +106,15 @@ class SelectionOptions:
 
     max_candidates: candidates of one term that are put back into the equations, see `shortlist`.
     max_combinations: when there are more, a coordinate search from the likeliest combination takes the place of trying
-        all. max_seconds: after these the best so far is returned with ``complete=False``.
+        all. max_seconds: of the processor; after these the best so far is returned with ``complete=False``.
     floor: relative error that is not worth a more complex formula.
     margin: difference of scores that does not count; 2 is "not worth more than a bare mention" (Kass & Raftery 1995).
     simplify: whether the winner's constants are tried at zero, singly and in pairs, refitted and scored.
     extend: where another combination is nearly as good as the winner, so many simple summands of each term are added
         to the best combinations, one at a time: with few data the true form may lie far from all that the networks
         suggest. 0: never.
+    widen: where the residuals of the best are no errors of measurement (neighbours are alike, see `residuals`),
+        whether formulas closer to the networks are tried, however complex they are.
     """
 
     max_candidates: int = 10
@@ -115,6 +124,7 @@ class SelectionOptions:
     margin: float = 2.0
     simplify: bool = True
     extend: int = 8
+    widen: bool = True
     fit: FitOptions = FitOptions(max_rhs_calls=100_000, max_seconds=4.0)
 
     def __post_init__(self) -> None:
@@ -173,19 +183,27 @@ def shortlist(candidates: Sequence[Candidate], limit: int, n: int) -> list[Candi
     numbers (that many independent facts went into the samples, however many samples there are), and closeness beyond
     the relative error of a trained network earns little. That error is smooth, hence easily fitted by more terms, and
     with noisy data larger than usual; so the other half are simply the simplest that are near at all (``NEAR``).
+    Where even the closest is far from the samples (derivatives of noisy data), its error is taken for theirs.
     """
     nothing = [c for c in candidates if c.expression == 0][:1]  # far from any network, and the truth at times
     candidates = [c for c in candidates if c.expression != 0]
-    order = sorted(candidates, key=lambda c: _closeness(c, n))
+    least = min((c.nmse for c in candidates), default=0.0)
+    order = sorted(candidates, key=lambda c: _closeness(c, n, max(NETWORK_ERROR, least**0.5)))
     chosen = order[: (limit + 1) // 2]
-    near = sorted((c for c in candidates if c.nmse < NEAR), key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
+    near = sorted(_near(candidates), key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
     chosen += [c for c in near if c not in chosen][: limit - len(chosen)]
     chosen += [c for c in order if c not in chosen][: limit - len(chosen)]
     return nothing + sorted(chosen, key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
 
 
-def _closeness(candidate: Candidate, n: int) -> tuple[float, str]:
-    return score(candidate.nmse * n, n, candidate.complexity, NETWORK_ERROR), as_text(candidate.expression)
+def _near(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that are near the samples at all: as near as ``NEAR``, or half as near as the closest."""
+    least = min((c.nmse for c in candidates), default=0.0)
+    return [c for c in candidates if c.nmse <= max(NEAR, 2.0 * least)]
+
+
+def _closeness(candidate: Candidate, n: int, error: float = NETWORK_ERROR) -> tuple[float, str]:
+    return score(candidate.nmse * n, n, candidate.complexity, error), as_text(candidate.expression)
 
 
 def select(
@@ -197,18 +215,20 @@ def select(
     held_out: Sequence[Trajectory] = (),
     options: SelectionOptions = SelectionOptions(),
     on_progress: Progress | None = None,
+    refit: Refit = fit_closed_form,
 ) -> Selection:
     """Fit combinations of candidates on the observed trajectories and rank them (see the module's own text).
 
     fronts: candidates of each unknown term. u0: starting initial states (trajectory, state). held_out: one trajectory
-    for each training trajectory, continuing it. on_progress: called with (done, total, best so far).
+    for each training trajectory, continuing it. on_progress: called with (done, total, best so far). refit:
+    `fit_closed_form`, or the same with a memory (`KeptRefits`).
 
     Raises ModelError where a term has no candidates, or nothing could be fitted at all.
     """
     empty = [term for term in system.calls if not fronts.get(term)]
     if empty:
         raise ModelError(f"no candidate formulas for {', '.join(empty)}", fix="Search with another regressor.")
-    trial = _Trial(system, train, u0, held_out, options, on_progress)
+    trial = _Trial(system, train, u0, held_out, options, on_progress, refit)
     lists = {term: shortlist(fronts[term], options.max_candidates, trial.n) for term in system.calls}
     try:
         total = int(np.prod([len(choices) for choices in lists.values()]))
@@ -220,11 +240,17 @@ def select(
             trial.coordinate_search(lists)
         if options.simplify:
             trial.simplify()
-        if options.extend and trial.is_open():
+        # samples that no formula comes near to say little, so that what is tried rests on chance; those of a term
+        # that the trajectories find to be zero are noise by nature
+        poor = [term for term, found in fronts.items() if min(c.nmse for c in found) > NETWORK_ERROR**2]
+        poor = [term for term in poor if trial.best.candidates[term].expression != 0]
+        if options.extend and (poor or trial.is_open()):
             trial.extend({term: summand_pool(fronts[term], options.extend) for term in system.calls})
             if options.simplify:
                 trial.reduce_rivals()
                 trial.simplify()
+        if options.widen and trial.widen(fronts) and options.simplify:
+            trial.simplify()
     except KeyboardInterrupt:
         trial.interrupted = True
     if not trial.done:
@@ -238,7 +264,7 @@ class _OutOfTime(Exception):
 
 
 class _Trial:
-    """The combinations fitted so far, by what they say."""
+    """The combinations fitted so far, by the families of functions that they stand for."""
 
     def __init__(
         self,
@@ -248,30 +274,43 @@ class _Trial:
         held_out: Sequence[Trajectory],
         options: SelectionOptions,
         on_progress: Progress | None,
+        refit: Refit,
     ) -> None:
         self.system, self.train, self.u0, self.held_out = system, list(train), u0, list(held_out)
-        self.options, self.on_progress = options, on_progress
+        self.options, self.on_progress, self.refit = options, on_progress, refit
         self.scale = state_scale(self.train)
         self.n = int(sum(np.isfinite(trajectory.u).sum() for trajectory in self.train))
         self.done: dict[tuple[str, ...], Combination] = {}
         self.total, self.interrupted, self.complete = 0, False, True
-        self.deadline = time.perf_counter() + options.max_seconds
+        self.deadline = time.thread_time() + options.max_seconds
 
     def evaluate(self, candidates: Mapping[str, Candidate], step: str = SEARCH) -> Combination:
-        key = tuple(as_text(candidates[term].expression) for term in self.system.calls)
+        key = tuple(family(candidates[term]) for term in self.system.calls)
         if key in self.done:
             return self.done[key]
-        if self.done and time.perf_counter() > self.deadline:
+        if self.done and time.thread_time() > self.deadline:
             self.complete = False
             raise _OutOfTime
-        combination = evaluate_combination(
-            self.system, candidates, self.train, self.u0, self.held_out, self.scale, self.options, step
-        )
+        combination = self._fitted(candidates, step)
         self.done[key] = combination
         if self.on_progress is not None:
             self.total = max(self.total, len(self.done))
             self.on_progress(len(self.done), self.total, str(self.best))
         return combination
+
+    def _fitted(self, candidates: Mapping[str, Candidate], step: str) -> Combination:
+        """The candidates put into the system, all constants refitted on the training trajectories, scored."""
+        closed, names = self.system.close(candidates)
+        sizes = self.system.sizes(self.scale)
+        fit = self.refit(closed, self.train, self.u0, self.scale, self.options.fit, sizes)
+        total = sum(candidate.complexity for candidate in candidates.values())
+        refitted = {
+            term: replace(candidate, constants={c: fit.values[name] for c, name in names[term].items()})
+            for term, candidate in candidates.items()
+        }
+        value = score(fit.sse, fit.n_observations, total, self.options.floor)
+        error = continuation_rmse(closed, fit, self.train, self.held_out, sizes) if np.isfinite(value) else {}
+        return Combination(refitted, closed, fit, total, value, error, step)
 
     @property
     def best(self) -> Combination:
@@ -291,14 +330,14 @@ class _Trial:
             return
 
     def coordinate_search(self, lists: Mapping[str, Sequence[Candidate]]) -> None:
-        """Change one term at a time, keeping what lowers the score, from the likeliest and from the simplest start.
+        """Change one term at a time, keeping what lowers the score, from the likeliest start and the simplest near one.
 
         With more than a few terms the product of their lists is out of reach, while a wrong formula for one term is
         mostly seen whatever the others are.
         """
         starts = [
             {term: min(choices, key=lambda c: _closeness(c, self.n)) for term, choices in lists.items()},
-            {term: min(choices, key=lambda c: (c.complexity, c.nmse)) for term, choices in lists.items()},
+            {term: min(_near(choices), key=lambda c: (c.complexity, c.nmse)) for term, choices in lists.items()},
         ]
         try:
             for start in starts:
@@ -331,6 +370,34 @@ class _Trial:
                     self.evaluate(grown, step)
         except _OutOfTime:
             return
+
+    def misses_something(self) -> bool:
+        """Whether the residuals of the best hang together, so that it is not the whole truth."""
+        alike = dependence(self.train, self.best.fit, self.options.floor)
+        return any(own.deviations > DEPENDENT for own in alike.values())
+
+    def widen(self, fronts: Mapping[str, Sequence[Candidate]]) -> bool:
+        """Candidates ever closer to the networks, until the residuals are errors; whether any was tried.
+
+        All terms at once first, as what one of them misses hides what the others do; then one after another.
+        """
+        widened = False
+        try:
+            for error in _FINER:
+                if not self.misses_something():
+                    break
+                widened = True
+                nearest = {
+                    term: sorted(found, key=lambda c: _closeness(c, self.n, error))[:_WIDENED]
+                    for term, found in fronts.items()
+                }
+                self.evaluate({term: found[0] for term, found in nearest.items()})
+                for term, found in nearest.items():
+                    for candidate in found:
+                        self.evaluate({**self.best.candidates, term: candidate})
+        except _OutOfTime:
+            pass
+        return widened
 
     def reduce_rivals(self) -> None:
         """Each constant of the best combinations at zero.
@@ -383,33 +450,10 @@ def _without(candidate: Candidate, names: Sequence[str]) -> Candidate | None:
     if expression.has(sp.nan, sp.zoo, sp.oo):
         return None
     left = {sp.Symbol(name): value for name, value in candidate.constants.items() if name not in names}
+    expression, left = merged_constants(expression, left)
     inputs = [str(symbol) for symbol in expression.free_symbols if symbol not in left]
     simple, constants = rename_constants(expression, left, inputs)
     return Candidate(simple, constants, complexity(simple, constants), candidate.nmse, candidate.source)
-
-
-def evaluate_combination(
-    system: OpenSystem,
-    candidates: Mapping[str, Candidate],
-    train: Sequence[Trajectory],
-    u0: Array | None,
-    held_out: Sequence[Trajectory],
-    scale: Array,
-    options: SelectionOptions,
-    step: str = SEARCH,
-) -> Combination:
-    """Put the candidates into the system, refit all constants on the training trajectories, score."""
-    closed, names = system.close(candidates)
-    sizes = system.sizes(scale)
-    fit = fit_closed_form(closed, train, u0, scale, options.fit, sizes)
-    total = sum(candidate.complexity for candidate in candidates.values())
-    refitted = {
-        term: replace(candidate, constants={c: fit.values[name] for c, name in names[term].items()})
-        for term, candidate in candidates.items()
-    }
-    value = score(fit.sse, fit.n_observations, total, options.floor)
-    error = continuation_rmse(closed, fit, train, held_out, sizes) if np.isfinite(value) else {}
-    return Combination(refitted, closed, fit, total, value, error, step)
 
 
 def continuation_rmse(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from ude.discovery.closed_form import Array
-from ude.discovery.inclusion import ZERO, summands
+from ude.discovery.families import ZERO, summands
 from ude.discovery.regressor import Samples
+from ude.discovery.residuals import DEPENDENT, Dependence
 from ude.discovery.selection import Combination
 
 IDENTIFIED = "identified"
@@ -60,7 +61,8 @@ class VerdictOptions:
     keeps the form open. rival: share of the chosen combination's probability from which another counts as as good.
     most_rivals: with more than so many the data are called too few. misfit: how many times the residuals of the
     network, and of the smoothed data, those of the formula may be. standstill: by how much the score must beat states
-    that do not change.
+    that do not change. dependent: deviations from which neighbouring residuals count as alike (3.5: one in some four
+    thousand where they are independent).
     """
 
     sure: float = 0.9
@@ -69,6 +71,7 @@ class VerdictOptions:
     most_rivals: int = 8
     misfit: float = 2.0
     standstill: float = 6.0
+    dependent: float = DEPENDENT
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Evidence:
 
     ranked and probability: combinations and their probabilities on all data. inclusion: see `inclusion_table`.
     still_score: the score of states that do not change at all. misfit: column -> residuals of the formula over those to
-    be expected, root mean squares.
+    be expected, root mean squares. dependence: column -> see `Dependence`; columns without any are left out.
     """
 
     chosen: Combination
@@ -88,6 +91,7 @@ class Evidence:
     still_score: float
     misfit: Mapping[str, float]
     samples: Mapping[str, Samples]
+    dependence: Mapping[str, Dependence] = field(default_factory=dict)
 
 
 def judge(evidence: Evidence, options: VerdictOptions = VerdictOptions()) -> Verdict:
@@ -98,41 +102,63 @@ def judge(evidence: Evidence, options: VerdictOptions = VerdictOptions()) -> Ver
     sentences = [*_still(evidence.samples), *(text for texts in together.values() for text in texts)]
     # formulas that are equal on the samples are searched as one, so they do not show as rivals
     terms |= {term: SEVERAL for term, texts in together.items() if texts and terms[term] == IDENTIFIED}
-    if evidence.score > evidence.still_score - options.standstill:
-        first = (
-            "Not enough data: states that do not change at all describe the data as well as any equation, "
-            "so no equation is claimed."
-        )
-        kind = NOT_ENOUGH
-    elif bad := [
-        f"{column} ({ratio:.1f} times)" for column, ratio in evidence.misfit.items() if ratio > options.misfit
-    ]:
-        kind = NO_FORMULA
-        first = (
-            f"No formula tried describes the data as well as the networks do: the residuals of {', '.join(bad)} are "
-            "larger than theirs. Search wider, or leave the network in."
-        )
-    elif len(rivals) > options.most_rivals:
-        kind = NOT_ENOUGH
-        first = (
-            f"Not enough data to tell {len(rivals)} formulas apart; the simplest of the best is shown, as "
-            "no more than an example."
-        )
-    elif all(kind == ZERO_TERM for kind in terms.values()):
-        kind = ZERO_TERM
-        first = f"The data show no sign of {', '.join(terms)}: zero describes them."
-    elif all(kind in (IDENTIFIED, ZERO_TERM) for kind in terms.values()):
-        kind = IDENTIFIED
-        first = "Identified: every summand is needed, and no other form is as good."
-    else:
-        kind = SEVERAL
-        others = "; ".join(str(rival) for rival in rivals if not rival.chosen)
-        first = f"Several forms equally good: beside the one shown, {others or 'none as a whole; parts are unsure'}."
+    kind, first = _as_a_whole(evidence, options, terms, rivals)
+    if (alike := _dependent(evidence, options)) and kind != NOT_ENOUGH:
+        if kind in (IDENTIFIED, ZERO_TERM):
+            kind, first = NO_FORMULA, f"Close, but not the whole truth: {alike}"
+        else:
+            sentences.append(alike[0].upper() + alike[1:])
     if kind not in (NOT_ENOUGH, NO_FORMULA):
         sentences += [_sentence(term, own, evidence) for term, own in terms.items() if len(terms) > 1 or own != kind]
     if kind in (NOT_ENOUGH, NO_FORMULA):
         terms = dict.fromkeys(terms, kind)
     return Verdict(kind, (first, *sentences), terms, rivals)
+
+
+def _as_a_whole(
+    evidence: Evidence, options: VerdictOptions, terms: Mapping[str, str], rivals: Sequence[Rival]
+) -> tuple[str, str]:
+    """The kind of the verdict and its first sentence, where residuals are what errors of measurement are."""
+    if evidence.score > evidence.still_score - options.standstill:
+        return NOT_ENOUGH, (
+            "Not enough data: states that do not change at all describe the data as well as any equation, "
+            "so no equation is claimed."
+        )
+    bad = [f"{column} ({ratio:.1f} times)" for column, ratio in evidence.misfit.items() if ratio > options.misfit]
+    if bad:
+        return NO_FORMULA, (
+            f"No formula tried describes the data as well as the networks do: the residuals of {', '.join(bad)} are "
+            "larger than theirs. Search wider, or leave the network in."
+        )
+    if len(rivals) > options.most_rivals:
+        return NOT_ENOUGH, (
+            f"Not enough data to tell {len(rivals)} formulas apart; the simplest of the best is shown, as "
+            "no more than an example."
+        )
+    if all(kind == ZERO_TERM for kind in terms.values()):
+        return ZERO_TERM, f"The data show no sign of {', '.join(terms)}: zero describes them."
+    if all(kind in (IDENTIFIED, ZERO_TERM) for kind in terms.values()):
+        return IDENTIFIED, "Identified: every summand is needed, and no other form is as good."
+    others = "; ".join(str(rival) for rival in rivals if not rival.chosen)
+    return (
+        SEVERAL,
+        f"Several forms equally good: beside the one shown, {others or 'none as a whole; parts are unsure'}.",
+    )
+
+
+def _dependent(evidence: Evidence, options: VerdictOptions) -> str:
+    """What neighbouring residuals say against the formula, as a clause; "" where they look independent."""
+    alike = [
+        f"{column} (correlation {own.correlation:.2f})"
+        for column, own in evidence.dependence.items()
+        if own.deviations > options.dependent
+    ]
+    if not alike:
+        return ""
+    return (
+        f"neighbouring residuals of {', '.join(alike)} are alike, so the data hold something that these equations do "
+        "not say: another form, something missing in the known part, or errors of measurement with a memory."
+    )
 
 
 def _rivals(evidence: Evidence, options: VerdictOptions) -> tuple[Rival, ...]:

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.engine import as_batch, differentiable, live_leaves
-from ude.sensitivity._continuous import Costate, Path, Span, Totals, nothing, require_steps, solve_back, sweep
-from ude.sensitivity.reading import Gradient, connect
+from ude.sensitivity._continuous import Backward, Path, Span, Totals
+from ude.sensitivity.interpolating_adjoint import ReadingAdjoint
 from ude.sensitivity.sensitivity import Solved
 
 # Gauss-Kronrod pair of 7 and 15 nodes on [-1, 1] (R. Piessens et al., QUADPACK, 1983): node, weight of 15, weight of 7.
@@ -62,7 +62,7 @@ def _kronrod(g: Callable[[float], Tensor], low: float, high: float) -> tuple[Ten
 
 
 @dataclass(frozen=True)
-class QuadratureAdjoint:
+class QuadratureAdjoint(ReadingAdjoint):
     """Solve ``dlambda/dt = -(df/du)^T lambda`` backwards, then integrate ``(df/dp)^T lambda`` adaptively.
 
     The state is read from the recorded steps, lambda from the dense output of its own solve. Between two saves the
@@ -86,40 +86,11 @@ class QuadratureAdjoint:
     abstol: float | None = None
     reltol: float | None = None
 
-    @property
-    def name(self) -> str:
-        return "QuadratureAdjoint"
-
-    def attach(
-        self,
-        solved: Solved,
-        times: Float[Tensor, "B T"],
-        values: Float[Tensor, "B T n"],
-        u0: Float[Tensor, "B n"],
-        p: Sequence[Tensor],
-    ) -> Float[Tensor, "B T n"]:
-        require_steps(self.name, solved)
-        return connect(self.name, self._pull, solved, (times, values), (u0, p))
-
-    def _pull(self, solved: Solved, p: Sequence[Tensor], times: Tensor, grad: Tensor) -> Gradient:
-        path = solved.engine.dense(solved.spec, solved.record, p)
-        costate = Costate(solved.spec, path)
-
-        def piece(span: Span, z: Tensor) -> tuple[Tensor, Totals]:
-            if not bool((z != 0).any()):  # after the last save that the loss reads
-                return z, [None] * len(p)
-            backward = solve_back(solved, costate, span, z, p, (None, None))
-            if backward is None:
-                return nothing(z, p)
-            adjoint = solved.engine.dense(backward.spec, backward.record, p)
-            totals = self._integral(solved, span, path, adjoint, p)
-            return nothing(z, p) if totals is None else (backward.end, totals)
-
-        start = torch.zeros_like(solved.end)
-        return sweep(solved, p, (times, grad), start, piece, lambda t, z: path(t))
-
-    def _integral(self, solved: Solved, span: Span, path: Path, adjoint: Path, p: Sequence[Tensor]) -> Totals | None:
+    def _integral(
+        self, solved: Solved, backward: Backward, span: Span, path: Path, p: Sequence[Tensor]
+    ) -> Totals | None:
         spec = solved.spec
+        adjoint = solved.engine.dense(backward.spec, backward.record, p)
         wanted = differentiable(p)
         leaves = live_leaves(p, wanted)
         inputs = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]

@@ -484,19 +484,19 @@ def _result(batches: Sequence[_Batch], per_trajectory: tuple[bool, ...]) -> Forw
             part = replace(part, implicit=tuple(batch.rows.implicit), goes_on=batch.rows.goes_on)
         records.append(part)
 
-    def gathered(item: Callable[[_Batch], Any]) -> Tensor:
-        """A number or row a trajectory, as the last batch that it ran in left it."""
-        total = whole.lanes.tensor(item(whole))
-        for batch in batches[1:]:
-            total = total.index_copy(0, batch.index, item(batch))
+    def gathered(items: Sequence[Any]) -> Tensor:
+        """A number or row a trajectory, of each batch, as the last batch that it ran in left it."""
+        total = whole.lanes.tensor(items[0])
+        for batch, item in zip(batches[1:], items[1:], strict=True):
+            total = total.index_copy(0, batch.index, item)
         return total
 
     record: StepRecord | CompactRecord = records[0]
     if len(batches) > 1:
         segments = tuple(Segment(batch.index, part) for batch, part in zip(batches, records, strict=True))
         record = CompactRecord(segments, _gathered_rows([batch.state.u for batch in batches], batches), per_trajectory)
-    accepted = gathered(lambda batch: batch.accepted).to(torch.int64)
-    t_end = gathered(lambda batch: batch.state.t)
+    accepted = gathered([batch.accepted for batch in batches]).to(torch.int64)
+    t_end = gathered([batch.state.t for batch in batches])
     if spec.saveat is None or whole.rows.values is None:
         # what had been counted when the next batch took some away stayed with this one
         counts = [batch.lanes.tensor(batch.accepted - batch.before).to(torch.int64) for batch in batches]
@@ -508,17 +508,18 @@ def _result(batches: Sequence[_Batch], per_trajectory: tuple[bool, ...]) -> Forw
         times, values = spec.saveat, torch.where(still, whole.start.unsqueeze(1), saved)
     work = batches[-1].scheme.work
     switches = stiff = None
-    if isinstance(whole.scheme, SwitchingScheme):
-        switches = gathered(lambda batch: getattr(batch.scheme, "switches")).to(torch.int64)  # noqa: B009
-        stiff = gathered(lambda batch: getattr(batch.scheme, "stiff")).to(torch.bool)  # noqa: B009
+    switching = [batch.scheme for batch in batches if isinstance(batch.scheme, SwitchingScheme)]
+    if switching:  # a scheme stays what it is: all of them or none
+        switches = gathered([scheme.switches for scheme in switching]).to(torch.int64)
+        stiff = gathered([scheme.stiff for scheme in switching]).to(torch.bool)
     return ForwardResult(
         times=times,
         values=values,
         record=record,
-        retcode=gathered(lambda batch: batch.codes).to(torch.int64),
+        retcode=gathered([batch.codes for batch in batches]).to(torch.int64),
         t_end=t_end,
         accepted_steps=accepted,
-        rejected_steps=gathered(lambda batch: batch.rejected).to(torch.int64),
+        rejected_steps=gathered([batch.rejected for batch in batches]).to(torch.int64),
         nf=work.calls,
         njacs=work.jacobians,
         nw=work.factorisations,
@@ -529,11 +530,10 @@ def _result(batches: Sequence[_Batch], per_trajectory: tuple[bool, ...]) -> Forw
         control=None
         if isinstance(whole.scheme, SelfControlled)
         else StepControl(
-            dt=gathered(lambda batch: batch.state.dt),
+            dt=gathered([batch.state.dt for batch in batches]),
             jumped=torch.zeros_like(spec.t0, dtype=torch.bool),
             memory=tuple(
-                gathered(lambda batch, place=place: batch.state.memory[place])  # type: ignore[misc]
-                for place in range(len(whole.state.memory))
+                gathered([batch.state.memory[place] for batch in batches]) for place in range(len(whole.state.memory))
             ),
         ),
     )
