@@ -583,10 +583,11 @@ class StageLog(AbstractContextManager["StageLog"]):
         """What the bar says beside the loss."""
         if np.isfinite(validation):
             self.validation = validation  # looked at now and then, and shown until the next time
-        rate, steps = self.objective.rate, self.training.meter.steps
+        rate, damping, steps = self.objective.rate, self.objective.damping, self.training.meter.steps
         parts = [
             f"validation {self.validation:.4g}" if np.isfinite(self.validation) else "",
             f"rate {rate:.2g}" if np.isfinite(rate) else "",
+            f"damping {damping:.1g}" if np.isfinite(damping) else "",
             f"{steps:,} solver steps" if steps else "",
         ]
         return ", ".join(part for part in parts if part)
