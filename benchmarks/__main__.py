@@ -17,6 +17,7 @@ BENCHMARKS = {
     "parameter_estimation": "1 minute",
     "single_terms": "20 minutes",
     "universal_fits": "20 minutes",
+    "attainable": "2 minutes",
     "recipe_speed": "3 minutes",
     "known_discoveries": "5 minutes",
     "recovery": "3 hours on two cores; it goes on where it was stopped",

@@ -9,8 +9,9 @@ Of torchdiffeq the time of one loss and gradient of each stage of simulations is
 found, and multiplied by the evaluations that ude's stage took; the whole recipe is not run with torchdiffeq, as that
 takes long. What this grants torchdiffeq: its optimisers cost nothing, windows are one batch, and the derivative
 matching, which simulates nothing, takes the time that it takes in ude. Of dopri5 with backpropagation and with the
-adjoint the faster counts. ude's default recipe takes Gauss-Newton steps, whose evaluations are Jacobians: torchdiffeq
-gets them by one backward pass a residual. "gradients" is the recipe with L-BFGS, a gradient an evaluation in both.
+adjoint the faster counts. ude's default recipe takes Gauss-Newton steps: an iteration has one Jacobian, which
+torchdiffeq gets by one backward pass a residual, and some trials, which are simulations alone. "gradients" is the
+recipe with L-BFGS, a gradient an evaluation in both.
 
     python -m benchmarks.recipe_speed [--rounds 3] [--seed 0]    # writes recipe_speed.md
 """
@@ -95,7 +96,16 @@ class Peer:
         gaps = (ends - self.starts[1:]) / self.spread
         return torch.cat([wrong.reshape(-1) / wrong.numel() ** 0.5, gaps.reshape(-1) * (10.0 / gaps.numel()) ** 0.5])
 
-    def seconds(self, residuals: Callable[..., Tensor], jacobian: bool, least: float = 0.5) -> float:
+    def trial(self, residuals: Callable[..., Tensor]) -> float:
+        """Seconds of the residuals alone."""
+
+        def once(odeint: Callable[..., Tensor]) -> None:
+            with torch.no_grad():
+                residuals(odeint)
+
+        return _timed(once, torchdiffeq.odeint)
+
+    def seconds(self, residuals: Callable[..., Tensor], jacobian: bool) -> float:
         """Of one loss and gradient, by the faster of torchdiffeq's two ways; or of the Jacobian, a row at a time."""
         wanted = [*self.field.parameters(), self.start if residuals == self.single else self.starts]
 
@@ -104,15 +114,17 @@ class Peer:
             for number in found if jacobian else [(found**2).sum()]:
                 torch.autograd.grad(number, wanted, retain_graph=jacobian)
 
-        times = []
-        for odeint in (torchdiffeq.odeint,) if jacobian else (torchdiffeq.odeint, torchdiffeq.odeint_adjoint):
-            once(odeint)
-            number, began = 0, time.perf_counter()
-            while number == 0 or time.perf_counter() - began < least:
-                once(odeint)
-                number += 1
-            times.append((time.perf_counter() - began) / number)
-        return min(times)
+        ways = (torchdiffeq.odeint,) if jacobian else (torchdiffeq.odeint, torchdiffeq.odeint_adjoint)
+        return min(_timed(once, odeint) for odeint in ways)
+
+
+def _timed(once: Callable[[Callable[..., Tensor]], None], odeint: Callable[..., Tensor], least: float = 0.5) -> float:
+    once(odeint)
+    number, began = 0, time.perf_counter()
+    while number == 0 or time.perf_counter() - began < least:
+        once(odeint)
+        number += 1
+    return (time.perf_counter() - began) / number
 
 
 def fitted(seed: int, recipe: str) -> tuple[ude.Fit, float]:
@@ -124,9 +136,14 @@ def fitted(seed: int, recipe: str) -> tuple[ude.Fit, float]:
     return fit, time.perf_counter() - began
 
 
-def evaluations(fit: ude.Fit) -> dict[str, int]:
-    """Stage -> losses with their gradients (or Jacobians) that it took."""
-    return {str(stage): int(own["evaluations"].max()) for stage, own in fit.history.groupby("stage", sort=False)}
+def evaluations(fit: ude.Fit, by_jacobian: bool) -> dict[str, tuple[int, int]]:
+    """Stage -> losses with their gradients (or Jacobians) that it took, and simulations beside them."""
+    counts = {}
+    for stage, own in fit.history.groupby("stage", sort=False):
+        whole, iterations = int(own["evaluations"].max()), len(own)
+        newton = by_jacobian and stage != MATCHING
+        counts[str(stage)] = (iterations, whole - iterations) if newton else (whole, 0)
+    return counts
 
 
 def stage_seconds(fit: ude.Fit) -> dict[str, float]:
@@ -138,26 +155,30 @@ def stage_seconds(fit: ude.Fit) -> dict[str, float]:
 def compared(recipe: str, seed: int, rounds: int) -> list[str]:
     """Rows of the table, and the sentence below it. The contenders take turns; the fastest rounds count."""
     _, first = fitted(seed, recipe)
-    best, ours = np.inf, {}
+    best, ours, by_jacobian = np.inf, {}, RECIPES[recipe] is None
     theirs = {MULTIPLE: np.inf, SINGLE: np.inf}
+    trials = {MULTIPLE: np.inf, SINGLE: np.inf}
     for _ in range(rounds):
         fit, seconds = fitted(seed, recipe)
         if seconds < best:
             best, ours = seconds, stage_seconds(fit)
         peer = Peer(fit)
-        theirs[MULTIPLE] = min(theirs[MULTIPLE], peer.seconds(peer.multiple, RECIPES[recipe] is None))
-        theirs[SINGLE] = min(theirs[SINGLE], peer.seconds(peer.single, RECIPES[recipe] is None))
-    counts, total = evaluations(fit), ours[MATCHING]
-    rows = [f"| {recipe} | {MATCHING} | {counts[MATCHING]} | {ours[MATCHING]:.2f} | | as ude | |"]
+        for stage, residuals in ((MULTIPLE, peer.multiple), (SINGLE, peer.single)):
+            theirs[stage] = min(theirs[stage], peer.seconds(residuals, by_jacobian))
+            trials[stage] = min(trials[stage], peer.trial(residuals))
+    counts, total = evaluations(fit, by_jacobian), ours[MATCHING]
+    rows = [f"| {recipe} | {MATCHING} | {counts[MATCHING][0]} | {ours[MATCHING]:.2f} | as ude | | |"]
     for stage in (MULTIPLE, SINGLE):
-        whole = theirs[stage] * counts[stage]
+        derivatives, simulations = counts[stage]
+        whole = theirs[stage] * derivatives + trials[stage] * simulations
         total += whole
+        number = f"{derivatives} and {simulations}" if simulations else f"{derivatives}"
         rows.append(
-            f"| {recipe} | {stage} | {counts[stage]} | {ours[stage]:.2f} | {1e3 * ours[stage] / counts[stage]:.2f} | "
-            f"{whole:.2f} | {1e3 * theirs[stage]:.2f} |"
+            f"| {recipe} | {stage} | {number} | {ours[stage]:.2f} | {whole:.2f} | {1e3 * theirs[stage]:.2f} | "
+            f"{1e3 * trials[stage]:.2f} |"
         )
-    rows.append(f"| {recipe} | whole fit | | {best:.2f} (first in the process {first:.2f}) | | {total:.2f} | |")
-    rows.append(f"| {recipe} | torchdiffeq / ude | | | | {total / best:.1f} times | |")
+    rows.append(f"| {recipe} | whole fit | | {best:.2f} (first in the process {first:.2f}) | {total:.2f} | | |")
+    rows.append(f"| {recipe} | torchdiffeq / ude | | | {total / best:.1f} times | | |")
     return rows
 
 
@@ -168,9 +189,10 @@ def main(rounds: int = 3, seed: int = 0) -> str:
         f"`python -m benchmarks.recipe_speed`, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"torchdiffeq {torchdiffeq.__version__}, {platform.machine()}, seed {seed}, fastest of {rounds} rounds. What "
         "is measured and what is reckoned stands at the head of the script: torchdiffeq's seconds are (one gradient "
-        "or Jacobian) times (evaluations).",
+        "or Jacobian) times (their number), and (one simulation) times (those without).",
         "",
-        "| recipe | stage | evaluations | ude, s | each, ms | torchdiffeq, s | each, ms |",
+        "| recipe | stage | derivatives and other simulations | ude, s | torchdiffeq, s | its derivative, ms | its "
+        "simulation, ms |",
         "|---|---|---|---|---|---|---|",
     ]
     for recipe in RECIPES:

@@ -115,14 +115,14 @@ def draw(found: Discovery, folder: Path) -> None:
 # %% [markdown]
 # ## When this fails
 #
-# **A parameter that an unknown function can imitate.** The fit with networks has its own `a`, 0.47. That it is near
-# 0.48 is the doing of the prior, which keeps networks small, and not of the data: `U1` may hold any multiple of `hare`,
-# and what `a` lacked the network would supply. Only the formula, which has no such term, pins `a` down. Never read a
-# parameter off a model with networks in it.
+# **A parameter that an unknown function can imitate.** The fit with networks has its own `a`, 0.63, far from 0.48, and
+# is none the worse for it: `U1` may hold any multiple of `hare`, and what `a` has too much the network takes away. Only
+# the formula, which has no such term, pins `a` down. Never read a parameter off a model with networks in it.
 #
-# **Too short a record.** Hold out everything after 1909, so that one cycle remains. The same two products are found,
-# but the forecast of the next cycle is off by more than 15 thousand hares, where before it was 2.6: one cycle tells the
-# form of the equations, yet not the length of the cycle, and a small error of the period is a large one ten years on.
+# **Too short a record.** Hold out everything after 1909, so that one cycle remains. The hares' product is found again,
+# but the lynxes are given hare² times lynx, just ahead of the product, and the forecast of the next cycle is off by
+# more than 15 thousand hares, where before it was 2.6: ten years do not tell the form of both equations, nor the length
+# of the cycle, and a small error of the period is a large one ten years on.
 #
 # **What the data cannot say.** Twenty-one counts do not rule out that lynxes are sated when hares abound. The table of
 # candidates in the report tells how close the decision was; and pelts are what trappers sold, not what lived.

@@ -76,13 +76,13 @@ def search(fit: ude.Fit) -> Discovery:
 
 
 # %% [markdown]
-# With 0.5 % of noise the network $U_1$ is 0.4 % away from $0.9\,xy$ along the true course, with 5 % it is 1.7 %. Both
+# With 0.5 % of noise the network $U_1$ is 0.1 % away from $0.9\,xy$ along the true course, with 5 % it is 0.8 %. Both
 # times the measurements choose one product for each equation, which nobody suggested:
 #
 # | noise | eaten (0.9) | fed (0.8) | forecast, formulas | forecast, networks |
 # |---|---|---|---|---|
 # | 0.5 % | 0.901 | 0.800 | 0.002 | 0.006 |
-# | 5 % | 0.906 | 0.800 | 0.016 | 0.37 |
+# | 5 % | 0.906 | 0.800 | 0.016 | 0.14 |
 #
 # The forecasts are from t = 5 to 15, in units of animals (the prey has 1.5 to 3.2). With little noise the networks
 # forecast nearly as well as the formulas. With more they do not: their small errors, in places where few points were,

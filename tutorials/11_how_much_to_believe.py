@@ -174,8 +174,8 @@ def draw(profiles: dict[float, tuple[np.ndarray, np.ndarray]], learned: tuple[np
 
 
 # %% [markdown]
-# Within the data the members part by 0.023 at most; at x = 10, twice the largest value that was seen, by 0.12. But
-# all of them are off by up to 0.066 within the data, near x = 0, where few points were: the members share the data,
+# Within the data the members part by 0.007 at most; at x = 10, twice the largest value that was seen, by 0.17. But
+# all of them are off by up to 0.069 within the data, near x = 0, where few points were: the members share the data,
 # their noise, and the habits of their training. An ensemble tells where nothing is known. How large the errors are it
 # does not tell.
 

@@ -263,7 +263,7 @@ def test_solver_that_never_arrives_gives_a_finite_fit(lotka_volterra_data, half_
 
 @pytest.mark.parametrize("stage", ["derivatives", "multiple shooting", "single shooting"])
 def test_interruption_in_any_stage_leaves_a_usable_fit(lotka_volterra_data, half_known, monkeypatch, stage):
-    from ude.training.training import StageLog
+    from ude.training.stage_log import StageLog
 
     original = StageLog.__call__
 

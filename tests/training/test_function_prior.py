@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from scipy.special import gamma, kv
 
 import ude
 from ude.training.function_prior import FunctionPrior, FunctionPriors, farthest, function_priors, gain_of
@@ -22,7 +23,7 @@ def prior(outputs="U1, U2", points=40, seed=0):
 def test_covariance_is_that_of_the_powers_that_the_docstring_names():
     part = prior("U")
     a, b, s = (0.4, 0.9), 0.3, 0.7
-    numbers = torch.tensor([math.log(a[0]), math.log(a[1]), math.log(b), math.log(s)], dtype=torch.float64)
+    numbers = torch.tensor([math.log(a[0]), math.log(a[1]), math.log(b), -80.0, 0.0, math.log(s)], dtype=torch.float64)
     features = []
     for i, size in enumerate(a):
         powers = [torch.ones(len(part.z))]
@@ -32,9 +33,19 @@ def test_covariance_is_that_of_the_powers_that_the_docstring_names():
     torch.testing.assert_close(part.covariance(numbers), s**2 * both @ both.T, rtol=1e-8, atol=1e-8)
 
 
+def test_what_is_local_falls_off_with_the_distance_as_a_gaussian_process_of_scipys_bessel_functions_does():
+    """Matérn of order 5/2: 2^(1-ν)/Γ(ν) x^ν K_ν(x), x = √(2ν) r/ℓ (Rasmussen & Williams 2006, 4.14)."""
+    part, length = prior("U"), 0.6
+    with_it = torch.tensor([-60.0, -60.0, -8.0, math.log(0.3), math.log(length), 0.0], dtype=torch.float64)
+    x = math.sqrt(5.0) * part.apart.sqrt().numpy() / length
+    np.fill_diagonal(x, 1e-6)
+    expected = 2.0**-1.5 / gamma(2.5) * x**2.5 * kv(2.5, x)
+    np.testing.assert_allclose(part.covariance(with_it).numpy(), 1.0 + 0.3 * expected, rtol=1e-6)
+
+
 def test_outputs_of_one_network_may_be_alike():
     part = prior()
-    numbers = torch.tensor([0.0, 0.0, 0.0, 2.0, -3.0, math.log(0.5), math.log(0.1)], dtype=torch.float64)
+    numbers = torch.tensor([0.0, 0.0, 0.0, -1.0, 0.0, 2.0, -3.0, math.log(0.5), math.log(0.1)], dtype=torch.float64)
     found = part.covariance(numbers)
     kernel = found[: len(part.z), : len(part.z)] / (4.0 + 0.25)
     torch.testing.assert_close(found[: len(part.z), len(part.z) :], -6.0 * kernel)
@@ -81,7 +92,7 @@ def test_the_evidence_prefers_the_order_that_the_data_have(degree):
     data = 100.0 * x[:, 0].numpy() ** degree + generator.standard_normal(60)
     gain = 100.0 * np.eye(60)
     found = FunctionPriors((part,)).likeliest(part.start(), gain.T @ gain, gain.T @ data)
-    a, b, _ = np.exp(found)
+    a, b, *_ = np.exp(found)
     assert (b < 0.02) if degree == 1 else (b > 0.1)
     assert a > 0.1
 

@@ -2,12 +2,13 @@
 
 The outputs of a network, over their scales, at visited inputs z (mean 0, deviation 1) are a priori
 
-    f_o(z) ~ GP(0, B_oo' k(z, z')),   k(z, z') = Π_i (1 + a_i t_i (e^{b t_i} - 1)/(b t_i)),   t_i = z_i z_i'
+    f_o(z) ~ GP(0, B_oo' k(z, z')),   k(z, z') = Π_i (1 + a_i t_i (e^{b t_i} - 1)/(b t_i)) + c m(|z - z'|/ℓ)
 
-an expansion in powers of each input, whose terms of degree n have variance a_i b^(n-1)/n!: b = 0 leaves products of
-the inputs, each to the first power; a_i = 0 says that input i does not matter; and a large b is what a Gaussian process
-of a short length scale is. ``B = w wᵀ + diag(s²)`` lets the outputs of one network be alike. The data choose a, b, w
-and s by their evidence, the functions being integrated out (Rasmussen & Williams 2006, 5.4; MacKay 1992).
+with t_i = z_i z_i'. The product is an expansion in powers of each input, whose terms of degree n have variance
+a_i b^(n-1)/n!: b = 0 leaves products of the inputs, each to the first power, and a_i = 0 says that input i does not
+matter. m, Matérn's of order 5/2, is for what changes within a short way, such as dry friction.
+``B = w wᵀ + diag(s²)`` lets the outputs of one network be alike. The data choose a, b, c, ℓ, w and s by their
+evidence, the functions being integrated out (Rasmussen & Williams 2006, 5.4; MacKay 1992).
 
 Why not a prior on weights: one that is strong enough to keep the noise out of a small network makes it small, and a
 network of small weights is near zero, not simple. The idea of putting the prior on a network's function values is that
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +36,16 @@ _MOST_VALUES, _MOST_POINTS, _LEAST_POINTS = 240, 60, 12
 _MOST_INPUTS = 12
 # What a network need not follow of a function of this prior, of the scale of its outputs: it is no polynomial.
 _NUGGET = 5e-3
-_START = {"a": -0.7, "b": -1.4, "w": 0.5, "s": -0.7}  # logarithms of a, b and s
-_BOUNDS = {"a": (-12.0, 4.0), "b": (-8.0, 0.7), "w": (-50.0, 50.0), "s": (-6.0, 4.0)}
+_START = {"a": -0.7, "b": -1.4, "c": -3.0, "l": -0.7, "w": 0.5, "s": -0.7}  # logarithms, but for w
+_BOUNDS = {
+    "a": (-12.0, 4.0),
+    "b": (-8.0, 0.7),
+    "c": (-14.0, 2.0),
+    "l": (-3.0, 0.7),
+    "w": (-50.0, 50.0),
+    "s": (-6.0, 4.0),
+}
+_LOCAL = 0.0  # log c to begin from as well, since what is local may be seen only once there is enough of it
 # Largest b t: beyond it, the farthest points would be all that the covariance knows in float64.
 _FARTHEST = 12.0
 _WIDTH = 4.0  # standard deviation of the normal hyperprior of these numbers
@@ -64,6 +74,11 @@ class FunctionPrior:
         chosen = farthest(z, number)
         return cls(term, visited[chosen], z[chosen])
 
+    @cached_property
+    def apart(self) -> Float[Tensor, "point point"]:
+        """Squares of the distances of the points."""
+        return (self.z.unsqueeze(1) - self.z.unsqueeze(0)).square().sum(-1)
+
     @property
     def size(self) -> int:
         """How many values f has."""
@@ -75,27 +90,35 @@ class FunctionPrior:
         found = found if isinstance(found, tuple) else (found,)
         return torch.cat([one / scale for one, scale in zip(found, self.term.output_scale, strict=True)])
 
-    # -- hyperparameters: log a (input), log b, w (output), log s (output) --------------------------------------------
+    # -- hyperparameters: log a (input), log b, log c, log l, w (output; of several), log s (output) ------------------
 
-    def start(self) -> Array:
-        inputs, outputs = len(self.term.inputs), len(self.term.outputs)
-        alike = [_START["w"]] * outputs if outputs > 1 else []
-        return np.array([_START["a"]] * inputs + [_START["b"]] + alike + [_START["s"]] * outputs)
+    @property
+    def names(self) -> str:
+        """One letter a number."""
+        outputs = len(self.term.outputs)
+        return "a" * len(self.term.inputs) + "bcl" + ("w" * outputs if outputs > 1 else "") + "s" * outputs
+
+    def start(self, local: bool = False) -> Array:
+        """local: with much of what changes within a short way"""
+        return np.array([_LOCAL if local and name == "c" else _START[name] for name in self.names])
 
     def bounds(self) -> list[tuple[float, float]]:
-        inputs, outputs = len(self.term.inputs), len(self.term.outputs)
-        alike = [_BOUNDS["w"]] * outputs if outputs > 1 else []
-        low, high = _BOUNDS["b"]
-        high = min(high, float(np.log(_FARTHEST) - self.z.square().max().log()))
-        return [_BOUNDS["a"]] * inputs + [(low, high)] + alike + [_BOUNDS["s"]] * outputs
+        farthest_b = float(np.log(_FARTHEST) - self.z.square().max().log())
+        bounds = [_BOUNDS[name] for name in self.names]
+        return [
+            (low, min(high, farthest_b)) if n == "b" else (low, high)
+            for n, (low, high) in zip(self.names, bounds, strict=True)
+        ]
 
     def covariance(self, numbers: Tensor) -> Float[Tensor, "value value"]:
         """Of the values, without the nugget."""
         inputs, outputs = self.z.shape[1], len(self.term.outputs)
-        a, b = numbers[:inputs].exp(), numbers[inputs].exp()
+        a, (b, c, length) = numbers[:inputs].exp(), numbers[inputs : inputs + 3].exp()
         t = self.z.unsqueeze(1) * self.z.unsqueeze(0)
-        kernel = (1.0 + a * torch.expm1(b * t) / b).prod(-1)
-        rest = numbers[inputs + 1 :]
+        distance = (5.0 * self.apart).sqrt() / length
+        matern = (1.0 + distance + distance.square() / 3.0) * (-distance).exp()
+        kernel = (1.0 + a * torch.expm1(b * t) / b).prod(-1) + c * matern
+        rest = numbers[inputs + 3 :]
         between = torch.diag((2.0 * rest[-outputs:]).exp())
         if outputs > 1:
             between = between + torch.outer(rest[:outputs], rest[:outputs])
@@ -144,8 +167,8 @@ class FunctionPriors:
     def __len__(self) -> int:
         return sum(part.size for part in self.parts)
 
-    def start(self) -> Array:
-        return np.concatenate([np.zeros(0), *[part.start() for part in self.parts]])
+    def start(self, local: bool = False) -> Array:
+        return np.concatenate([np.zeros(0), *[part.start(local) for part in self.parts]])
 
     def bounds(self) -> list[tuple[float, float]]:
         return [bound for part in self.parts for bound in part.bounds()]
@@ -199,10 +222,12 @@ class FunctionPriors:
                 (slope,) = torch.autograd.grad(value, leaf)
             return float(value.detach()), slope.numpy()
 
-        found = minimize(
-            cost, numbers, jac=True, method="L-BFGS-B", bounds=self.bounds(), options={"maxiter": _ITERATIONS}
-        )
-        return np.asarray(found.x)
+        starts = [numbers, self.start(local=True)] if np.array_equal(numbers, self.start()) else [numbers]
+        found = [
+            minimize(cost, start, jac=True, method="L-BFGS-B", bounds=self.bounds(), options={"maxiter": _ITERATIONS})
+            for start in starts
+        ]
+        return np.asarray(min(found, key=lambda one: float(one.fun)).x)
 
 
 def gain_of(jacobian: Array, values_jacobian: Array, variances: Array, tolerance: float = _NUGGET) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,7 @@ class GaussNewton(Optimiser):
                 _run(objective, posterior, self.iterations, adapt, on_iteration)
         finally:
             objective.assign(objective.best_point)
+            objective.damping = math.nan
         return objective.best
 
 
@@ -72,6 +74,7 @@ def _run(objective: Objective, posterior: Posterior, iterations: int, adapt: boo
             return made > 0
         posterior.scales.assign(state.scales)
         objective.best, objective.best_point = state.loss, state.x.copy()
+        objective.damping = state.damping
         on_iteration(state.loss)
         if state.done:
             break

@@ -62,7 +62,7 @@ class Objective:
         self.residuals, self.record, self.floor = residuals, record, floor
         self.batched, self.posterior = batched, posterior
         self.evaluations = 0
-        self.rate = math.nan  # of Adam, for who reports on it
+        self.rate = self.damping = math.nan  # of Adam, and of Gauss-Newton steps, for who reports on them
         self.best = np.inf
         self.best_point = self.point()
         marked = [torch.full_like(p, any(p is q for q in decays), dtype=torch.float64) for p in self.parameters]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,9 +18,8 @@ from ude.errors import InputError
 from ude.methods import Tsit5
 from ude.models import Model
 from ude.progress import ProgressBar
-from ude.progress import Stage as ProgressStage
 from ude.training import initialise
-from ude.training.collocation import Smoothing, interpolate_rare, rarely_seen, smooth
+from ude.training.collocation import interpolate_rare, rarely_seen, smooth
 from ude.training.coordinates import Coordinates, InnerField
 from ude.training.data import Array, Dataset
 from ude.training.evaluations import EvaluationLog, Meter
@@ -38,10 +34,12 @@ from ude.training.observables import Measurement
 from ude.training.optimisers import LBFGS, Adam, LevenbergMarquardt, Objective, Optimiser
 from ude.training.options import FitOptions
 from ude.training.penalties import ParameterPrior, Penalty, Scene, bind_all
+from ude.training.points import Points
 from ude.training.posterior import Posterior, Scales, WindowStarts, network_tensors
 from ude.training.run_folder import RunFolder
 from ude.training.shooting import Shooting, Windows, cut
-from ude.training.stages import Callback, Iteration, Stage
+from ude.training.stage_log import StageLog
+from ude.training.stages import Callback, Stage
 from ude.training.stiffness import algorithm_for
 
 COLUMNS = ("stage", "iteration", "loss", "validation", "rate", "evaluations", "steps", "seconds")
@@ -80,10 +78,6 @@ class Setup:
     priors: Mapping[str, ParameterPrior] = field(default_factory=dict)
     penalties: Sequence[Penalty] = ()
     callback: Callback | None = None
-
-
-class StopStage(Exception):
-    """Ends a stage from inside of its optimiser."""
 
 
 class Training:
@@ -525,119 +519,3 @@ def _check_starts(starts: Array, positive: npt.NDArray[np.bool_], initial: Seque
             got=f"{starts.tolist()}",
             fix="Give positive=False, or the states that are.",
         )
-
-
-class StageLog(AbstractContextManager["StageLog"]):
-    """Called with the loss of every iteration: into the history, onto the bar, to callbacks; stops early."""
-
-    def __init__(self, training: Training, stage: Stage, shown: ProgressStage) -> None:
-        self.training, self.stage, self.shown = training, stage, shown
-        self.name, self.count, self.evaluations = stage.name, 0, 0
-        self.best_validation, self.best_point, self.waited = np.inf, np.zeros(0), 0
-        self.saved, self.validation = time.monotonic(), np.nan
-        self.objective: Objective
-
-    def minimise(self, objective: Objective, optimisers: Sequence[Optimiser]) -> None:
-        """One optimiser after another; with validation data, the point that they liked best is kept."""
-        before = self.evaluations
-        self.best_validation, self.waited = np.inf, 0
-        try:
-            for optimiser in optimisers:
-                self.objective, self.before = objective, before
-                optimiser.minimise(objective, stall=self.training.options.stall, on_iteration=self)
-        finally:
-            self.evaluations = before + objective.evaluations
-            if np.isfinite(self.best_validation):
-                objective.assign(self.best_point)
-
-    def __call__(self, loss: float) -> None:
-        training, objective = self.training, self.objective
-        self.count += 1
-        # Whoever looks at the model now sees it at its best. The optimiser assigns its own point before it evaluates.
-        objective.assign(objective.best_point)
-        validation = self._look()
-        evaluations = self.before + objective.evaluations
-        meter = training.meter
-        row = (self.name, self.count, loss, validation, objective.rate, evaluations, meter.steps, meter.seconds)
-        training.rows.append(row)
-        self.shown.advance(loss, detail=self._told(validation))
-        if not training.log.replaying and time.monotonic() - self.saved > training.options.checkpoint_seconds:
-            training.checkpoint()
-            self.saved = time.monotonic()
-        told = Iteration(
-            self.name,
-            self.count,
-            loss,
-            validation,
-            training.model,
-            objective.rate,
-            evaluations,
-            meter.steps,
-            len(training.rows),
-        )
-        stop = [callback(told) for callback in (self.stage.callback, training.setup.callback) if callback is not None]
-        if any(stop) or self.waited > training.options.validation_patience:
-            raise StopStage
-
-    def _told(self, validation: float) -> str:
-        """What the bar says beside the loss."""
-        if np.isfinite(validation):
-            self.validation = validation  # looked at now and then, and shown until the next time
-        rate, steps = self.objective.rate, self.training.meter.steps
-        parts = [
-            f"validation {self.validation:.4g}" if np.isfinite(self.validation) else "",
-            f"rate {rate:.2g}" if np.isfinite(rate) else "",
-            f"{steps:,} solver steps" if steps else "",
-        ]
-        return ", ".join(part for part in parts if part)
-
-    def _look(self) -> float:
-        """The validation loss where it is time to look, else NaN."""
-        if self.count % self.training.options.validation_every:
-            return float("nan")
-        value = self.training.validate()
-        if value < self.best_validation:
-            self.best_validation, self.best_point, self.waited = value, self.objective.best_point.copy(), 0
-        elif np.isfinite(value):
-            self.waited += 1
-        return value
-
-    def __enter__(self) -> StageLog:
-        self.shown.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> bool | None:
-        stopped = kind is StopStage
-        self.shown.__exit__(None if stopped else kind, None if stopped else error, tb)
-        return stopped
-
-
-@dataclass(frozen=True, eq=False)
-class Points:
-    """Dense points along the smoothed trajectories: u and du (point, state), t (point,), and whose they are."""
-
-    u: Tensor
-    du: Tensor
-    t: Tensor
-    trajectory: Tensor
-
-    @classmethod
-    def along(cls, data: Dataset, smoothing: Smoothing, total: int = 200) -> Points:
-        """About `total` points over all trajectories, at least two an interval of data, at most 4000.
-
-        Points outside of the times at which every state was measured are left out where there are others.
-        """
-        number = max(total // len(data), 4)
-        most = max(4000 // len(data), 4)
-        parts: list[tuple[npt.NDArray[Any], ...]] = []
-        inside = []
-        for i, trajectory in enumerate(data.trajectories):
-            t = np.linspace(trajectory.t[0], trajectory.t[-1], min(max(number, 2 * len(trajectory)), most))
-            inside.append(smoothing.inside(i, t).all(axis=1))
-            parts.append((*smoothing(i, t), t, np.full(len(t), i)))
-        known = np.concatenate(inside)
-        known |= known.sum() < 2
-        u, du, times, rows = (torch.as_tensor(np.concatenate(part)[known]) for part in zip(*parts, strict=True))
-        return cls(u, du, times, rows)
