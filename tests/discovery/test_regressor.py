@@ -46,6 +46,7 @@ x, y, c0, c1, c2 = sp.symbols("x y c0 c1 c2")
         (c0 * x**2 / (c1 + x**2), 11),  # as c0/(1 + c1/x**2)
         (c0 * x * y / (x + c1 * y), 11),
         (c0 * x / (c1 + x), 9),  # both writings are as long
+        (c0 * x**2 / (c1 * x + x**2), 13),  # x is not cancelled
         (c0 * x + c0, 6),  # a constant that stands twice is fitted once
         (sp.Integer(0), 1),
     ],

@@ -184,7 +184,8 @@ def _divided(factors: Sequence[sp.Expr]) -> Iterator[sp.Expr]:
                 continue
             inside = [part.as_powers_dict().get(base, sp.S.Zero) for part in below.base.args]
             taken = min(power, max(inside))
-            if taken.is_Integer and taken > 0:
+            # a factor of the whole denominator is one to cancel, and a writing that does not costs what it costs
+            if taken.is_Integer and taken > 0 >= min(inside):
                 divided = sp.Add(*(part / base**taken for part in below.base.args))
                 rest = [other for other in factors if other is not below and other is not factor]
                 yield sp.Mul(*rest, base ** (power - taken), 1 / divided)
