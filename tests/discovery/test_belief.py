@@ -22,9 +22,10 @@ from ude.discovery.embedding import FitOptions, fit_closed_form
 from ude.discovery.inclusion import InclusionOptions, probabilities, summands
 from ude.discovery.integration import Integrator
 from ude.discovery.intervals import profile_interval, wald_intervals
+from ude.discovery.open_form import OpenSystem
 from ude.discovery.regressor import complexity
 from ude.discovery.sampling import forcing
-from ude.discovery.selection import OpenSystem, select
+from ude.discovery.selection import select
 from ude.discovery.stability import screen
 from ude.discovery.support import TermSupport
 from ude.errors import DataError, InputError

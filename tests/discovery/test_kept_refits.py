@@ -13,8 +13,9 @@ from ude.discovery import kept_refits
 from ude.discovery.closed_form import ClosedForm, Constant, Forcing, Trajectory
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
 from ude.discovery.kept_refits import FOLDER, KeptRefits
+from ude.discovery.open_form import OpenSystem
 from ude.discovery.regressor import Candidate, complexity
-from ude.discovery.selection import OpenSystem, select
+from ude.discovery.selection import select
 from ude.errors import InputError
 
 x, c0, c1 = sp.symbols("x c0 c1")

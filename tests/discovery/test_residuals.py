@@ -11,9 +11,10 @@ import sympy as sp
 from ude.discovery.closed_form import ClosedForm, Constant, Trajectory
 from ude.discovery.embedding import fit_closed_form
 from ude.discovery.integration import Integrator
+from ude.discovery.open_form import OpenSystem
 from ude.discovery.regressor import Candidate, complexity
 from ude.discovery.residuals import dependence, residual_tables
-from ude.discovery.selection import OpenSystem, SelectionOptions, select
+from ude.discovery.selection import SelectionOptions, select
 
 x, c0, c1, c2, c3 = sp.symbols("x c0 c1 c2 c3")
 LINE = ClosedForm(("x",), {"x": sp.Symbol("k")}, {"k": Constant(1.0)})

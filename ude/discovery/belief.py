@@ -15,9 +15,11 @@ from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
 from ude.discovery.inclusion import InclusionOptions, inclusion_table, probabilities
 from ude.discovery.integration import Integrator, along, simulate
 from ude.discovery.intervals import covariance, observed_columns, wald_intervals
+from ude.discovery.open_form import OpenSystem
 from ude.discovery.regressor import Samples
 from ude.discovery.residuals import dependence
-from ude.discovery.selection import Combination, OpenSystem, Selection, score
+from ude.discovery.selection import Combination, Selection
+from ude.discovery.shortlist import score
 from ude.discovery.stability import Stability, screen
 from ude.discovery.support import Support, support_of
 from ude.discovery.verdict import Evidence, Verdict, VerdictOptions, judge

@@ -1,13 +1,14 @@
-"""Formulas that no search offered, made of those that were: one more summand, where the data leave the choice open."""
+"""Formulas that no search offered, made of those that were: with one more summand, or with a constant less."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import sympy as sp
 
-from ude.discovery.regressor import Candidate, complexity, rename_constants
+from ude.discovery.regressor import Candidate, complexity, merged_constants, rename_constants
 
 _SHARE = 0.1  # of a summand's own constant, with which it joins others
 
@@ -56,3 +57,30 @@ def additions(
                 pareto=False,
             )
             yield f"added {shape} to {term} = {candidate.expression}", {**candidates, term: grown}
+
+
+def simplifications(candidates: Mapping[str, Candidate], at_once: int) -> Iterator[tuple[str, dict[str, Candidate]]]:
+    """The combination with one constant, or two, at zero, wherever a formula is left; with what was done in words."""
+    constants = [(term, name) for term, candidate in candidates.items() for name in candidate.constants]
+    for dropped in combinations(constants, at_once):
+        simpler, words = dict(candidates), []
+        for term in dict.fromkeys(term for term, _ in dropped):
+            names = [name for owner, name in dropped if owner == term]
+            smaller = _without(simpler[term], names)
+            if smaller is None:
+                break
+            words.append(f"dropped {', '.join(names)} of {term} = {simpler[term].expression}")
+            simpler[term] = smaller
+        else:
+            yield "; ".join(words), simpler
+
+
+def _without(candidate: Candidate, names: Sequence[str]) -> Candidate | None:
+    expression = candidate.expression.subs(dict.fromkeys(map(sp.Symbol, names), 0))
+    if expression.has(sp.nan, sp.zoo, sp.oo):
+        return None
+    left = {sp.Symbol(name): value for name, value in candidate.constants.items() if name not in names}
+    expression, left = merged_constants(expression, left)
+    inputs = [str(symbol) for symbol in expression.free_symbols if symbol not in left]
+    simple, constants = rename_constants(expression, left, inputs)
+    return Candidate(simple, constants, complexity(simple, constants), candidate.nmse, candidate.source)

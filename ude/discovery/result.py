@@ -22,7 +22,8 @@ from ude.discovery.integration import Integrator, Observer, simulate
 from ude.discovery.intervals import profile_interval
 from ude.discovery.regressor import Candidate, Samples
 from ude.discovery.sampling import equations_of, expected_residuals, observed, open_system
-from ude.discovery.selection import Combination, Selection, score
+from ude.discovery.selection import Combination, Selection
+from ude.discovery.shortlist import score
 from ude.discovery.stability import Stability
 from ude.discovery.support import Support
 from ude.discovery.verdict import NOT_ENOUGH, Verdict

@@ -16,8 +16,8 @@ import torch
 from sympy.core.function import AppliedUndef
 
 from ude.discovery.closed_form import Constant, Forcing, Trajectory
+from ude.discovery.open_form import OpenSystem
 from ude.discovery.regressor import Array, Samples, evaluate
-from ude.discovery.selection import OpenSystem
 from ude.errors import ModelError
 from ude.interpolation import Interpolation, Kind
 from ude.models import UDE, Observation

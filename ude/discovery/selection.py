@@ -14,22 +14,22 @@ which differences are those of arithmetic rather than of formulas, keeps noisele
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import combinations, product
-from math import inf, log
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
-import sympy as sp
 
-from ude.discovery.closed_form import Array, ClosedForm, Constant, Trajectory
+from ude.discovery.closed_form import Array, ClosedForm, Trajectory
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
 from ude.discovery.families import family
 from ude.discovery.integration import Integrator, Observer, simulate
 from ude.discovery.kept_refits import Refit
-from ude.discovery.moves import additions, summand_pool
-from ude.discovery.regressor import Candidate, as_text, complexity, merged_constants, rename_constants
+from ude.discovery.moves import additions, simplifications, summand_pool
+from ude.discovery.open_form import OpenSystem
+from ude.discovery.regressor import Candidate
 from ude.discovery.residuals import DEPENDENT, dependence
+from ude.discovery.shortlist import NETWORK_ERROR, closeness, near, score, shortlist
 from ude.errors import InputError, ModelError
 
 Progress = Callable[[int, int, str], None]
@@ -37,67 +37,10 @@ SEARCH = "search"
 _OPEN = 6.0  # difference of scores ("strong evidence", Kass & Raftery 1995) below which the choice counts as open
 _EXTENDED = 4  # combinations that are tried with one more summand
 _REDUCED = 8  # combinations, those among them, whose constants are tried at zero
-NETWORK_ERROR = 0.1  # relative error that a trained network is taken to have where candidates are shortlisted
-# The same where something is left that no formula tried describes: many and clean data train better networks, and where
-# the samples come from smoothed data they are as good as these.
+# Errors of the samples (as NETWORK_ERROR) where something is left that no formula tried describes: many and clean data
+# train better networks, and where the samples come from smoothed data they are as good as these.
 _FINER = (0.03, 0.01, 3e-3, 1e-3, 3e-4)
 _WIDENED = 3  # candidates of each term that are tried at each of these
-NEAR = 0.1  # normalised squared error below which a simple candidate is worth a trial whatever else there is
-
-
-@dataclass(frozen=True)
-class OpenSystem:
-    """A system in which terms are still unknown.
-
-    equations: state -> right-hand side with unknown terms as applied functions, ``U1(hare, lynx)``.
-    parameters: the model's own constants. calls: unknown term -> the names that its candidates are written in.
-    positive: states that are positive by nature. observables: column of the data -> formula; empty where the columns
-    are the states. state_scale: the size of each state, where its columns do not tell.
-    """
-
-    states: tuple[str, ...]
-    equations: dict[str, sp.Expr]
-    calls: dict[str, tuple[str, ...]]
-    parameters: dict[str, Constant] = field(default_factory=dict)
-    time: str = "t"
-    positive: tuple[str, ...] = ()
-    observables: dict[str, sp.Expr] = field(default_factory=dict)
-    state_scale: tuple[float, ...] | None = None
-
-    def close(self, chosen: Mapping[str, Candidate]) -> tuple[ClosedForm, dict[str, dict[str, str]]]:
-        """The system with a candidate in the place of each term, and for each term its constants' names there."""
-        missing = [term for term in self.calls if term not in chosen]
-        if missing:
-            raise ModelError("terms without a formula", expected=", ".join(self.calls), got=f"none for {missing}")
-        parameters, names, bodies = dict(self.parameters), {}, {}
-        for term, candidate in chosen.items():
-            own = {constant: f"{term}_{constant}" for constant in candidate.constants}
-            clash = sorted(set(own.values()) & ({*parameters, *self.states, self.time}))
-            if clash:
-                raise ModelError(
-                    f"name {clash[0]}", expected="a name of its own", fix=f"Rename the parameter {clash[0]}."
-                )
-            parameters.update({name: Constant(candidate.constants[constant]) for constant, name in own.items()})
-            bodies[term] = candidate.expression.xreplace({sp.Symbol(c): sp.Symbol(n) for c, n in own.items()})
-            names[term] = own
-        equations = {state: self._substitute(rate, bodies) for state, rate in self.equations.items()}
-        closed = ClosedForm(self.states, equations, parameters, self.time, self.positive, self.observables)
-        return closed, names
-
-    def sizes(self, scale: Array) -> Array:
-        """The size of each state, given that of each column."""
-        return scale if self.state_scale is None else np.array(self.state_scale)
-
-    def _substitute(self, rate: sp.Expr, bodies: Mapping[str, sp.Expr]) -> sp.Expr:
-        for call in rate.atoms(sp.core.function.AppliedUndef):
-            term = str(call.func)
-            if term not in bodies:
-                raise ModelError(f"no formula for {call}", expected=f"one of {', '.join(bodies)}")
-            formal = [sp.Symbol(name) for name in self.calls[term]]
-            if len(formal) != len(call.args):
-                raise ModelError(f"{call}", expected=f"{len(formal)} arguments", got=str(len(call.args)))
-            rate = rate.xreplace({call: bodies[term].xreplace(dict(zip(formal, call.args, strict=True)))})
-        return rate
 
 
 @dataclass(frozen=True)
@@ -171,41 +114,6 @@ class Selection:
     options: SelectionOptions = SelectionOptions()
 
 
-def score(sse: float, n: int, complexity: int, floor: float) -> float:
-    """``N log(SSE/N + floor^2) + complexity log N``; infinite for a fit that did not come off."""
-    return n * log(sse / n + floor**2) + complexity * log(n) if np.isfinite(sse) else inf
-
-
-def shortlist(candidates: Sequence[Candidate], limit: int, n: int) -> list[Candidate]:
-    """The ``limit`` candidates worth putting back into the equations, simplest first; and 0, where it is offered.
-
-    Half of them are the best by ``n log(nmse + NETWORK_ERROR^2) + complexity log n``: n is the number of *observed*
-    numbers (that many independent facts went into the samples, however many samples there are), and closeness beyond
-    the relative error of a trained network earns little. That error is smooth, hence easily fitted by more terms, and
-    with noisy data larger than usual; so the other half are simply the simplest that are near at all (``NEAR``).
-    Where even the closest is far from the samples (derivatives of noisy data), its error is taken for theirs.
-    """
-    nothing = [c for c in candidates if c.expression == 0][:1]  # far from any network, and the truth at times
-    candidates = [c for c in candidates if c.expression != 0]
-    least = min((c.nmse for c in candidates), default=0.0)
-    order = sorted(candidates, key=lambda c: _closeness(c, n, max(NETWORK_ERROR, least**0.5)))
-    chosen = order[: (limit + 1) // 2]
-    near = sorted(_near(candidates), key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
-    chosen += [c for c in near if c not in chosen][: limit - len(chosen)]
-    chosen += [c for c in order if c not in chosen][: limit - len(chosen)]
-    return nothing + sorted(chosen, key=lambda c: (c.complexity, c.nmse, as_text(c.expression)))
-
-
-def _near(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that are near the samples at all: as near as ``NEAR``, or half as near as the closest."""
-    least = min((c.nmse for c in candidates), default=0.0)
-    return [c for c in candidates if c.nmse <= max(NEAR, 2.0 * least)]
-
-
-def _closeness(candidate: Candidate, n: int, error: float = NETWORK_ERROR) -> tuple[float, str]:
-    return score(candidate.nmse * n, n, candidate.complexity, error), as_text(candidate.expression)
-
-
 def select(
     system: OpenSystem,
     fronts: Mapping[str, Sequence[Candidate]],
@@ -238,19 +146,7 @@ def select(
         else:
             trial.total = options.max_combinations
             trial.coordinate_search(lists)
-        if options.simplify:
-            trial.simplify()
-        # samples that no formula comes near to say little, so that what is tried rests on chance; those of a term
-        # that the trajectories find to be zero are noise by nature
-        poor = [term for term, found in fronts.items() if min(c.nmse for c in found) > NETWORK_ERROR**2]
-        poor = [term for term in poor if trial.best.candidates[term].expression != 0]
-        if options.extend and (poor or trial.is_open()):
-            trial.extend({term: summand_pool(fronts[term], options.extend) for term in system.calls})
-            if options.simplify:
-                trial.reduce_rivals()
-                trial.simplify()
-        if options.widen and trial.widen(fronts) and options.simplify:
-            trial.simplify()
+        trial.refine({term: fronts[term] for term in system.calls})
     except KeyboardInterrupt:
         trial.interrupted = True
     if not trial.done:
@@ -316,8 +212,8 @@ class _Trial:
     def best(self) -> Combination:
         """The simplest combination that the data do not tell from the one of lowest score."""
         lowest = min(c.score for c in self.done.values())
-        near = [c for c in self.done.values() if c.score <= lowest + self.options.margin]
-        return min(near, key=lambda c: (c.complexity, c.score, str(c)))
+        close = [c for c in self.done.values() if c.score <= lowest + self.options.margin]
+        return min(close, key=lambda c: (c.complexity, c.score, str(c)))
 
     def all_of(self, lists: Mapping[str, Sequence[Candidate]]) -> None:
         """Every combination, simplest first, so that an early end leaves the simple ones tried."""
@@ -336,8 +232,8 @@ class _Trial:
         mostly seen whatever the others are.
         """
         starts = [
-            {term: min(choices, key=lambda c: _closeness(c, self.n)) for term, choices in lists.items()},
-            {term: min(_near(choices), key=lambda c: (c.complexity, c.nmse)) for term, choices in lists.items()},
+            {term: min(choices, key=lambda c: closeness(c, self.n)) for term, choices in lists.items()},
+            {term: min(near(choices), key=lambda c: (c.complexity, c.nmse)) for term, choices in lists.items()},
         ]
         try:
             for start in starts:
@@ -354,6 +250,24 @@ class _Trial:
                                 start, current, changed = {**start, term: choice}, found, True
         except _OutOfTime:
             return
+
+    def refine(self, fronts: Mapping[str, Sequence[Candidate]]) -> None:
+        """What the lists did not hold: simpler forms of the best, sums where the choice is open, closer ones where
+        something is missed."""
+        options = self.options
+        if options.simplify:
+            self.simplify()
+        # samples that no formula comes near to say little, so that what is tried rests on chance; those of a term
+        # that the trajectories find to be zero are noise by nature
+        poor = [term for term, found in fronts.items() if min(c.nmse for c in found) > NETWORK_ERROR**2]
+        poor = [term for term in poor if self.best.candidates[term].expression != 0]
+        if options.extend and (poor or self.is_open()):
+            self.extend({term: summand_pool(found, options.extend) for term, found in fronts.items()})
+            if options.simplify:
+                self.reduce_rivals()
+                self.simplify()
+        if options.widen and self.widen(fronts) and options.simplify:
+            self.simplify()
 
     def is_open(self) -> bool:
         """Whether some other combination is so nearly as good as the best that a better one may have been missed."""
@@ -388,7 +302,7 @@ class _Trial:
                     break
                 widened = True
                 nearest = {
-                    term: sorted(found, key=lambda c: _closeness(c, self.n, error))[:_WIDENED]
+                    term: sorted(found, key=lambda c: closeness(c, self.n, error))[:_WIDENED]
                     for term, found in fronts.items()
                 }
                 self.evaluate({term: found[0] for term, found in nearest.items()})
@@ -407,8 +321,8 @@ class _Trial:
         """
         try:
             for combination in sorted(self.done.values(), key=lambda c: (c.score, c.complexity, str(c)))[:_REDUCED]:
-                for step, simpler in _simplifications(combination, 1):
-                    self.evaluate(simpler, step)
+                for step, simpler in simplifications(combination.candidates, 1):
+                    self.evaluate(simpler, _after(combination, step))
         except _OutOfTime:
             return
 
@@ -419,8 +333,8 @@ class _Trial:
             while improved:
                 improved, best = False, self.best
                 for at_once in (1, 2):  # two small terms can stand in for each other, so that neither goes alone
-                    for step, simpler in _simplifications(best, at_once):
-                        self.evaluate(simpler, step)
+                    for step, simpler in simplifications(best.candidates, at_once):
+                        self.evaluate(simpler, _after(best, step))
                     improved = self.best is not best
                     if improved:
                         break
@@ -428,32 +342,8 @@ class _Trial:
             return
 
 
-def _simplifications(combination: Combination, at_once: int) -> Iterator[tuple[str, dict[str, Candidate]]]:
-    """The combination with one constant, or two, at zero, wherever a formula is left; with what was done in words."""
-    constants = [(term, name) for term, candidate in combination.candidates.items() for name in candidate.constants]
-    earlier = "" if combination.step == SEARCH else f"{combination.step}; "
-    for dropped in combinations(constants, at_once):
-        candidates, words = dict(combination.candidates), []
-        for term in dict.fromkeys(term for term, _ in dropped):
-            names = [name for owner, name in dropped if owner == term]
-            smaller = _without(candidates[term], names)
-            if smaller is None:
-                break
-            words.append(f"dropped {', '.join(names)} of {term} = {candidates[term].expression}")
-            candidates[term] = smaller
-        else:
-            yield earlier + "; ".join(words), candidates
-
-
-def _without(candidate: Candidate, names: Sequence[str]) -> Candidate | None:
-    expression = candidate.expression.subs(dict.fromkeys(map(sp.Symbol, names), 0))
-    if expression.has(sp.nan, sp.zoo, sp.oo):
-        return None
-    left = {sp.Symbol(name): value for name, value in candidate.constants.items() if name not in names}
-    expression, left = merged_constants(expression, left)
-    inputs = [str(symbol) for symbol in expression.free_symbols if symbol not in left]
-    simple, constants = rename_constants(expression, left, inputs)
-    return Candidate(simple, constants, complexity(simple, constants), candidate.nmse, candidate.source)
+def _after(combination: Combination, step: str) -> str:
+    return step if combination.step == SEARCH else f"{combination.step}; {step}"
 
 
 def continuation_rmse(
