@@ -65,8 +65,8 @@ epidemic this was settled after seeds 10 to 19 had been seen: by the worst of it
 unknown at all, 7 of those 10 counted as found, with the same errors of the unknown part. The recipe was tuned on seeds
 0 to 9; seeds 10 to 19 had been looked at before its present form.
 
-Of seeds 20 and 26 the noise that was drawn for one of the states is itself 1.27 and 1.39 times what is expected, so that
-a fit of Lotka and Volterra's equations may miss the noise level by doing right.
+Of seeds 20 and 26 the noise that was drawn for one of the states is itself 1.27 and 1.39 times what is expected, so
+that a fit of Lotka and Volterra's equations may miss the noise level by doing right.
 
 What the data allow at all, of Lotka and Volterra's equations, is computed in [attainable](attainable.md).
 """
