@@ -124,3 +124,11 @@ def test_products_are_found_from_few_noisy_points():
     truth = clean[:, 0] * clean[:, 1]
     for output, size in zip(found, (0.9, 0.8), strict=True):
         assert np.linalg.norm(output.numpy() - size * truth) < 0.035 * np.linalg.norm(size * truth)
+
+
+def test_a_model_without_networks_is_fitted_without_such_a_prior():
+    t = np.linspace(0.0, 2.0, 9)
+    data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    stages = [ude.SingleShooting((ude.GaussNewton(iterations=20),))]
+    fit = ude.fit(ude.UDE("dx/dt = -k*x", fit="k"), data, stages=stages, holdout=0, progress=False)
+    assert fit.model.values()["k"] == pytest.approx(1.5, rel=1e-4)

@@ -182,7 +182,8 @@ class FunctionPriors:
             size = len(part.start())
             blocks.append(part.covariance(numbers[place : place + size]))
             place += size
-        return torch.block_diag(*blocks)
+        # none makes (1, 0) of nothing
+        return torch.block_diag(*blocks) if blocks else torch.zeros(0, 0, dtype=torch.float64)
 
     def whitener(self, numbers: Array, slack: float = 1.0) -> Array:
         """The inverse of the Cholesky factor of the covariance: what makes independent ones of the values.
