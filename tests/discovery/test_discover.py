@@ -323,6 +323,8 @@ def test_a_folder_that_cannot_be_written_is_said(found: Discovery, tmp_path: Pat
         found.save(tmp_path / "file")
 
 
+# slow: the command line, the tutorial and the README run the same discovery from their sides
+@pytest.mark.slow
 @pytest.mark.end_to_end
 def test_hudson_bay_has_one_interaction_in_each_equation() -> None:
     """Hewitt's pelts 1900-1920: the networks trained on 1900-1915 turn out to be one hare*lynx term each."""

@@ -67,7 +67,7 @@ def _cut(trajectory: Trajectory, points: int) -> tuple[Trajectory, Trajectory]:
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_the_true_combination_wins_over_closer_and_simpler_ones(seed: int) -> None:
     train, held_out = _cut(_data(0.05, seed), 23)
     found = select(SYSTEM, {"U1": FRONT, "U2": FRONT}, [train], held_out=[held_out])

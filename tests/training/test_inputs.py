@@ -60,6 +60,8 @@ def test_a_covariate_drives_the_right_hand_side(u0):
     assert result.rmse(result.held_out)["x"] < 5e-3
 
 
+# slow: the same covariate drives a known term above
+@pytest.mark.slow
 def test_a_network_may_read_a_covariate():
     grid = (np.linspace(0.0, 6.0, 13), np.random.default_rng(0).uniform(0.0, 2.0, 13))
     data = runs_of([0.7] * 3, [0.0] * 3, grid).with_covariates("rain", *grid)

@@ -138,6 +138,7 @@ def test_an_unknown_function_of_a_hidden_state_is_found():
     assert np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact**2)) < 0.05
 
 
+@pytest.mark.slow
 def test_several_runs_share_a_hidden_start_where_they_are_told_to():
     starts = (3.0, 1.0, 2.0)
     runs = [
