@@ -182,15 +182,18 @@ def _move_with_time(
     moving = [choice for choice in chosen.values() if choice.requires_grad and bool((choice.detach() == t).any())]
     if not torch.is_grad_enabled() or not (moving or bool((fired >= 0).any())):
         return u, t
-    live_t = t
-    du = derivative(run.spec, u.detach(), t, run.p)
+    values = []
     for index, callback in enumerate(run.callbacks):
         which = fired == index
-        if not bool(which.any()) or not isinstance(callback, (ContinuousCallback, VectorContinuousCallback)):
-            continue
-        value = component_of(run.call(callback.condition, u, t), component, len(t))
-        if not value.requires_grad:  # neither by the state nor by a trainable tensor of its own
-            continue
+        if bool(which.any()) and isinstance(callback, (ContinuousCallback, VectorContinuousCallback)):
+            value = component_of(run.call(callback.condition, u, t), component, len(t))
+            if value.requires_grad:  # by the state, or by a trainable tensor of its own
+                values.append((callback, which, value))
+    if not values and not moving:
+        return u, t
+    live_t = t
+    du = derivative(run.spec, u.detach(), t, run.p)
+    for callback, which, value in values:
         at, when = u.detach().requires_grad_(), t.detach().clone().requires_grad_()
         with torch.enable_grad():
             probe = component_of(run.call(callback.condition, at, when), component, len(t))
