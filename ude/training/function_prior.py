@@ -79,6 +79,11 @@ class FunctionPrior:
         """Squares of the distances of the points."""
         return (self.z.unsqueeze(1) - self.z.unsqueeze(0)).square().sum(-1)
 
+    @cached_property
+    def products(self) -> Float[Tensor, "point point input"]:
+        """``t_i = z_i z_i'`` of every two points."""
+        return self.z.unsqueeze(1) * self.z.unsqueeze(0)
+
     @property
     def size(self) -> int:
         """How many values f has."""
@@ -114,7 +119,7 @@ class FunctionPrior:
         """Of the values, without the nugget."""
         inputs, outputs = self.z.shape[1], len(self.term.outputs)
         a, (b, c, length) = numbers[:inputs].exp(), numbers[inputs : inputs + 3].exp()
-        t = self.z.unsqueeze(1) * self.z.unsqueeze(0)
+        t = self.products
         distance = (5.0 * self.apart).sqrt() / length
         matern = (1.0 + distance + distance.square() / 3.0) * (-distance).exp()
         kernel = (1.0 + a * torch.expm1(b * t) / b).prod(-1) + c * matern
@@ -208,7 +213,8 @@ class FunctionPriors:
             torch.as_tensor(size[:, None] * vectors[:, some].T),
             torch.as_tensor(vectors[:, some].T @ right / size),
         )
-        eye = torch.eye(len(seen), dtype=torch.float64)
+        eye, usual = torch.eye(len(seen), dtype=torch.float64), self.start()
+        centre = torch.as_tensor(usual)
 
         def cost(x: Array) -> tuple[float, Array]:
             leaf = torch.as_tensor(x).requires_grad_()
@@ -219,11 +225,11 @@ class FunctionPriors:
                     return 1e10, np.zeros_like(x)
                 scaled = torch.linalg.solve_triangular(factor, seen.unsqueeze(-1), upper=False)
                 value = 0.5 * scaled.square().sum() + factor.diagonal().log().sum()
-                value = value + 0.5 * ((leaf - torch.as_tensor(self.start())) / _WIDTH).square().sum()
+                value = value + 0.5 * ((leaf - centre) / _WIDTH).square().sum()
                 (slope,) = torch.autograd.grad(value, leaf)
             return float(value.detach()), slope.numpy()
 
-        starts = [numbers, self.start(local=True)] if np.array_equal(numbers, self.start()) else [numbers]
+        starts = [numbers, self.start(local=True)] if np.array_equal(numbers, usual) else [numbers]
         found = [
             minimize(cost, start, jac=True, method="L-BFGS-B", bounds=self.bounds(), options={"maxiter": _ITERATIONS})
             for start in starts
