@@ -152,7 +152,7 @@ def _on_all_data(subject: Subject, contenders: int) -> list[Combination]:
             )
         value = score(fit.sse, fit.n_observations, combination.complexity, subject.floor)
         found.append(replace(combination, fit=fit, score=value))
-    return sorted(found, key=lambda c: (c.score, c.complexity, str(c)))
+    return sorted(found, key=lambda c: c.rank)
 
 
 def _visited(subject: Subject) -> dict[str, Array | float]:

@@ -6,7 +6,6 @@ releases. Formulas are kept as trees of SymPy's names and exact numbers, never a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sympy as sp
 
 from ude.discovery.fronts import fronts
+from ude.discovery.keeping import keep, key_of
 from ude.discovery.knowledge import Knowledge
 from ude.discovery.regressor import Candidate, Samples, SymbolicRegressor
-from ude.errors import InputError
 
 FOLDER = "fronts"
 _NAMED = {"pi": sp.pi, "E": sp.E}
@@ -56,13 +54,13 @@ def fronts_kept_in(
         warnings.simplefilter("always")
         earlier = 0
 
-        def keep(name: str, found: list[Candidate]) -> None:
+        def keep_found(name: str, found: list[Candidate]) -> None:
             nonlocal earlier
             if len(said) == earlier:  # no search of this term failed
                 _write(paths[name], keys[name], found)
             earlier = len(said)
 
-        searched = fronts(missing, searches, knowledge, on_search, keep)
+        searched = fronts(missing, searches, knowledge, on_search, keep_found)
     for one in said:
         warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     every = {**kept, **searched}
@@ -71,10 +69,8 @@ def fronts_kept_in(
 
 def _key(samples: Samples, searches: Sequence[SymbolicRegressor], knowledge: Knowledge | None) -> str:
     told = [samples.name, list(samples.inputs), [repr(search) for search in searches], repr(knowledge)]
-    code = hashlib.sha256(json.dumps([*told, version("ude"), sp.__version__]).encode())
-    for array in (*samples.inputs.values(), samples.output, samples.nuisance, samples.weights):
-        code.update(repr(array.shape).encode() + np.ascontiguousarray(array, dtype=np.float64).tobytes())
-    return code.hexdigest()
+    arrays = *samples.inputs.values(), samples.output, samples.nuisance, samples.weights
+    return key_of([*told, version("ude"), sp.__version__], arrays)
 
 
 def _read(path: Path, key: str) -> list[Candidate] | None:
@@ -88,18 +84,11 @@ def _read(path: Path, key: str) -> list[Candidate] | None:
 
 
 def _write(path: Path, key: str, found: Sequence[Candidate]) -> None:
-    """Beside, then renamed: an interruption leaves no half of a file."""
     try:
         rows = [_row(candidate) for candidate in found]
     except (ValueError, KeyError, TypeError, AttributeError):
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.tmp")
-        beside.write_text(json.dumps({"key": key, "candidates": rows}) + "\n", encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written", got=str(error), fix="Choose another folder.") from error
+    keep(path, (json.dumps({"key": key, "candidates": rows}) + "\n").encode())
 
 
 def _row(candidate: Candidate) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import zipfile
@@ -16,7 +15,7 @@ import sympy as sp
 
 from ude.discovery.closed_form import Array, ClosedForm, Trajectory
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
-from ude.errors import InputError
+from ude.discovery.keeping import keep, key_of
 
 FOLDER = "refits"
 _ARRAYS = ("u0", "residuals", "jacobian", "slopes", "logarithmic")
@@ -70,11 +69,7 @@ def _key(
         repr(options),
         [version("ude"), np.__version__, sp.__version__],
     ]
-    code = hashlib.sha256(json.dumps(told).encode())
-    for array in (*arrays, *(part for own in trajectories for part in (own.t, own.u))):
-        whole = np.empty(0) if array is None else np.ascontiguousarray(array, dtype=np.float64)
-        code.update(repr(whole.shape).encode() + whole.tobytes())
-    return code.hexdigest()
+    return key_of(told, (*arrays, *(part for own in trajectories for part in (own.t, own.u))))
 
 
 def _read(path: Path) -> EmbeddedFit | None:
@@ -90,13 +85,8 @@ def _read(path: Path) -> EmbeddedFit | None:
 
 
 def _write(path: Path, fit: EmbeddedFit) -> None:
-    """Beside, then renamed: an interruption leaves no half of a file."""
     arrays = {name: getattr(fit, name) for name in _ARRAYS if getattr(fit, name) is not None}
     plain = np.array(json.dumps({name: getattr(fit, name) for name in _PLAIN}))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.stem}.tmp.npz")
-        np.savez(beside, plain=plain, **arrays)
-        beside.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written", got=str(error), fix="Choose another folder.") from error
+    content = io.BytesIO()
+    np.savez(content, plain=plain, **arrays)
+    keep(path, content.getvalue())

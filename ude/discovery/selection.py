@@ -94,6 +94,11 @@ class Combination:
     held_out_rmse: dict[str, float]
     step: str = SEARCH
 
+    @property
+    def rank(self) -> tuple[float, int, str]:
+        """By what combinations are sorted, best first."""
+        return self.score, self.complexity, str(self)
+
     def __str__(self) -> str:
         return ", ".join(f"{term} = {candidate.expression}" for term, candidate in self.candidates.items())
 
@@ -151,7 +156,7 @@ def select(
         trial.interrupted = True
     if not trial.done:
         raise ModelError("interrupted before any formula had been fitted", fix="Let it run a little longer.")
-    ranked = sorted(trial.done.values(), key=lambda c: (c.score, c.complexity, str(c)))
+    ranked = sorted(trial.done.values(), key=lambda c: c.rank)
     return Selection(ranked, trial.best, trial.interrupted, trial.complete, options)
 
 
@@ -276,7 +281,7 @@ class _Trial:
 
     def extend(self, pools: Mapping[str, Sequence[Candidate]]) -> None:
         """One more summand for each of the best combinations, see `SelectionOptions.extend`."""
-        best = sorted(self.done.values(), key=lambda c: (c.score, c.complexity, str(c)))[:_EXTENDED]
+        best = sorted(self.done.values(), key=lambda c: c.rank)[:_EXTENDED]
         best += [self.best] if not any(c is self.best for c in best) else []
         try:
             for combination in best:
@@ -320,7 +325,7 @@ class _Trial:
         ``c0*y3 + c1*y5``, the best of all for pinene, is reached from ``c0 + c1*y3 + c2*y5`` alone.
         """
         try:
-            for combination in sorted(self.done.values(), key=lambda c: (c.score, c.complexity, str(c)))[:_REDUCED]:
+            for combination in sorted(self.done.values(), key=lambda c: c.rank)[:_REDUCED]:
                 for step, simpler in simplifications(combination.candidates, 1):
                     self.evaluate(simpler, _after(combination, step))
         except _OutOfTime:
