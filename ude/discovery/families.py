@@ -28,7 +28,7 @@ def summands(candidate: Candidate) -> tuple[str, ...]:
     if expanded == 0:
         return (ZERO,)
     constants = frozenset(map(sp.Symbol, candidate.constants))
-    return tuple(sorted(dict.fromkeys(_named(_split(part, constants)[1], constants) for part in _parts(expanded))))
+    return tuple(sorted(dict.fromkeys(_named(split(part, constants)[1], constants) for part in parts(expanded))))
 
 
 def family(candidate: Candidate) -> str:
@@ -46,8 +46,8 @@ def _family(expression: sp.Expr, names: tuple[str, ...]) -> str:
     constants = frozenset(map(sp.Symbol, names)) & expression.free_symbols
     fixed: list[sp.Expr] = []
     leading: dict[sp.Expr, sp.Expr] = {}  # rest of a summand -> its coefficient
-    for part in _parts(sp.expand(expression)):
-        coefficient, rest = _split(part, constants)
+    for part in parts(sp.expand(expression)):
+        coefficient, rest = split(part, constants)
         if coefficient.free_symbols:
             leading[rest] = leading.get(rest, sp.S.Zero) + coefficient
         else:
@@ -70,11 +70,11 @@ def _independent(coefficients: Sequence[sp.Expr], constants: Sequence[sp.Symbol]
     return not jacobian.has(sp.nan, sp.zoo, sp.oo) and int(jacobian.rank()) == len(coefficients)
 
 
-def _parts(expanded: sp.Expr) -> tuple[sp.Expr, ...]:
+def parts(expanded: sp.Expr) -> tuple[sp.Expr, ...]:
     return () if expanded == 0 else sp.Add.make_args(expanded)
 
 
-def _split(part: sp.Expr, constants: frozenset[sp.Symbol]) -> tuple[sp.Expr, sp.Expr]:
+def split(part: sp.Expr, constants: frozenset[sp.Symbol]) -> tuple[sp.Expr, sp.Expr]:
     """(coefficient of numbers and constants alone, rest) of a summand."""
     factors = sp.Mul.make_args(part)
     leading = [factor for factor in factors if factor.is_number or factor.free_symbols <= constants]

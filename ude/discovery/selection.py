@@ -7,8 +7,9 @@ on the *observed* trajectories, and
     score = N log(SSE/N + floor^2) + complexity log N          (lower is better)
 
 decides, with N the observed numbers, SSE the sum of their squared scaled errors and complexity that of all terms
-together (Schwarz 1978, with complexity in the place of the number of constants). The floor, a relative accuracy below
-which differences are those of arithmetic rather than of formulas, keeps noiseless data from choosing by rounding.
+together, see `joint_complexity` (Schwarz 1978, with complexity in the place of the number of constants). The floor, a
+relative accuracy below which differences are those of arithmetic rather than of formulas, keeps noiseless data from
+choosing by rounding.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ude.discovery.closed_form import Array, ClosedForm, Trajectory
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
 from ude.discovery.families import family
 from ude.discovery.integration import Integrator, Observer, simulate
+from ude.discovery.joint import joint_complexity
 from ude.discovery.kept_refits import Refit
 from ude.discovery.moves import additions, simplifications, summand_pool
 from ude.discovery.open_form import OpenSystem
@@ -81,8 +83,9 @@ class Combination:
     """One candidate for every unknown term, fitted together on the observed trajectories.
 
     candidates: term -> candidate, with the constants as refitted. closed: the system they make.
-    complexity: of all terms together. score: lower is better. held_out_rmse: column -> error of simulating on over the
-    held-out times from the fitted initial states; empty where nothing was held out; not used for ranking.
+    complexity: of all terms together, see `joint_complexity`. score: lower is better. held_out_rmse: column -> error
+    of simulating on over the held-out times from the fitted initial states; empty where nothing was held out; not used
+    for ranking.
     step: "search" for a combination of what the searches found, "dropped c0 of U1 = c0 + c1*x" for one simplified.
     """
 
@@ -204,7 +207,7 @@ class _Trial:
         closed, names = self.system.close(candidates)
         sizes = self.system.sizes(self.scale)
         fit = self.refit(closed, self.train, self.u0, self.scale, self.options.fit, sizes)
-        total = sum(candidate.complexity for candidate in candidates.values())
+        total = joint_complexity(candidates)
         refitted = {
             term: replace(candidate, constants={c: fit.values[name] for c, name in names[term].items()})
             for term, candidate in candidates.items()
@@ -223,7 +226,7 @@ class _Trial:
     def all_of(self, lists: Mapping[str, Sequence[Candidate]]) -> None:
         """Every combination, simplest first, so that an early end leaves the simple ones tried."""
         every = [dict(zip(lists, choice, strict=True)) for choice in product(*lists.values())]
-        every.sort(key=lambda chosen: sum(candidate.complexity for candidate in chosen.values()))
+        every.sort(key=joint_complexity)
         try:
             for chosen in every:
                 self.evaluate(chosen)
