@@ -154,7 +154,7 @@ class Limits:
 
     def _answer(self, numbers: Array) -> Array:
         """(value, value): what turns Gᵀ data into the posterior mean of f."""
-        covariance = self.priors.covariance(torch.as_tensor(numbers)).numpy()
+        covariance = self.priors.covariance(numbers)
         return np.linalg.solve(np.eye(len(covariance)) + covariance @ self.information, covariance)
 
     def expected(self, numbers: Array) -> float:

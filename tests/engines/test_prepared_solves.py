@@ -494,3 +494,21 @@ def test_threads_of_python_serve_where_torch_has_no_openmp(monkeypatch: pytest.M
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one, two) for others in found[1:] for one, two in zip(found[0], others, strict=True))
+
+
+@needs_compiler
+def test_times_of_a_batch_are_watched(recalled: Recalled) -> None:
+    """Trajectories with spans of their own, whose ends change in place."""
+    u0 = torch.tensor([[1.0, 2.0], [0.5, 1.5]], dtype=torch.float64)
+    ends = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    prob = ude.ODEProblem(linear, u0, (torch.zeros(2, dtype=torch.float64), ends))
+    saves = torch.stack([torch.linspace(0.0, float(end), 5, dtype=torch.float64) for end in ends])
+    for _ in range(3):
+        assert_right(prob, saveat=saves)
+    before = recalled.hits
+    assert_right(prob, saveat=saves)
+    assert recalled.hits == before + 1
+    prob.tspan[1].copy_(torch.tensor([1.5, 3.0]))
+    with torch.no_grad():
+        later = assert_right(prob, saveat=saves * 1.5)
+    torch.testing.assert_close(later.u[:, -1], u0 * torch.exp(-prob.tspan[1]).unsqueeze(-1), rtol=1e-6, atol=1e-8)

@@ -64,6 +64,25 @@ def test_derivative_is_that_of_the_curve(seed):
         np.testing.assert_allclose(smoothing(0, s)[1], difference, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("positive", [False, True])
+def test_slopes_are_off_by_what_their_variance_says(positive):
+    """Over 20 data sets and all times, errors over their standard deviations have a size near one."""
+    t, s = np.linspace(0.0, 10.0, 60), np.linspace(0.5, 9.5, 50)
+    ratios = []
+    for seed in range(20):
+        noise = 0.03 * np.random.default_rng(seed).normal(size=60)
+        u = np.exp(wave(t) + noise) if positive else wave(t) + noise
+        smoothing = smooth(Dataset.from_arrays(t, u, "x"), [positive])
+        truth = np.exp(wave(s)) * wave_slope(s) if positive else wave_slope(s)
+        ratios.append((smoothing(0, s)[1][:, 0] - truth) / np.sqrt(smoothing.slope_variance(0, s)[:, 0]))
+    assert 0.7 < rms(np.concatenate(ratios)) < 1.4
+
+
+def test_splines_say_nothing_of_the_error_of_their_slopes():
+    smoothing = smooth(noisy_wave(LONGEST_GAUSSIAN_PROCESS + 50, 0.1, 0))
+    assert np.isnan(smoothing.slope_variance(0, [1.0, 2.0])).all()
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_positive_states_have_a_positive_smooth(seed):
     t = np.linspace(0.0, 12.0, 25)

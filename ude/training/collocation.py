@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,8 @@ from scipy.optimize import minimize
 from ude.training.data import Dataset
 
 Array = npt.NDArray[np.float64]
-Curve = Callable[[Array], tuple[Array, Array]]  # t (k,) -> value (k,), derivative (k,)
+# t (k,) -> value, derivative, variance of the derivative, NaN where there is none to tell; (k,) each
+Curve = Callable[[Array], tuple[Array, Array, Array]]
 
 LONGEST_GAUSSIAN_PROCESS = 250  # points in a trajectory; 0.1 s a state there, a spline beyond
 _RARE = 0.25
@@ -39,9 +41,19 @@ class Smoothing:
 
     def __call__(self, trajectory: int, t: npt.ArrayLike) -> tuple[Array, Array]:
         """u and du/dt of shape (k, state) at the times `t` (k,) of this trajectory, units of u."""
-        times = np.asarray(t, dtype=np.float64)
-        u, du = (np.stack(parts, -1) for parts in zip(*(c(times) for c in self.curves[trajectory]), strict=True))
+        u, du, _ = self._along(trajectory, t)
         return u, du
+
+    def slope_variance(self, trajectory: int, t: npt.ArrayLike) -> Array:
+        """(k, state): how far du/dt may be off, by the posterior of a Gaussian process, units of du/dt squared.
+
+        NaN where another smooth was taken.
+        """
+        return self._along(trajectory, t)[2]
+
+    def _along(self, trajectory: int, t: npt.ArrayLike) -> list[Array]:
+        times = np.asarray(t, dtype=np.float64)
+        return [np.stack(parts, -1) for parts in zip(*(c(times) for c in self.curves[trajectory]), strict=True)]
 
     def inside(self, trajectory: int, t: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """(k, state): whether the times `t` (k,) lie between the first and the last value of each state.
@@ -108,10 +120,10 @@ def _interpolated(t: Array, values: Array, positive: bool) -> Curve:
     pieces = PchipInterpolator(t, np.log(values) if positive else values)
     slope = pieces.derivative()
 
-    def curve(s: Array) -> tuple[Array, Array]:
+    def curve(s: Array) -> tuple[Array, Array, Array]:
         inside = (s >= t[0]) & (s <= t[-1])
         held = np.clip(s, t[0], t[-1])
-        return pieces(held), np.where(inside, slope(held), 0.0)
+        return pieces(held), np.where(inside, slope(held), 0.0), np.full_like(s, np.nan)
 
     return _exponential(curve) if positive else curve
 
@@ -164,17 +176,18 @@ def _stays_positive(curves: list[Curve], times: list[Array], values: list[Array]
 # ---------------------------------------------------------------- Gaussian process
 
 
-def _squared_exponential(d: Array, length: float) -> tuple[Array, Array]:
-    """k(d) = exp(-d²/2ℓ²) and dk/dd."""
+def _squared_exponential(d: Array, length: float) -> tuple[Array, Array, float]:
+    """k(d) = exp(-d²/2ℓ²), dk/dd, and -d²k/dd² at 0, the variance of the slope."""
     k = np.exp(-0.5 * (d / length) ** 2)
-    return k, -d / length**2 * k
+    return k, -d / length**2 * k, 1.0 / length**2
 
 
-def _matern(d: Array, length: float) -> tuple[Array, Array]:
-    """Matérn 5/2: k(d) = (1 + a + a²/3) exp(-a), a = √5|d|/ℓ, and dk/dd = -5d/(3ℓ²) (1 + a) exp(-a)."""
+def _matern(d: Array, length: float) -> tuple[Array, Array, float]:
+    """Matérn 5/2: k(d) = (1 + a + a²/3) exp(-a), a = √5|d|/ℓ, dk/dd = -5d/(3ℓ²) (1 + a) exp(-a), -d²k/dd² at 0."""
     a = np.sqrt(5.0) * np.abs(d) / length
     decay = np.exp(-a)
-    return (1.0 + a + a * a / 3.0) * decay, -5.0 * d / (3.0 * length**2) * (1.0 + a) * decay
+    steep = 5.0 / (3.0 * length**2)
+    return (1.0 + a + a * a / 3.0) * decay, -steep * d * (1.0 + a) * decay, steep
 
 
 _KERNELS = (_squared_exponential, _matern)
@@ -187,29 +200,37 @@ def _gaussian_processes(times: list[Array], values: list[Array], inverse: Callab
     distances = [t[:, None] - t[None, :] for t in times]
     likeliest = [(*_most_likely(kernel, distances, centred, times), kernel) for kernel in _KERNELS]
     cost, length, ratio, kernel = min(likeliest, key=lambda found: found[0])
+    amplitude = _profile(kernel, distances, centred, length, ratio)[1]
     curves: list[Curve] = []
     squares, freedom = 0.0, 0.0
     for t, v, c, m, d in zip(times, values, centred, means, distances, strict=True):
         gram = kernel(d, length)[0]
         inverted = cho_solve(cho_factor(gram + ratio * np.eye(len(t)), lower=True), np.eye(len(t)))
-        curves.append(_posterior(kernel, t, inverted @ c, m, length))
+        curves.append(_posterior(partial(kernel, length=length), t, (inverted @ c, m), (amplitude, inverted)))
         squares += float(np.sum((inverse(v) - inverse(m + gram @ (inverted @ c))) ** 2))
         freedom += ratio * float(np.trace(inverted))  # n - tr(hat matrix)
     return _StateFit(curves, float(np.sqrt(squares / max(freedom, 1e-12))), cost)
 
 
 def _posterior(
-    kernel: Callable[..., tuple[Array, Array]], t: Array, weights: Array, mean: float, length: float
+    kernel: Callable[[Array], tuple[Array, Array, float]],
+    t: Array,
+    mean: tuple[Array, float],
+    spread: tuple[float, Array],
 ) -> Curve:
-    def curve(s: Array) -> tuple[Array, Array]:
-        k, dk = kernel(s[:, None] - t[None, :], length)
-        return mean + k @ weights, dk @ weights
+    """mean: weights of the kernel at t, and the level. spread: amplitude² and (R + ηI)⁻¹."""
+    (weights, level), (amplitude, inverted) = mean, spread
+
+    def curve(s: Array) -> tuple[Array, Array, Array]:
+        k, dk, steep = kernel(s[:, None] - t[None, :])
+        explained = np.einsum("ki,ij,kj->k", dk, inverted, dk, optimize=True)
+        return level + k @ weights, dk @ weights, amplitude * np.maximum(steep - explained, 0.0)
 
     return curve
 
 
 def _profile(
-    kernel: Callable[..., tuple[Array, Array]],
+    kernel: Callable[..., tuple[Array, Array, float]],
     distances: list[Array],
     centred: list[Array],
     length: float,
@@ -228,7 +249,7 @@ def _profile(
 
 
 def _most_likely(
-    kernel: Callable[..., tuple[Array, Array]], distances: list[Array], centred: list[Array], times: list[Array]
+    kernel: Callable[..., tuple[Array, Array, float]], distances: list[Array], centred: list[Array], times: list[Array]
 ) -> tuple[float, float, float]:
     """(objective, length scale, noise ratio): a grid over both, since the likelihood has local optima, then refined.
 
@@ -274,24 +295,24 @@ def _splines(times: list[Array], values: list[Array], inverse: Callable[[Array],
 def _spline_curve(
     spline: Callable[[Array], Array], slope: Callable[[Array], Array], start: float, unit: float
 ) -> Curve:
-    return lambda s: (spline((s - start) / unit), slope((s - start) / unit) / unit)
+    return lambda s: (spline((s - start) / unit), slope((s - start) / unit) / unit, np.full_like(s, np.nan))
 
 
 def _line(t: Array, v: Array) -> Curve:
     if len(t) == 1:
         return _constant(float(v[0]))
     slope, level = np.polyfit(t - t[0], v, 1)
-    return lambda s: (level + slope * (s - t[0]), np.full_like(s, slope))
+    return lambda s: (level + slope * (s - t[0]), np.full_like(s, slope), np.full_like(s, np.nan))
 
 
 def _constant(value: float) -> Curve:
-    return lambda s: (np.full_like(s, value), np.zeros_like(s))
+    return lambda s: (np.full_like(s, value), np.zeros_like(s), np.full_like(s, np.nan))
 
 
 def _exponential(curve: Curve) -> Curve:
-    def exponential(s: Array) -> tuple[Array, Array]:
-        z, dz = curve(s)
+    def exponential(s: Array) -> tuple[Array, Array, Array]:
+        z, dz, variance = curve(s)
         u = np.exp(z)
-        return u, u * dz
+        return u, u * dz, u**2 * variance
 
     return exponential

@@ -25,10 +25,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float
+from scipy.linalg import block_diag
+from scipy.linalg.lapack import dpotrf, dpotri, dtrtri
 from scipy.optimize import minimize
 from torch import Tensor
+from torch.func import functional_call
 
 from ude.models import Model, Neural
+from ude.training.function_kernel import FunctionKernel
+from ude.training.jacobians import at_points
 
 Array = npt.NDArray[np.float64]
 
@@ -50,6 +55,10 @@ _LOCAL = 0.0  # log c to begin from as well, since what is local may be seen onl
 _FARTHEST = 12.0
 _WIDTH = 4.0  # standard deviation of the normal hyperprior of these numbers
 _ITERATIONS = 40
+# Of the evidence, a relative change that ends its search, 1e-4 nats or so: the next Gauss-Newton step asks again.
+_ENOUGH = 1e-6
+# Square of what is seen of a function, over the noise, below which it does not count.
+_FAINT = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +84,9 @@ class FunctionPrior:
         return cls(term, visited[chosen], z[chosen])
 
     @cached_property
-    def apart(self) -> Float[Tensor, "point point"]:
-        """Squares of the distances of the points."""
-        return (self.z.unsqueeze(1) - self.z.unsqueeze(0)).square().sum(-1)
-
-    @cached_property
-    def products(self) -> Float[Tensor, "point point input"]:
-        """``t_i = z_i z_i'`` of every two points."""
-        return self.z.unsqueeze(1) * self.z.unsqueeze(0)
+    def kernel(self) -> FunctionKernel:
+        """The covariance of the values, by the numbers."""
+        return FunctionKernel.of(self.z.numpy(), len(self.term.outputs))
 
     @property
     def size(self) -> int:
@@ -94,6 +98,24 @@ class FunctionPrior:
         found = self.term(*self.x.unbind(-1))
         found = found if isinstance(found, tuple) else (found,)
         return torch.cat([one / scale for one, scale in zip(found, self.term.output_scale, strict=True)])
+
+    def jacobian(self, parameters: Sequence[Tensor]) -> Float[Tensor, "value parameter"]:
+        """Derivatives of the values to given leaves, all flattened."""
+        names = {id(q): name for name, q in self.term.named_parameters()}
+        own = {names[id(q)]: q for q in parameters if id(q) in names}
+
+        def values(own: dict[str, Tensor], at: dict[str, Tensor]) -> Tensor:
+            found = functional_call(self.term, own, tuple(at["x"].unbind(-1)))
+            return torch.stack(found if isinstance(found, tuple) else (found,)) / self.term.output_scale
+
+        slopes, _ = at_points(values, len(self.term.outputs), own, {"x": self.x})
+        flat = [
+            torch.zeros(self.size, q.numel(), dtype=torch.float64)
+            if id(q) not in names
+            else slopes[names[id(q)]].transpose(0, 1).reshape(self.size, -1)
+            for q in parameters
+        ]
+        return torch.cat(flat, 1)
 
     # -- hyperparameters: log a (input), log b, log c, log l, w (output; of several), log s (output) ------------------
 
@@ -114,20 +136,6 @@ class FunctionPrior:
             (low, min(high, farthest_b)) if n == "b" else (low, high)
             for n, (low, high) in zip(self.names, bounds, strict=True)
         ]
-
-    def covariance(self, numbers: Tensor) -> Float[Tensor, "value value"]:
-        """Of the values, without the nugget."""
-        inputs, outputs = self.z.shape[1], len(self.term.outputs)
-        a, (b, c, length) = numbers[:inputs].exp(), numbers[inputs : inputs + 3].exp()
-        t = self.products
-        distance = (5.0 * self.apart).sqrt() / length
-        matern = (1.0 + distance + distance.square() / 3.0) * (-distance).exp()
-        kernel = (1.0 + a * torch.expm1(b * t) / b).prod(-1) + c * matern
-        rest = numbers[inputs + 3 :]
-        between = torch.diag((2.0 * rest[-outputs:]).exp())
-        if outputs > 1:
-            between = between + torch.outer(rest[:outputs], rest[:outputs])
-        return torch.kron(between, kernel)
 
 
 def farthest(z: Float[Tensor, "point input"], number: int) -> list[int]:
@@ -181,25 +189,32 @@ class FunctionPriors:
     def values(self) -> Float[Tensor, " value"]:
         return torch.cat([torch.zeros(0, dtype=torch.float64), *[part.values() for part in self.parts]])
 
-    def covariance(self, numbers: Tensor) -> Float[Tensor, "value value"]:
-        blocks, place = [], 0
-        for part in self.parts:
-            size = len(part.start())
-            blocks.append(part.covariance(numbers[place : place + size]))
-            place += size
+    def jacobian(self, parameters: Sequence[Tensor]) -> Float[Tensor, "value parameter"]:
+        none = torch.zeros(0, sum(q.numel() for q in parameters), dtype=torch.float64)
+        return torch.cat([none, *[part.jacobian(parameters) for part in self.parts]])
+
+    def _split(self, numbers: Array) -> list[Array]:
+        """Those of each part."""
+        ends = np.cumsum([len(part.start()) for part in self.parts])
+        return np.split(numbers, ends[:-1]) if self.parts else []
+
+    def covariance(self, numbers: Array) -> Float[np.ndarray, "value value"]:
+        """Of the values, without the nugget; what different networks compute is independent."""
+        own = zip(self.parts, self._split(numbers), strict=True)
         # none makes (1, 0) of nothing
-        return torch.block_diag(*blocks) if blocks else torch.zeros(0, 0, dtype=torch.float64)
+        return block_diag(*(part.kernel(n)[0] for part, n in own)) if self.parts else np.zeros((0, 0))
 
     def whitener(self, numbers: Array, slack: float = 1.0) -> Array:
         """The inverse of the Cholesky factor of the covariance: what makes independent ones of the values.
 
         slack: how many times as far from functions of the prior as usual the networks may be
         """
-        covariance = self.covariance(torch.as_tensor(numbers)).numpy()
+        covariance = self.covariance(numbers)
         covariance[np.diag_indices_from(covariance)] += (slack * _NUGGET) ** 2
         # relative to the largest: what float64 needs to factorise it
         covariance[np.diag_indices_from(covariance)] += 1e-12 * np.diag(covariance).max(initial=0.0)
-        return np.asarray(np.linalg.inv(np.linalg.cholesky(covariance)))
+        factor = np.linalg.cholesky(covariance)
+        return np.asarray(dtrtri(factor, lower=True)[0])
 
     def likeliest(self, numbers: Array, normal: Array, right: Array) -> Array:
         """The hyperparameters that make ``data = G f + noise`` of unit variance most probable, beginning from these.
@@ -207,31 +222,38 @@ class FunctionPriors:
         normal: GᵀG; right: Gᵀ data: as many numbers as there are values, however many data
         """
         squares, vectors = np.linalg.eigh(normal)
-        some = squares > 1e-13 * squares.max(initial=0.0)
+        # beside noise of variance one, the others say nothing, whatever the prior
+        some = squares > max(_FAINT, 1e-13 * squares.max(initial=0.0))
         size = np.sqrt(squares[some])
-        matrix, seen = (
-            torch.as_tensor(size[:, None] * vectors[:, some].T),
-            torch.as_tensor(vectors[:, some].T @ right / size),
-        )
-        eye, usual = torch.eye(len(seen), dtype=torch.float64), self.start()
-        centre = torch.as_tensor(usual)
+        gain, seen = size[:, None] * vectors[:, some].T, vectors[:, some].T @ right / size
+        gains = np.split(gain, np.cumsum([part.size for part in self.parts])[:-1], axis=1)
+        usual = self.start()
 
         def cost(x: Array) -> tuple[float, Array]:
-            leaf = torch.as_tensor(x).requires_grad_()
-            with torch.enable_grad():
-                whole = matrix @ self.covariance(leaf) @ matrix.T + eye
-                factor, failed = torch.linalg.cholesky_ex(whole)
-                if int(failed):
-                    return 1e10, np.zeros_like(x)
-                scaled = torch.linalg.solve_triangular(factor, seen.unsqueeze(-1), upper=False)
-                value = 0.5 * scaled.square().sum() + factor.diagonal().log().sum()
-                value = value + 0.5 * ((leaf - centre) / _WIDTH).square().sum()
-                (slope,) = torch.autograd.grad(value, leaf)
-            return float(value.detach()), slope.numpy()
+            own = [part.kernel(n) for part, n in zip(self.parts, self._split(x), strict=True)]
+            whole = np.eye(len(seen)) + sum(g @ k @ g.T for g, (k, _) in zip(gains, own, strict=True))
+            factor, failed = dpotrf(whole, lower=True)
+            if failed:
+                return 1e10, np.zeros_like(x)
+            inverse = np.tril(dpotri(factor, lower=True)[0])
+            inverse = inverse + np.tril(inverse, -1).T
+            scaled = inverse @ seen
+            value = 0.5 * float(seen @ scaled) + float(np.log(np.diag(factor)).sum())
+            value += 0.5 * float(np.square((x - usual) / _WIDTH).sum())
+            slope = 0.5 * (inverse - np.outer(scaled, scaled))
+            slopes = [pullback(g.T @ slope @ g) for g, (_, pullback) in zip(gains, own, strict=True)]
+            return value, np.concatenate(slopes) + (x - usual) / _WIDTH**2
 
         starts = [numbers, self.start(local=True)] if np.array_equal(numbers, usual) else [numbers]
         found = [
-            minimize(cost, start, jac=True, method="L-BFGS-B", bounds=self.bounds(), options={"maxiter": _ITERATIONS})
+            minimize(
+                cost,
+                start,
+                jac=True,
+                method="L-BFGS-B",
+                bounds=self.bounds(),
+                options={"maxiter": _ITERATIONS, "ftol": _ENOUGH},
+            )
             for start in starts
         ]
         return np.asarray(min(found, key=lambda one: float(one.fun)).x)

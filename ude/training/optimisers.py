@@ -62,6 +62,7 @@ class Objective:
         self.residuals, self.record, self.floor = residuals, record, floor
         self.batched, self.posterior = batched, posterior
         self.evaluations = 0
+        self.enough = -math.inf  # a loss below which nothing is to be gained
         self.rate = self.damping = math.nan  # of Adam, and of Gauss-Newton steps, for who reports on them
         self.best = np.inf
         self.best_point = self.point()
@@ -159,7 +160,9 @@ class Objective:
             self.best, self.best_point = value, x.copy()
 
     def stalls(self, before: float, stall: float) -> bool:
-        """Whether the best loss has fallen since it was `before` by less than the fraction `stall`."""
+        """Whether the best loss has fallen since it was `before` by less than the fraction `stall`, or is enough."""
+        if self.best <= self.enough:
+            return True
         return before - self.best < stall * max(abs(before), self.floor) if np.isfinite(before) else False
 
 

@@ -19,7 +19,8 @@ class FitOptions:
     weight_prior: 1/variance of the Gaussian prior on network weights; 0 for none
     prior:        on what networks compute where the data are ("functions"), or on the size of their "weights" alone
     rescale:      set the input and output scales of networks that have none
-    derivative_iterations: of Adam, then of L-BFGS, matching derivatives; their sum is for least squares
+    derivative_iterations: of Adam, then of L-BFGS, matching derivatives; their sum is for least squares. A network is
+        not trained further than the slopes of the smoothed data are known
     window_steps: intervals of data in a window of multiple shooting; None: a quarter of the longest trajectory, 3 to 20
     continuity:   the penalties of multiple shooting, one after another
     multiple_iterations: L-BFGS iterations with each penalty
@@ -44,7 +45,7 @@ class FitOptions:
     weight_prior: float = 0.3
     prior: Literal["functions", "weights"] = "functions"
     rescale: bool = True
-    derivative_iterations: tuple[int, int] = (500, 1500)
+    derivative_iterations: tuple[int, int] = (0, 300)
     window_steps: int | None = None
     continuity: tuple[float, ...] = (1.0, 10.0, 100.0)
     multiple_iterations: int = 30

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,16 @@ from ude.training.data import Dataset
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Dense points along the smoothed trajectories: u and du (point, state), t (point,), and whose they are."""
+    """Dense points along the smoothed trajectories: u and du (point, state), t (point,), and whose they are.
+
+    variance: (point, state) of du, NaN where it is not known
+    """
 
     u: Tensor
     du: Tensor
     t: Tensor
     trajectory: Tensor
+    variance: Tensor | None = None
 
     @classmethod
     def along(cls, data: Dataset, smoothing: Smoothing, total: int = 200) -> Points:
@@ -36,8 +41,13 @@ class Points:
         for i, trajectory in enumerate(data.trajectories):
             t = np.linspace(trajectory.t[0], trajectory.t[-1], min(max(number, 2 * len(trajectory)), most))
             inside.append(smoothing.inside(i, t).all(axis=1))
-            parts.append((*smoothing(i, t), t, np.full(len(t), i)))
+            parts.append((*smoothing(i, t), t, np.full(len(t), i), smoothing.slope_variance(i, t)))
         known = np.concatenate(inside)
         known |= known.sum() < 2
-        u, du, times, rows = (torch.as_tensor(np.concatenate(part)[known]) for part in zip(*parts, strict=True))
-        return cls(u, du, times, rows)
+        columns = zip(*parts, strict=True)
+        return cls(*(torch.as_tensor(np.concatenate(part)[known]) for part in columns))
+
+    def of(self, columns: Sequence[int]) -> Points:
+        """The same points, of some columns in another order."""
+        variance = None if self.variance is None else self.variance[:, columns]
+        return replace(self, u=self.u[:, columns], du=self.du[:, columns], variance=variance)

@@ -12,19 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 from torch import Tensor
 
 from ude.models import Model, Neural
 from ude.training.function_prior import FunctionPriors, covered, gain_of
 from ude.training.initial_states import InitialStates
+from ude.training.jacobians import rows_batched
 from ude.training.shooting import Shooting
-from ude.training.variational import Grid, Variational, rows
+from ude.training.variational import Grid, Variational
 
 Array = npt.NDArray[np.float64]
 
@@ -244,7 +246,7 @@ class Posterior:
         gaps = self._gap_jacobian(sensitivities, index, slope)
         with torch.enable_grad():
             known = rows_batched(self.known(), self.parameters)
-            values = rows_batched(self.functions.values(), self.parameters)
+        values = self.functions.jacobian(self.parameters)
         pad = (0, data.shape[1] - known.shape[1])  # the starts, of which neither says anything
         other = torch.cat([gaps, torch.nn.functional.pad(known, pad)]) * (2.0 / self.unit) ** 0.5
         values = torch.nn.functional.pad(values, pad)
@@ -287,19 +289,6 @@ class Posterior:
         return gap / shooting.spread.repeat(len(linked)).unsqueeze(-1) * weight
 
 
-def rows_batched(values: Float[Tensor, " value"], parameters: Sequence[Tensor]) -> Float[Tensor, "value parameter"]:
-    """Derivatives of numbers that no solve is behind, all at once."""
-    if not len(values) or not values.requires_grad:
-        return rows(values.detach(), parameters)
-    eye = torch.eye(len(values), dtype=values.dtype)
-    parts = torch.autograd.grad(values, parameters, eye, is_grads_batched=True, allow_unused=True)
-    flat = [
-        torch.zeros(len(values), p.numel(), dtype=torch.float64) if g is None else g.reshape(len(values), -1)
-        for p, g in zip(parameters, parts, strict=True)
-    ]
-    return torch.cat(flat, 1)
-
-
 @dataclass(eq=False)
 class Quadratic:
     """E around a point: ``½ |r|² + ½ Σ λ x²`` with the Jacobian of r."""
@@ -319,28 +308,34 @@ class Quadratic:
             precision(scales, posterior.group_of()),
         )
 
-    def _scaled_hessian(self, damping: float) -> tuple[Array, Array]:
-        """With a diagonal of ones, more the damping; and what each axis was divided by."""
+    @cached_property
+    def _scaled_hessian(self) -> tuple[Array, Array]:
+        """With a diagonal of ones; and what each axis was divided by."""
         hessian = self.jacobian.T @ self.jacobian
         hessian[np.diag_indices_from(hessian)] += self.precision
         scale = np.sqrt(np.maximum(np.diag(hessian), 1e-30))
-        scaled = hessian / scale / scale[:, None]
+        return hessian / scale / scale[:, None], scale
+
+    def _factor(self, damping: float) -> Array:
+        """Cholesky's, lower, of the scaled H with the damping on its diagonal."""
+        scaled = self._scaled_hessian[0].copy()
         scaled[np.diag_indices_from(scaled)] += damping + _JITTER
-        return scaled, scale
+        return np.asarray(cholesky(scaled, lower=True, overwrite_a=True, check_finite=False))
 
     def solver(self, damping: float) -> Callable[[Array], Array]:
         """``gradient -> -H⁻¹ gradient``, damped as Levenberg and Marquardt do."""
-        scaled, scale = self._scaled_hessian(damping)
-        factor = cho_factor(scaled, lower=True)
-        return lambda gradient: np.asarray(-cho_solve(factor, gradient / scale) / scale)
+        factor, scale = self._factor(damping), self._scaled_hessian[1]
+        return lambda gradient: np.asarray(-cho_solve((factor, True), gradient / scale) / scale)
 
     def length(self, step: Array) -> float:
         """Of a step, in units of what each axis is worth."""
-        return float(np.sqrt(((self.jacobian**2).sum(0) + self.precision) @ step**2))
+        return float(np.linalg.norm(self._scaled_hessian[1] * step))
 
-    def covariance(self) -> Array:
-        scaled, scale = self._scaled_hessian(0.0)
-        return np.asarray(np.linalg.inv(scaled) / scale / scale[:, None])
+    def variances(self, directions: Array) -> Array:
+        """``d H⁻¹ dᵀ`` of each direction d (row, parameter), which should be few: nothing is inverted."""
+        factor, scale = self._factor(0.0), self._scaled_hessian[1]
+        solved = solve_triangular(factor, (directions / scale).T, lower=True, overwrite_b=True, check_finite=False)
+        return np.asarray(np.einsum("ij,ij->j", solved, solved))
 
 
 def precision(scales: Scales, group: npt.NDArray[np.int64]) -> Array:
@@ -359,15 +354,15 @@ def renewed(posterior: Posterior, lin: Linearised, x: Array) -> float:
         change = _functions(posterior, lin) - scales.functions
         scales.functions = scales.functions + np.clip(change, -_MOST_CHANGE, _MOST_CHANGE)
     quadratic = Quadratic.of(lin, posterior, posterior.whitener())
-    covariance = quadratic.covariance()
-    variances = np.diag(covariance)
     alphas = scales.alphas.copy()
+    free = np.flatnonzero(np.isin(group, np.flatnonzero(~scales.held)))  # numbers, of the weights without a prior else
+    data = quadratic.jacobian[: len(found.data)]
+    variances = quadratic.variances(np.concatenate([data, np.eye(len(x))[free]]))
+    leverage, own_variances = variances[: len(data)], variances[len(data) :]
     for k in np.flatnonzero(~scales.held):
         own = group == k
-        determined = max(own.sum() - alphas[k] * variances[own].sum(), 1e-3)
+        determined = max(own.sum() - alphas[k] * own_variances[group[free] == k].sum(), 1e-3)
         alphas[k] = np.clip(determined / max(float(x[own] @ x[own]), 1e-12), *_ALPHAS)
-    data = quadratic.jacobian[: len(found.data)]
-    leverage = np.einsum("ij,ij->i", data @ covariance, data)
     sigma = scales.sigma.copy()
     for c in range(len(sigma)):
         own = found.column == c

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,10 +25,10 @@ from ude.solve import solve
 from ude.training.coordinates import Coordinates, InnerField
 from ude.training.data import Dataset
 from ude.training.evaluations import Meter
+from ude.training.jacobians import rows
 from ude.training.losses import COST_OF_A_MISSING_POINT, residuals
 from ude.training.noise import Likelihood
 from ude.training.observables import Measurement
-from ude.training.variational import rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +143,18 @@ def simulate(
     if times is None:
         raise AssertionError("neither t nor span")
     problem = ODEProblem(field, z0, (times[:, 0], times[:, -1]))
+    return _solved(problem, field, t, (times.shape[1], options), meter)
+
+
+def _solved(
+    problem: ODEProblem,
+    field: InnerField,
+    t: Float[Tensor, "window time"] | None,
+    limits: tuple[int, SolverOptions],
+    meter: Meter | None,
+) -> Solution:
+    """limits: how many points a window has, and the options, which give it so many steps"""
+    points, options = limits
     tolerance = options.settled(field.model).tolerance
     for engine in meter.engines if meter is not None else ("auto",):
         try:
@@ -151,7 +164,7 @@ def simulate(
                 saveat=t,
                 abstol=tolerance,
                 reltol=tolerance,
-                maxiters=options.steps(times.shape[1]),
+                maxiters=options.steps(points),
                 engine=engine,
             )
             break
@@ -163,8 +176,13 @@ def simulate(
         steps = int((stats.accepted_steps + stats.rejected_steps).sum())
         failed = int((~torch.as_tensor(solution.success)).sum())
         gradient = WORK_OF_A_GRADIENT if torch.is_grad_enabled() else 1
-        meter.count(calls=stats.nf * gradient, steps=steps, solves=len(times), failed=failed)
+        meter.count(calls=stats.nf * gradient, steps=steps, solves=len(problem.u0), failed=failed)
     return solution
+
+
+def _whole(solution: Solution) -> Float[Tensor, "window time state"] | None:
+    z = solution.partial
+    return z if bool(torch.isfinite(z).all()) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,10 +206,24 @@ class Shooting:
     def coordinates(self) -> Coordinates:
         return self.field.coordinates
 
+    @cached_property
+    def _problem(self) -> ODEProblem:
+        """All windows; simulations without gradients write their starts into it, since what an engine has made ready
+        for a problem serves as long as it is this object."""
+        t = self.windows.t
+        return ODEProblem(self.field, torch.zeros(len(t), len(self.spread)).to(t), (t[:, 0], t[:, -1]))
+
+    def _simulate(self, starts: Float[Tensor, "window state"], t: Float[Tensor, "window time"] | None) -> Solution:
+        """At the times of the data, or for None at those that the solver steps to."""
+        if torch.is_grad_enabled():
+            return simulate(self.field, starts, t, self.options, self.meter, self.windows.t)
+        self._problem.u0.copy_(starts)
+        return _solved(self._problem, self.field, t, (self.windows.t.shape[1], self.options), self.meter)
+
     @torch.no_grad()
     def most_steps(self, starts: Float[Tensor, "window state"]) -> int:
         """The number of steps that windows get, by what `starts` takes; see `SolverOptions`."""
-        stats = simulate(self.field, starts, self.windows.t, self.options, self.meter).stats
+        stats = self._simulate(starts, self.windows.t).stats
         tried = int((stats.accepted_steps + stats.rejected_steps).max())
         return min(self.options.steps(self.windows.t.shape[1]), int(self.options.patience * tried) + 20)
 
@@ -199,7 +231,7 @@ class Shooting:
         self, starts: Float[Tensor, "window state"]
     ) -> tuple[Float[Tensor, "window time state"], Float[Tensor, "window time state"], Bool[Tensor, "window time"]]:
         """Inner and natural states, held at the last that was reached; which were reached."""
-        z = simulate(self.field, starts, self.windows.t, self.options, self.meter).partial
+        z = self._simulate(starts, self.windows.t).partial
         reached = torch.isfinite(z).all(-1)
         # What was not reached is compared at the point where the simulation broke down: its cost is then downhill to
         # where that point fits better. Held before exp: the gradient of NaN must be zero, not 0 * NaN.
@@ -213,20 +245,19 @@ class Shooting:
         self, starts: Float[Tensor, "window state"]
     ) -> tuple[Float[Tensor, "window time state"], Float[Tensor, "window time state"]] | None:
         """Inner and natural states at the times of the data; None where a simulation broke down."""
-        z = self.at(starts, self.windows.t)
+        z = _whole(self._simulate(starts, self.windows.t))
         return None if z is None else (z, self.coordinates.natural(z))
 
     def at(
         self, starts: Float[Tensor, "window state"], t: Float[Tensor, "window node"]
     ) -> Float[Tensor, "window node state"] | None:
         """Inner states at other times of the windows; None where a simulation broke down."""
-        z = simulate(self.field, starts, t, self.options, self.meter).partial
-        return z if bool(torch.isfinite(z).all()) else None
+        return _whole(simulate(self.field, starts, t, self.options, self.meter))
 
     @torch.no_grad()
     def accepted_times(self, starts: Float[Tensor, "window state"]) -> Float[Tensor, "window step"]:
         """The times that the solver steps to, padded by the last; those of the data where it breaks down."""
-        times = simulate(self.field, starts, None, self.options, self.meter, self.windows.t).t
+        times = self._simulate(starts, None).t
         times = times.expand(len(self.windows), -1)
         return times if bool(torch.isfinite(times).all()) else self.windows.t
 

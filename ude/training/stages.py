@@ -14,6 +14,7 @@ from torch import Tensor
 from ude.errors import InputError, unusable
 from ude.models import Model
 from ude.training.data import Dataset
+from ude.training.losses import network_weights
 from ude.training.optimisers import LBFGS, Optimiser
 from ude.training.shooting import cut
 
@@ -123,6 +124,10 @@ class DerivativeMatching(Stage):
         optimisers = self.optimisers or training.default_optimisers(*training.options.derivative_iterations, 0)
         with training.stage(self, optimisers) as log:
             objective = training.objective(lambda: (residuals() ** 2).sum(), [], residuals=residuals, batched=True)
+            if points.variance is not None and network_weights(training.model):
+                # Morozov's principle: what comes closer than the truth would follows the errors of the smooth
+                unsure = float((points.variance / size**2 * training.belief**2).mean())
+                objective.enough = unsure if math.isfinite(unsure) else objective.enough
             log.minimise(objective, optimisers)
 
 

@@ -184,7 +184,7 @@ class Training:
             rows = torch.arange(len(self.train)).repeat_interleave(self.driven.states.t.shape[1])
             points = Points(*self.driven.points(self.starts, options.solver), rows)
         else:
-            points = replace(points, u=points.u[:, self.columns], du=points.du[:, self.columns])
+            points = points.of(self.columns)
         self.points = points
         self.belief = self._belief()
         if options.rescale:

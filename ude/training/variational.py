@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import functional_call, jacrev, vmap
+from torch.func import functional_call
 
 from ude.training.coordinates import InnerField
+from ude.training.jacobians import at_points, rows
 
 _ROOT = 6.0**0.5
 _NODES = torch.tensor([(4 - _ROOT) / 10, (4 + _ROOT) / 10, 1.0], dtype=torch.float64)
@@ -32,8 +33,7 @@ _RADAU = torch.tensor(
     ],
     dtype=torch.float64,
 )
-# Numbers of a block of Jacobians that are computed together: 160 MB.
-_CHUNK = 20_000_000
+_STATE, _TIME = "z of a point", "t of a point"  # no names of parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,19 +82,17 @@ class Variational:
 
     def _jacobians(
         self, z: Float[Tensor, "point state"], t: Float[Tensor, " point"], own: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """Of dz/dt to the model's parameters, to what overrides them at each point, and to z."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Of dz/dt: to the model's parameters; and to z, and what overrides parameters at each point."""
         model, coordinates = self.field.model, self.field.coordinates
-        theta = {n: p.detach() for n, p in zip(self.names, self.parameters, strict=True) if n is not None}
+        theta = {n: p for n, p in zip(self.names, self.parameters, strict=True) if n is not None}
 
-        def rate(theta: dict[str, Tensor], own: dict[str, Tensor], z: Tensor, t: Tensor) -> Tensor:
-            u = coordinates.natural(z)
-            return coordinates.inner_rate(u, functional_call(model, theta, (u, own or None, t)))
+        def rate(theta: dict[str, Tensor], own: dict[str, Tensor]) -> Tensor:
+            overrides = {name: value for name, value in own.items() if name not in (_STATE, _TIME)}
+            u = coordinates.natural(own[_STATE])
+            return coordinates.inner_rate(u, functional_call(model, theta, (u, overrides or None, own[_TIME])))
 
-        chunk = max(1, _CHUNK // max(self.size * z.shape[-1], 1))
-        derivative = vmap(jacrev(rate, argnums=(0, 1, 2)), in_dims=(None, 0, 0, 0), chunk_size=chunk)
-        to_theta, to_own, to_z = derivative(theta, dict(own), z, t)
-        return to_theta, to_own, to_z
+        return at_points(rate, z.shape[-1], theta, {_STATE: z, _TIME: t, **own})
 
     def linear(
         self, z: Float[Tensor, "window node state"], t: Float[Tensor, "window node"]
@@ -105,7 +103,7 @@ class Variational:
         with torch.no_grad():
             values = {} if lanes is None else {k: v.expand(t.shape) for k, v in lanes.along(t).items()}
             flat = {name: value.reshape(-1) for name, value in values.items()}
-            to_theta, to_own, to_z = self._jacobians(z.reshape(-1, states), t.reshape(-1), flat)
+            to_theta, to_own = self._jacobians(z.reshape(-1, states), t.reshape(-1), flat)
         parts = [
             torch.zeros(windows, nodes, states, p.numel(), dtype=z.dtype)
             if name is None
@@ -115,7 +113,7 @@ class Variational:
         b = torch.cat([z.new_zeros(windows, nodes, states, 0), *parts], -1)
         for name, chain in self._chains().items():
             b = b + to_own[name].reshape(windows, nodes, states, 1) * chain[:, None, None, :]
-        return to_z.reshape(windows, nodes, states, states), b
+        return to_own[_STATE].reshape(windows, nodes, states, states), b
 
     def _chains(self) -> dict[str, Float[Tensor, "window parameter"]]:
         """Derivatives of the parameters that each trajectory has its own of."""
@@ -138,8 +136,9 @@ class Variational:
         # k_i = A_i (S + h Σ a_ij k_j) + B_i for all steps at once: k is linear in S.
         block = torch.einsum("ij,wsiab->wsiajb", _RADAU, a).reshape(windows, steps, 3 * states, 3 * states)
         right = torch.cat([b, a], -1).reshape(windows, steps, 3 * states, -1)
-        k = torch.linalg.solve(torch.eye(3 * states, dtype=z.dtype) - h * block, right)
-        grown = h * torch.einsum("j,wsjab->wsab", _RADAU[2], k.reshape(windows, steps, 3, states, -1))
+        # small matrices and hundreds of right-hand sides: a product is much quicker than LAPACK's substitution
+        k = torch.linalg.inv(torch.eye(3 * states, dtype=z.dtype) - h * block) @ right
+        grown = h * (_RADAU[2] @ k.reshape(windows * steps, 3, -1)).reshape(windows, steps, states, -1)
         transfer = torch.eye(states, dtype=z.dtype) + grown[..., number:]
         s = torch.cat([z.new_zeros(windows, states, number), torch.eye(states).to(z).expand(windows, -1, -1)], -1)
         found = [s]
@@ -148,18 +147,3 @@ class Variational:
             s[..., :number] += grown[:, step, :, :number]
             found.append(s)
         return torch.stack(found, 1)[torch.arange(windows).unsqueeze(-1), grid.place]
-
-
-def rows(values: Float[Tensor, " value"], parameters: Sequence[Tensor]) -> Float[Tensor, "value parameter"]:
-    """Derivatives of a few numbers by one reverse sweep each."""
-    found = []
-    for value in values.reshape(-1).unbind():
-        parts: Sequence[Tensor | None] = [None] * len(parameters)
-        if value.requires_grad:
-            parts = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        flat = [
-            torch.zeros(p.numel(), dtype=torch.float64) if g is None else g.reshape(-1)
-            for p, g in zip(parameters, parts, strict=True)
-        ]
-        found.append(torch.cat([torch.zeros(0, dtype=torch.float64), *flat]))
-    return torch.stack(found) if found else torch.zeros(0, sum(p.numel() for p in parameters), dtype=torch.float64)

@@ -32,7 +32,7 @@ class Prepared:
 
     Args:
         options: What `solve` was called with.
-        version: What may change about saveat in place.
+        version: What may change in place about saveat and the two ends of the time span.
         kinds: u0 and every leaf, with what can change about them in place beside their numbers.
         graph: Whether gradients were enabled.
     """
@@ -50,9 +50,9 @@ class Prepared:
             return False
         return all(map(is_, options, self.options)) or all(map(_equal, options, self.options))
 
-    def holds(self, saveat: Any) -> bool:
+    def holds(self, prob: ODEProblem, saveat: Any) -> bool:
         """Whether the problem, all that f reads, and the times are as they were."""
-        if _version(saveat) != self.version or self.spec.start is None:
+        if _versions(prob, saveat) != self.version or self.spec.start is None:
             return False
         # the start of the solve is a view of the problem's
         if self.kinds[0][0].data_ptr() != self.spec.start[0].data_ptr():
@@ -65,8 +65,12 @@ class Prepared:
         return self.guards.hold()
 
 
-def _version(saveat: Any) -> tuple[Any, ...]:
-    return (saveat._version, saveat.data_ptr(), saveat.shape) if isinstance(saveat, Tensor) else ()
+def _versions(prob: ODEProblem, saveat: Any) -> tuple[Any, ...]:
+    return _version(saveat), *map(_version, prob.tspan)
+
+
+def _version(time: Any) -> tuple[Any, ...]:
+    return (time._version, time.data_ptr(), time.shape) if isinstance(time, Tensor) else ()
 
 
 def _equal(x: Any, y: Any) -> bool:
@@ -95,7 +99,7 @@ class Shelf:
             return None
         for entry in known.entries:
             if entry.serves(options):
-                if entry.holds(saveat):
+                if entry.holds(prob, saveat):
                     return entry.spec
                 known.entries.remove(entry)
                 return None
@@ -108,10 +112,9 @@ class Shelf:
         # not at the first sight: a problem that is built anew for every solve never comes again
         if known.tries == 1 or known.tries > _MOST_TRIES or spec.start is None:
             return
-        timed = any(isinstance(time, Tensor) for time in prob.tspan)
         lasting = all(option is saveat or not isinstance(option, _CHANGING) for option in options)
         # a start with a graph gets another view every time
-        if timed or not lasting or isinstance(saveat, _CHANGING[1:]) or prob.u0.requires_grad:
+        if not lasting or isinstance(saveat, _CHANGING[1:]) or prob.u0.requires_grad:
             return
         leaves = spec.start[1]
         guards = guards_of(spec.f, leaves, prob.p)
@@ -122,7 +125,7 @@ class Shelf:
             Prepared(
                 spec=spec,
                 options=tuple(options),
-                version=_version(saveat),
+                version=_versions(prob, saveat),
                 kinds=tuple((one, one.shape, one.dtype, one.requires_grad) for one in (prob.u0, *leaves)),
                 graph=torch.is_grad_enabled(),
                 guards=guards,
