@@ -25,7 +25,7 @@ MOST_MISFIT, MOST_ERROR = 1.2, 0.05
 class Outcome:
     """How a fit came out.
 
-    misfit: over the noise, the largest of the states; of more than three states, the root mean square over them
+    misfit: over the noise that was drawn, the largest of the states; of more than three states, the root mean square over them
     error: of the unknown part, relative
     seconds: of processor time
     extrapolated: error of the prediction of later data, relative; by_formula: with a formula found for the network
@@ -58,6 +58,11 @@ def noisy(values: Array, level: float, generator: np.random.Generator) -> tuple[
     return values + sigma * generator.standard_normal(values.shape), sigma
 
 
+def drawn(values: Array, clean: Array) -> Array:
+    """(state,): the size of the noise in just these data, which the true equations have as their misfit."""
+    return np.asarray(np.sqrt(np.nanmean((values - clean) ** 2, axis=0)))
+
+
 def model(seed: int, fit: str | None = None) -> ude.UDE:
     """Lotka and Volterra's equations without their interactions; `fit`: "delta" where that is unknown too."""
     return ude.UDE(
@@ -80,10 +85,10 @@ def trained(
     return ude.fit(model(seed, fit), data, holdout=0, seed=seed, progress=False, u0=start)
 
 
-def score(fit: ude.Fit, sigma: Array, points: Array, known: Array, began: float) -> Outcome:
+def score(fit: ude.Fit, noise: Array, points: Array, known: Array, began: float) -> Outcome:
     """Compare the rates at points (k, state) with the true ones, relative to these less `known` (k, state)."""
     seconds = time.process_time() - began
-    misfit = max(fit.rmse()[state] / sigma[i] for i, state in enumerate(fit.data.states))
+    misfit = max(fit.rmse()[state] / noise[i] for i, state in enumerate(fit.data.states))
     with torch.no_grad():
         rates = fit.model(torch.as_tensor(points), None, torch.zeros(len(points), dtype=torch.float64)).numpy()
     truth = np.array([volterra(0.0, u) for u in points])
@@ -95,23 +100,25 @@ def lotka_volterra(seed: int, level: float, missing: float = 0.0, u0: tuple[floa
     """u0: the initial state, where the fit may know it."""
     generator = np.random.default_rng(seed)
     t = np.linspace(0.0, 3.0, 31)
-    values, sigma = noisy(course(t), level, generator)
+    clean = course(t)
+    values, _ = noisy(clean, level, generator)
     values[generator.random(values.shape) < missing] = np.nan
     began = time.process_time()
     fit = trained(seed, t, values, u0=u0)
     points = course(np.linspace(0.0, 3.0, 200))
-    return score(fit, sigma, points, points * [ALPHA, -DELTA], began)
+    return score(fit, drawn(values, clean), points, points * [ALPHA, -DELTA], began)
 
 
 def rarely_seen(seed: int) -> Outcome:
     """y every 1.2 on 0..6, x every .1. The rate of y is unknown as a whole: U2 could take any part of delta*y."""
     t = np.linspace(0.0, 6.0, 61)
-    values, sigma = noisy(course(t), 0.005, np.random.default_rng(seed))
+    clean = course(t)
+    values, _ = noisy(clean, 0.005, np.random.default_rng(seed))
     values[np.arange(61) % 12 != 0, 1] = np.nan
     began = time.process_time()
     fit = trained(seed, t, values, "delta")
     points = course(np.linspace(0.0, 6.0, 200))
-    return score(fit, sigma, points, points * [ALPHA, 0.0], began)
+    return score(fit, drawn(values, clean), points, points * [ALPHA, 0.0], began)
 
 
 def experiments(seed: int) -> Outcome:
@@ -127,7 +134,7 @@ def experiments(seed: int) -> Outcome:
     began = time.process_time()
     fit = trained(seed, times, values)
     points = np.concatenate(clean)
-    return score(fit, sigma, points, points * [ALPHA, -DELTA], began)
+    return score(fit, drawn(np.concatenate(values), points), points, points * [ALPHA, -DELTA], began)
 
 
 def fisher_kpp(seed: int, level: float = 0.005) -> Outcome:
@@ -165,7 +172,7 @@ def fisher_kpp(seed: int, level: float = 0.005) -> Outcome:
         reaction = fit.model.terms["R"](torch.as_tensor(grid))
     off = np.asarray(reaction).reshape(-1) - grid * (1 - grid)
     error = float(np.sqrt((off**2).mean() / ((grid * (1 - grid)) ** 2).mean()))
-    misfit = float(np.sqrt(np.mean(np.square(list(fit.rmse().values()))))) / float(sigma)
+    misfit = float(np.sqrt(np.mean(np.square(list(fit.rmse().values()))) / np.mean((values - clean) ** 2)))
     return Outcome(misfit, error, seconds)
 
 
@@ -203,7 +210,7 @@ def seir(seed: int, level: float = 0.005) -> Outcome:
     days = np.arange(22.0)
     options = {"method": "LSODA", "rtol": 1e-10, "atol": 1e-10}
     clean = solve_ivp(epidemic, (0.0, 21.0), u0, t_eval=days, **options).y.T
-    values, sigma = noisy(clean, level, np.random.default_rng(seed))
+    values, _ = noisy(clean, level, np.random.default_rng(seed))
     model = ude.UDE(
         """
         dS/dt = -beta0*S*F/N - W(S/N, I, D/N)*S/N - mu*S
@@ -230,7 +237,7 @@ def seir(seed: int, level: float = 0.005) -> Outcome:
     truth = exposure(seen) * seen[:, 4]
     off = np.asarray(found).reshape(-1) - truth
     # the largest of seven would exceed 1.2 by chance, with the truth itself
-    misfit = np.sqrt(np.mean([(fit.rmse()[state] / sigma[i]) ** 2 for i, state in enumerate(EPIDEMIC)]))
+    misfit = np.sqrt(np.mean((np.array(list(fit.rmse().values())) / drawn(values, clean)) ** 2))
     discovered = ude.discover(fit, ude.LibraryRegressor(), progress=False)
     ahead = [_off_on_day_60(predict, dense[-1, 2]) for predict in (fit.predict, discovered.predict)]
     return Outcome(float(misfit), float(np.sqrt((off**2).mean() / (truth**2).mean())), seconds, *ahead)
@@ -255,7 +262,7 @@ def unobserved(seed: int, level: float = 0.005) -> Outcome:
     start = [0.2, 0.4, 1.5]
     t = np.linspace(0.0, 12.0, 41)
     clean = solve_ivp(rates, (0.0, 12.0), start, t_eval=t, rtol=1e-10, atol=1e-12).y.T
-    values, sigma = noisy(clean[:, 1:], level, np.random.default_rng(seed))
+    values, _ = noisy(clean[:, 1:], level, np.random.default_rng(seed))
     model = ude.UDE(
         ["dm/dt = U(r) - m", "dp/dt = m - p", "dr/dt = p - r"],
         unknown=ude.MLP("U", inputs="r", width=8, activation="softplus", seed=seed),
@@ -268,7 +275,7 @@ def unobserved(seed: int, level: float = 0.005) -> Outcome:
     with torch.no_grad():
         found = np.asarray(fit.model.terms["U"](torch.as_tensor(r))).reshape(-1)
     truth = 6.0 / (1 + r**4)
-    misfit = max(fit.rmse()[state] / sigma[i] for i, state in enumerate(("p", "r")))
+    misfit = (np.array(list(fit.rmse().values())) / drawn(values, clean[:, 1:])).max()
     return Outcome(float(misfit), float(np.sqrt(((found - truth) ** 2).mean() / (truth**2).mean())), seconds)
 
 
@@ -283,7 +290,7 @@ def robertson(seed: int, level: float = 0.005) -> Outcome:
     t = np.concatenate([[0.0], np.logspace(-3.0, 4.0, 40)])
     clean = solve_ivp(rates, (0.0, 1e4), [1.0, 0.0, 0.0], t_eval=t, method="Radau", rtol=1e-10, atol=1e-14).y.T
     generator = np.random.default_rng(seed)
-    values, sigma = noisy(clean, level, generator)
+    values, _ = noisy(clean, level, generator)
     guess = float(rate * 10 ** generator.uniform(-1, 1))
     model = ude.UDE(
         ["da/dt = -k1*a + k3*b*c", "db/dt = k1*a - k3*b*c - k2*b**2", "dc/dt = k2*b**2"],
@@ -294,5 +301,5 @@ def robertson(seed: int, level: float = 0.005) -> Outcome:
     data = ude.Dataset.from_arrays(t, values, "a, b, c")
     fit = ude.fit(model, data, holdout=0, seed=seed, progress=False, u0=[[1.0, 0.0, 0.0]], positive=False)
     seconds = time.process_time() - began
-    misfit = max(fit.rmse()[state] / sigma[i] for i, state in enumerate("abc"))
+    misfit = (np.array(list(fit.rmse().values())) / drawn(values, clean)).max()
     return Outcome(float(misfit), abs(fit.model.values()["k3"] / rate - 1), seconds)

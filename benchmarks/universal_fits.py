@@ -12,7 +12,7 @@ Fits are kept as JSON lines (universal_fits_runs.jsonl beside this script) and a
 stopped and goes on where it was; delete the file after a change of the package. The table is of all that are kept.
 
 Every seed draws other noise and other weights. A run counts as found when the root mean square of (simulated - data) on
-the training data is at most 1.2 times the noise and the unknown part of the rates, along the true course, is off by at
+the training data is at most 1.2 times the noise in them and the unknown part of the rates, along the true course, is off by at
 most 5 % of its size (root mean squares over 200 points; a rate constant: by 5 %).
 """
 
@@ -65,8 +65,9 @@ epidemic this was settled after seeds 10 to 19 had been seen: by the worst of it
 unknown at all, 7 of those 10 counted as found, with the same errors of the unknown part. The recipe was tuned on seeds
 0 to 9; seeds 10 to 19 had been looked at before its present form.
 
-Of seeds 20 and 26 the noise that was drawn for one of the states is itself 1.27 and 1.39 times what is expected, so
-that a fit of Lotka and Volterra's equations may miss the noise level by doing right.
+The noise is what was drawn for each state: that of a single data set may be a third larger than what is drawn on
+average, and equations that are true have just that misfit. (Earlier versions of this table compared with the average,
+by which 1 to 2 of 10 data sets of single states missed with the true equations themselves.)
 
 What the data allow at all, of Lotka and Volterra's equations, is computed in [attainable](attainable.md).
 """

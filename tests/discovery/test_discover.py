@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
+import ude
 from ude.discovery import (
     Candidate,
     Discovery,
@@ -24,7 +26,7 @@ from ude.discovery import (
     discover,
     load,
 )
-from ude.discovery.sampling import gauge_directions, open_system, sample_terms, trajectory_points
+from ude.discovery.sampling import expected_residuals, gauge_directions, open_system, sample_terms, trajectory_points
 from ude.errors import DataError, InputError, ModelError
 from ude.models import MLP, UDE, FunctionModel, Model, Neural
 from ude.training import Fit, FitOptions, fit
@@ -131,7 +133,7 @@ def test_front_shows_every_combination_and_which_was_chosen(found: Discovery) ->
     assert front["chosen"].sum() == 1
     assert front["score"].is_monotonic_increasing
     row = front[front["chosen"]].iloc[0]
-    assert (row["U1"], row["U2"], row["complexity"]) == ("c0*x*y", "c0*x*y", 12)
+    assert (row["U1"], row["U2"], row["complexity"]) == ("c0*x*y", "c0*x*y", 10)  # x*y is written out once
     assert len(front) == len(found.selection.ranked) >= 10
 
 
@@ -293,6 +295,25 @@ def test_any_object_with_a_search_will_do() -> None:
     assert len(result.selection.ranked) == 4  # the one; and with U1, U2 or both dropped
     both = discover(_fit(_model(), _dataset()), [Oracle(), LibraryRegressor()], max_candidates=2, progress=False)
     assert str(both.chosen) == "U1 = c0*x*y, U2 = c0*x*y"
+
+
+def test_formulas_are_judged_by_the_noise_that_the_fit_was_given() -> None:
+    """Of log-normal noise the whole way counts logarithms: a tenth off is a tenth off, at 2 and at 80."""
+    noise = {"x": ude.LogNormal(0.1), "y": ude.Gaussian(0.5)}
+    given = replace(_fit(_model(), _dataset(0.1)), noise_models=noise, noise=np.array([3.0, 0.4]))
+    assert open_system(given).noise == {"x": noise["x"]}
+    judged = discover(given, LibraryRegressor(), options=FAST, progress=False)
+    assert str(judged.chosen) == "U1 = c0*x*y, U2 = c0*x*y"
+    x, y = given.data.values().T
+    model_x, model_y = judged.predict()[0].T
+    wrong = (np.log(model_x) - np.log(x)) / 0.1, model_y - y
+    found = np.array(list(judged.final.sse_per_state.values()))
+    scale = np.std(np.log(x) / 0.1), np.std(y)
+    expected = [np.sum((own / size) ** 2) for own, size in zip(wrong, scale, strict=True)]
+    assert found == pytest.approx(expected, rel=1e-3)
+    allowed = expected_residuals(given)
+    values = given.train.values()[:, 0]
+    assert allowed["x"] == pytest.approx(max(1.0, 3.0 / np.sqrt(np.mean((0.1 * values) ** 2))))
 
 
 def test_wrong_input_is_refused_in_words(found: Discovery) -> None:

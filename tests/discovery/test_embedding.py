@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import sympy as sp
 from scipy.integrate import solve_ivp
 
-from ude.discovery.closed_form import ClosedForm, Constant, Trajectory
-from ude.discovery.embedding import FitOptions, fit_closed_form, state_scale
+import ude
+from ude.discovery.closed_form import ClosedForm, Constant, Trajectory, state_scale
+from ude.discovery.embedding import FitOptions, fit_closed_form
 from ude.discovery.integration import Integrator
 from ude.errors import DataError, InputError, ModelError
 
@@ -58,6 +60,35 @@ def test_hudson_bay_least_squares_is_the_published_one() -> None:
     rmse = [np.sqrt(fit.sse_per_state[name] / 21) for name in ("hare", "lynx")]
     assert rmse == pytest.approx([4.28, 3.17], abs=0.01)
     assert fit.n_observations == 42
+
+
+def test_hudson_bay_with_log_normal_noise_is_that_of_stans_case_study() -> None:
+    """B. Carpenter, Predator-Prey Population Dynamics (2018): posterior means .55, .028, .80, .024, noise .25."""
+    noise = {"hare": ude.LogNormal(0.25), "lynx": ude.LogNormal(0.25)}
+    fit = fit_closed_form(replace(LOTKA_VOLTERRA, noise=noise), [PELTS], scale=np.ones(2))
+    assert fit.success
+    assert [fit.values[name] for name in "abcd"] == pytest.approx([0.55, 0.028, 0.80, 0.024], rel=0.05)
+    sigma = [
+        0.25 * np.sqrt(fit.sse_per_state[name] / 17) for name in ("hare", "lynx")
+    ]  # of 21, two constants each and u0
+    assert sigma == pytest.approx([0.25, 0.25], rel=0.15)
+
+
+def test_jacobian_of_stabilised_counts_is_that_of_differences() -> None:
+    rates = {"x": -k * sp.Symbol("x")}
+    decay = ClosedForm(("x",), rates, {"k": Constant(0.4)}, noise={"x": ude.Poisson()})
+    data = [Trajectory(np.arange(6.0), np.array([[50.0], [31.0], [24.0], [14.0], [12.0], [6.0]]))]
+    fixed = FitOptions(max_iterations=1)
+    fit = fit_closed_form(decay, data, np.array([[50.0]]), np.ones(1), fixed)
+
+    def residuals(rate: float, start: float) -> np.ndarray:
+        """By hand: 2 sqrt(y + 3/8)."""
+        return 2 * np.sqrt(start * np.exp(-rate * np.arange(6.0)) + 0.375) - 2 * np.sqrt(data[0].u[:, 0] + 0.375)
+
+    rate, start = fit.values["k"], fit.u0[0, 0]
+    np.testing.assert_allclose(fit.residuals, residuals(rate, start), rtol=1e-6, atol=1e-6)
+    by_rate = (residuals(rate + 1e-6, start) - residuals(rate - 1e-6, start)) / 2e-6
+    np.testing.assert_allclose(fit.jacobian[:, 0] / fit.slopes[0], by_rate, rtol=1e-5, atol=1e-5)
     assert fit.sse == pytest.approx(sum(fit.sse_per_state.values()), rel=1e-6)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
+import ude
 from ude.discovery import kept_refits
 from ude.discovery.closed_form import ClosedForm, Constant, Forcing, Trajectory
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
@@ -63,6 +64,8 @@ def test_another_question_is_asked_anew(tmp_path: Path, asked: list[ClosedForm])
     questions = [
         (SYSTEM, DATA, None, FitOptions()),
         (replace(SYSTEM, parameters={"c0": Constant(1.1, 0.0)}), DATA, None, FitOptions()),
+        (replace(SYSTEM, noise={"x": ude.LogNormal(0.1)}), DATA, None, FitOptions()),
+        (replace(SYSTEM, noise={"x": ude.LogNormal(0.2)}), DATA, None, FitOptions()),
         (SYSTEM, [moved], None, FitOptions()),
         (SYSTEM, [forced], None, FitOptions()),
         *[(SYSTEM, [other], None, FitOptions()) for other in others],

@@ -119,6 +119,30 @@ def test_what_is_given_is_not_estimated():
     assert RelativeAbsolute(relative=0.1).filled({"absolute": 2.0}) == RelativeAbsolute(2.0, 0.1)
 
 
+@pytest.mark.parametrize(
+    ("model", "draw"),
+    [
+        (LogNormal(0.1), lambda g, mean: mean * np.exp(0.1 * g.standard_normal(mean.shape))),
+        (RelativeAbsolute(0.5, 0.1), lambda g, mean: mean + np.hypot(0.5, 0.1 * mean) * g.standard_normal(mean.shape)),
+        (Poisson(), lambda g, mean: g.poisson(mean).astype(float)),
+        (NegativeBinomial(0.05), lambda g, mean: g.negative_binomial(20.0, 20.0 / (20.0 + mean)).astype(float)),
+    ],
+)
+def test_stabilised_data_are_as_noisy_everywhere(model, draw):
+    """Standard deviation one, for small and for large means; and the derivative is that of differences."""
+    mean = np.array([5.0, 20.0, 100.0, 1000.0])
+    drawn = draw(np.random.default_rng(0), np.tile(mean, (20_000, 1)))
+    np.testing.assert_allclose(model.stabilised(drawn)[0].std(0), 1.0, rtol=0.06)
+    difference = (model.stabilised(mean + 1e-4)[0] - model.stabilised(mean - 1e-4)[0]) / 2e-4
+    np.testing.assert_allclose(model.stabilised(mean)[1], difference, rtol=1e-6)
+
+
+def test_stabilising_needs_numbers():
+    assert np.array_equal(Gaussian(2.0).stabilised(REAL)[0], REAL)
+    with pytest.raises(InputError, match="sigma of LogNormal is open. Take the noise models of a fit"):
+        LogNormal().stabilised(REAL)
+
+
 def test_outliers_pull_students_t_less_than_a_gaussian():
     predicted = tensor([0.0]).requires_grad_()
     pulls = [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from ude.errors import DataError, ModelError
+from ude.training.noise import NoiseModel
 
 Array = NDArray[np.float64]
 
@@ -84,6 +86,7 @@ class ClosedForm:
     parameters: constant -> `Constant`.
     positive: states that are positive by nature; a solution in which one reaches zero counts as none.
     observables: column of the data -> expression in the same symbols; empty where the columns are the states.
+    noise: column -> its noise, where that is not of one size; see `stabilised`.
 
     Raises ModelError for a symbol that is none of these, or a state without an equation.
     """
@@ -94,6 +97,7 @@ class ClosedForm:
     time: str = "t"
     positive: tuple[str, ...] = ()
     observables: dict[str, sp.Expr] = field(default_factory=dict)
+    noise: Mapping[str, NoiseModel] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         missing = [state for state in self.states if state not in self.equations]
@@ -121,3 +125,13 @@ class ClosedForm:
     def columns(self) -> tuple[str, ...]:
         """What the data hold: the observables, or else the states."""
         return tuple(self.observables) or self.states
+
+
+def state_scale(trajectories: Sequence[Trajectory]) -> Array:
+    """Standard deviation of each state's data over all trajectories; its size, or 1, where it does not vary."""
+    data = np.concatenate([trajectory.u for trajectory in trajectories])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a state that was never observed
+        deviation, size = np.nanstd(data, axis=0), np.nanmax(np.abs(data), axis=0)
+    size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
+    return np.where(np.isfinite(deviation) & (deviation > 1e-12 * size), deviation, size)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ude.discovery.belief import BeliefOptions
-from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
+from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
 from ude.discovery.fronts import default_searches, note_on_searches
 from ude.discovery.kept_fronts import fronts_kept_in
 from ude.discovery.kept_refits import KeptRefits, Refit
@@ -216,8 +216,8 @@ def refit_on_all(chosen: Combination, fit: Fit, options: FitOptions) -> Embedded
         name: replace(constant, start=chosen.fit.values[name]) for name, constant in chosen.closed.parameters.items()
     }
     data = observed(fit, fit.data)
-    scale = state_scale(data)
-    sizes = open_system(fit).sizes(scale)
+    system = open_system(fit)
+    scale, sizes = system.residual_scale(data), system.sizes(data)
     final = fit_closed_form(
         replace(chosen.closed, parameters=started), data, chosen.fit.u0, scale, options, state_scale=sizes
     )

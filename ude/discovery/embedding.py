@@ -9,7 +9,6 @@ a trajectory that overflows or leaves the domain of a function has an infinite c
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from ude.discovery.closed_form import Array, ClosedForm, Trajectory
+from ude.discovery.closed_form import Array, ClosedForm, Trajectory, state_scale
 from ude.discovery.integration import BudgetSpent, Integrator, Observer
+from ude.discovery.stabilised import residual_scale, stabilised
 from ude.errors import DataError, InputError
 
 
@@ -27,7 +27,8 @@ class EmbeddedFit:
     """Least squares of a closed-form system on observed trajectories.
 
     values: every constant. u0: (trajectory, state), at each trajectory's first time.
-    sse: sum over observed numbers of ((model - data) / scale of the column)^2; infinite where no solution was found.
+    sse: sum over observed numbers of ((model - data) / scale of the column)^2, both `stabilised` where the system has a
+        noise model; infinite where no solution was found.
     n_observations: how many numbers were observed. sse_per_state: the same sum column by column.
     success: whether the optimiser met a tolerance within its budget. rhs_calls: right-hand sides spent.
     residuals: (model - data) / scale (N,), with their derivatives ``jacobian`` (N, unknowns) by the unknowns of
@@ -97,7 +98,7 @@ def fit_closed_form(
     """Least squares of constants and initial states on observed trajectories (trust-region Levenberg-Marquardt).
 
     u0: starting initial states (trajectory, state); the first observations where not given.
-    scale: the size of an error that counts as one, per column; the standard deviation of its data where not given.
+    scale: the size of an error that counts as one, per column; `residual_scale` where not given.
     state_scale: the size of each state, for tolerances; that of its column where not given.
 
     Constants that are bounded to be positive move as logarithms, the others in units of their start value.
@@ -188,10 +189,14 @@ class _Problem:
         _check(system, self.trajectories)
         self.masks = [np.isfinite(trajectory.u) for trajectory in self.trajectories]
         self.n_observations = int(sum(mask.sum() for mask in self.masks))
-        self.scale = state_scale(self.trajectories) if scale is None else np.asarray(scale, dtype=np.float64)
-        self.u0 = _starts(system, self.trajectories, u0, self.scale)
+        natural = state_scale(self.trajectories)
+        if scale is None:
+            scale = residual_scale(system.noise, system.columns, self.trajectories)
+        self.scale = np.asarray(scale, dtype=np.float64)
+        self.targets = [stabilised(system.noise, system.columns, own.u)[0] for own in self.trajectories]
+        self.u0 = _starts(system, self.trajectories, u0, natural)
         if state_size is None:
-            state_size = np.maximum(np.abs(self.u0).max(axis=0), 1e-300) if system.observables else self.scale
+            state_size = np.maximum(np.abs(self.u0).max(axis=0), 1e-300) if system.observables else natural
         self.state_scale = np.asarray(state_size, dtype=np.float64)
         self.names = system.fitted
         self.free = options.free(len(system.states))
@@ -288,13 +293,15 @@ class _Problem:
             if found is None or np.any(found[0][:, self.positive] <= 0.0):
                 return
             columns, slopes = self.observer(trajectory.t, found[0], own, found[1])
-            if slopes is None or not (np.isfinite(columns[mask]).all() and np.isfinite(slopes[mask]).all()):
+            columns, steep = stabilised(self.system.noise, self.system.columns, columns)
+            if slopes is None or not all(np.isfinite(part[mask]).all() for part in (columns, steep, slopes)):
                 return
-            residuals.append(((columns - trajectory.u) / self.scale)[mask])
+            residuals.append(((columns - self.targets[index]) / self.scale)[mask])
+            by_scale = (steep / self.scale)[..., None]
             jacobian = np.zeros((*columns.shape, len(theta)))
-            jacobian[..., :fitted] = slopes[..., :fitted] * slope / self.scale[:, None]
+            jacobian[..., :fitted] = slopes[..., :fitted] * slope * by_scale
             place = fitted + index * free
-            jacobian[..., place : place + free] = slopes[..., fitted:] * sizes / self.scale[:, None]
+            jacobian[..., place : place + free] = slopes[..., fitted:] * sizes * by_scale
             rows.append(jacobian[mask])
         residual, jacobian = np.concatenate(residuals), np.concatenate(rows)
         # A solution a million deviations off is as good as none, and its square would overflow in the optimiser.
@@ -329,16 +336,6 @@ class _Problem:
             slopes,
             self.logarithmic,
         )
-
-
-def state_scale(trajectories: Sequence[Trajectory]) -> Array:
-    """Standard deviation of each state's data over all trajectories; its size, or 1, where it does not vary."""
-    data = np.concatenate([trajectory.u for trajectory in trajectories])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a state that was never observed
-        deviation, size = np.nanstd(data, axis=0), np.nanmax(np.abs(data), axis=0)
-    size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
-    return np.where(np.isfinite(deviation) & (deviation > 1e-12 * size), deviation, size)
 
 
 def _starts(system: ClosedForm, trajectories: Sequence[Trajectory], u0: Array | None, scale: Array) -> Array:

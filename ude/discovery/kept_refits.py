@@ -64,6 +64,7 @@ def _key(
         {name: sp.srepr(rate) for name, rate in system.equations.items()},
         {name: sp.srepr(formula) for name, formula in system.observables.items()},
         {name: repr(constant) for name, constant in system.parameters.items()},
+        {name: repr(noise) for name, noise in system.noise.items()},
         [system.states, system.time, system.positive],
         [{name: repr(value) for name, value in own.inputs.items()} for own in trajectories],
         repr(options),

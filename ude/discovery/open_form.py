@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import sympy as sp
 
-from ude.discovery.closed_form import Array, ClosedForm, Constant
+from ude.discovery.closed_form import Array, ClosedForm, Constant, Trajectory, state_scale
 from ude.discovery.regressor import Candidate
+from ude.discovery.stabilised import residual_scale
 from ude.errors import ModelError
+from ude.training.noise import NoiseModel
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class OpenSystem:
     equations: state -> right-hand side with unknown terms as applied functions, ``U1(hare, lynx)``.
     parameters: the model's own constants. calls: unknown term -> the names that its candidates are written in.
     positive: states that are positive by nature. observables: column of the data -> formula; empty where the columns
-    are the states. state_scale: the size of each state, where its columns do not tell.
+    are the states. state_scale: the size of each state, where its columns do not tell. noise: see `ClosedForm`.
     """
 
     states: tuple[str, ...]
@@ -31,6 +33,7 @@ class OpenSystem:
     positive: tuple[str, ...] = ()
     observables: dict[str, sp.Expr] = field(default_factory=dict)
     state_scale: tuple[float, ...] | None = None
+    noise: Mapping[str, NoiseModel] = field(default_factory=dict)
 
     def close(self, chosen: Mapping[str, Candidate]) -> tuple[ClosedForm, dict[str, dict[str, str]]]:
         """The system with a candidate in the place of each term, and for each term its constants' names there."""
@@ -49,12 +52,21 @@ class OpenSystem:
             bodies[term] = candidate.expression.xreplace({sp.Symbol(c): sp.Symbol(n) for c, n in own.items()})
             names[term] = own
         equations = {state: self._substitute(rate, bodies) for state, rate in self.equations.items()}
-        closed = ClosedForm(self.states, equations, parameters, self.time, self.positive, self.observables)
+        closed = ClosedForm(self.states, equations, parameters, self.time, self.positive, self.observables, self.noise)
         return closed, names
 
-    def sizes(self, scale: Array) -> Array:
-        """The size of each state, given that of each column."""
-        return scale if self.state_scale is None else np.array(self.state_scale)
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the data hold."""
+        return tuple(self.observables) or self.states
+
+    def sizes(self, trajectories: Sequence[Trajectory]) -> Array:
+        """The size of each state, for tolerances."""
+        return state_scale(trajectories) if self.state_scale is None else np.array(self.state_scale)
+
+    def residual_scale(self, trajectories: Sequence[Trajectory]) -> Array:
+        """(column,): what counts as one among residuals."""
+        return residual_scale(self.noise, self.columns, trajectories)
 
     def _substitute(self, rate: sp.Expr, bodies: Mapping[str, sp.Expr]) -> sp.Expr:
         for call in rate.atoms(sp.core.function.AppliedUndef):

@@ -17,7 +17,7 @@ import sympy as sp
 from ude.discovery.belief import Belief, BeliefOptions, Subject, assess
 from ude.discovery.closed_form import Array, Forcing
 from ude.discovery.closed_form import Trajectory as Observed
-from ude.discovery.embedding import EmbeddedFit, state_scale
+from ude.discovery.embedding import EmbeddedFit
 from ude.discovery.integration import Integrator, Observer, simulate
 from ude.discovery.intervals import profile_interval
 from ude.discovery.regressor import Candidate, Samples
@@ -83,7 +83,6 @@ class Discovery:
         """Verdict, inclusion, intervals, support, stability and confounding together; a second or two of work."""
         fit, system = self.fit, open_system(self.fit)
         everything = observed(fit, fit.data)
-        scale = state_scale(everything)
         subject = Subject(
             system=system,
             selection=self.selection,
@@ -93,8 +92,8 @@ class Discovery:
             samples=self.samples,
             along=self.along,
             expected=expected_residuals(fit),
-            scale=scale,
-            state_scale=system.sizes(scale),
+            scale=system.residual_scale(everything),
+            state_scale=system.sizes(everything),
             floor=self.selection.options.floor,
             fit=self.selection.options.fit,
         )
@@ -124,7 +123,8 @@ class Discovery:
         hardly determine. Raises InputError for a name that is not a fitted constant."""
         data = observed(self.fit, self.fit.data)
         options = self.selection.options.fit
-        return profile_interval(self.chosen.closed, self.final, data, constant, options, level, state_scale(data))
+        scale = open_system(self.fit).residual_scale(data)
+        return profile_interval(self.chosen.closed, self.final, data, constant, options, level, scale)
 
     @property
     def support(self) -> Support:

@@ -25,6 +25,7 @@ from ude.models.expression import TIME
 from ude.training.collocation import smooth
 from ude.training.data import Dataset
 from ude.training.inputs import restored
+from ude.training.noise import Gaussian, NoiseModel, StudentT
 from ude.training.result import Fit
 
 
@@ -131,14 +132,26 @@ def was_simulated(fit: Fit) -> bool:
 
 def expected_residuals(fit: Fit) -> dict[str, float]:
     """column -> the residuals that a good formula may have: the larger of the noise that smoothing estimates and those
-    of the networks; units of the data."""
+    of the networks; units of the data, or, where a noise model was given, of its standard deviation."""
     networks = fit.rmse(fit.train)
     if len(fit.history) and not was_simulated(fit):
         networks = dict.fromkeys(networks, 0.0)  # what matched derivatives alone may go anywhere when it is simulated
-    return {
+    found = {
         name: max(float(noise), networks[name] if np.isfinite(networks[name]) else 0.0)
         for name, noise in zip(fit.measurement.names, np.broadcast_to(fit.noise, len(networks)), strict=True)
     }
+    for name, model in _uneven(fit).items():
+        column = fit.measurement.names.index(name)
+        values = fit.train.select([name]).values()[:, 0]
+        deviation = 1.0 / model.stabilised(values[np.isfinite(values)])[1]
+        smoothed = float(np.broadcast_to(fit.noise, len(networks))[column])
+        found[name] = max(1.0, smoothed / float(np.sqrt(np.mean(deviation**2))))
+    return found
+
+
+def _uneven(fit: Fit) -> dict[str, NoiseModel]:
+    """column -> its noise model, where its noise depends on its size."""
+    return {name: noise for name, noise in fit.noise_models.items() if not isinstance(noise, Gaussian | StudentT)}
 
 
 def gauge_directions(model: UDE, name: str) -> list[sp.Expr]:
@@ -235,11 +248,11 @@ def open_system(fit: Fit) -> OpenSystem:
     positive = tuple(state for state, flag in zip(model.states, fit.positive, strict=True) if flag)
     measurement = fit.measurement
     if measurement.names == model.states and not measurement.formulas:
-        return OpenSystem(model.states, equations, calls, parameters, TIME, positive)
+        return OpenSystem(model.states, equations, calls, parameters, TIME, positive, noise=_uneven(fit))
     parsed = Observation(measurement.formulas).parsed if measurement.formulas else {}
     columns = {name: parsed[name].expression if name in parsed else sp.Symbol(name) for name in measurement.names}
     sizes = tuple(float(size) for size in fit.state_scale)
-    return OpenSystem(model.states, equations, calls, parameters, TIME, positive, columns, sizes)
+    return OpenSystem(model.states, equations, calls, parameters, TIME, positive, columns, sizes, _uneven(fit))
 
 
 def observed(fit: Fit, data: Dataset) -> list[Trajectory]:

@@ -22,7 +22,7 @@ from itertools import product
 import numpy as np
 
 from ude.discovery.closed_form import Array, ClosedForm, Trajectory
-from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form, state_scale
+from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
 from ude.discovery.families import family
 from ude.discovery.integration import Integrator, Observer, simulate
 from ude.discovery.joint import joint_complexity
@@ -182,7 +182,7 @@ class _Trial:
     ) -> None:
         self.system, self.train, self.u0, self.held_out = system, list(train), u0, list(held_out)
         self.options, self.on_progress, self.refit = options, on_progress, refit
-        self.scale = state_scale(self.train)
+        self.scale, self.sizes = system.residual_scale(self.train), system.sizes(self.train)
         self.n = int(sum(np.isfinite(trajectory.u).sum() for trajectory in self.train))
         self.done: dict[tuple[str, ...], Combination] = {}
         self.total, self.interrupted, self.complete = 0, False, True
@@ -205,15 +205,14 @@ class _Trial:
     def _fitted(self, candidates: Mapping[str, Candidate], step: str) -> Combination:
         """The candidates put into the system, all constants refitted on the training trajectories, scored."""
         closed, names = self.system.close(candidates)
-        sizes = self.system.sizes(self.scale)
-        fit = self.refit(closed, self.train, self.u0, self.scale, self.options.fit, sizes)
+        fit = self.refit(closed, self.train, self.u0, self.scale, self.options.fit, self.sizes)
         total = joint_complexity(candidates)
         refitted = {
             term: replace(candidate, constants={c: fit.values[name] for c, name in names[term].items()})
             for term, candidate in candidates.items()
         }
         value = score(fit.sse, fit.n_observations, total, self.options.floor)
-        error = continuation_rmse(closed, fit, self.train, self.held_out, sizes) if np.isfinite(value) else {}
+        error = continuation_rmse(closed, fit, self.train, self.held_out, self.sizes) if np.isfinite(value) else {}
         return Combination(refitted, closed, fit, total, value, error, step)
 
     @property

@@ -15,17 +15,22 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ude.errors import DataError, InputError, unusable
 
+Array = npt.NDArray[np.float64]
+
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 # A prediction outside the domain of a density (a mean of zero or less) is moved to this fraction of the size of the
 # data, and pays this much a size of the data for every step further: finite, and downhill is back into the domain.
 _FLOOR, _SLOPE = 1e-12, 100.0
+# What makes the noise of the root of a count most constant (Anscombe, Biometrika 35 (1948) 246).
+_ANSCOMBE = 3.0 / 8.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,12 @@ class NoiseModel(ABC):
         """The names of the scales that are estimated."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name) is None)
 
+    def _number(self, name: str) -> float:
+        value = getattr(self, name)
+        if value is None:
+            raise InputError(f"{name} of {type(self).__name__} is open", fix="Take the noise models of a fit.")
+        return float(value)
+
     def filled(self, scales: Mapping[str, float]) -> Self:
         """The same with numbers for the estimated scales."""
         return replace(self, **scales)
@@ -65,6 +76,11 @@ class NoiseModel(ABC):
         self, predicted: Float[Tensor, "*any"], observed: Float[Tensor, "*any"], estimated: Mapping[str, Tensor]
     ) -> Float[Tensor, "*any"]:
         """-log p of each observation, normalised; finite for every finite prediction."""
+
+    def stabilised(self, y: Array) -> tuple[Array, Array]:
+        """y in a unit in which its noise is of one size wherever y is, and the derivative of that by y; no scale may be
+        open. As here: y itself, where it is anyway."""
+        return y, np.ones_like(y)
 
     @abstractmethod
     def guess(self, size: float, noise: float) -> dict[str, float]:
@@ -125,6 +141,10 @@ class LogNormal(NoiseModel):
         log = observed.log()
         return HALF_LOG_TWO_PI + log + sigma.log() + 0.5 * ((log - mean.log()) / sigma) ** 2 + outside
 
+    def stabilised(self, y: Array) -> tuple[Array, Array]:
+        sigma = self._number("sigma")
+        return np.log(y) / sigma, 1.0 / (sigma * y)
+
     def guess(self, size: float, noise: float) -> dict[str, float]:
         return {"sigma": noise / size if size > 0 else 1.0}
 
@@ -156,6 +176,10 @@ class RelativeAbsolute(NoiseModel):
         scales = self.scales(estimated)
         variance = _tensor(scales["absolute"]) ** 2 + (_tensor(scales["relative"]) * predicted) ** 2
         return HALF_LOG_TWO_PI + 0.5 * variance.log() + 0.5 * (observed - predicted) ** 2 / variance
+
+    def stabilised(self, y: Array) -> tuple[Array, Array]:
+        a, b = self._number("absolute"), self._number("relative")
+        return np.arcsinh(b * y / a) / b, 1.0 / np.hypot(a, b * y)
 
     def guess(self, size: float, noise: float) -> dict[str, float]:
         # half of the variance each
@@ -207,6 +231,10 @@ class Poisson(NoiseModel):
         mean, outside = _positive(predicted, observed)
         return mean - observed * mean.log() + torch.lgamma(observed + 1) + outside
 
+    def stabilised(self, y: Array) -> tuple[Array, Array]:
+        root = np.sqrt(y + _ANSCOMBE)
+        return 2.0 * root, 1.0 / root
+
     def guess(self, size: float, noise: float) -> dict[str, float]:
         return {}
 
@@ -238,6 +266,10 @@ class NegativeBinomial(NoiseModel):
         mean, outside = _positive(predicted, observed)
         counted = torch.lgamma(r) + torch.lgamma(observed + 1) - torch.lgamma(observed + r)
         return counted + r * torch.log1p(mean / r) + observed * torch.log1p(r / mean) + outside
+
+    def stabilised(self, y: Array) -> tuple[Array, Array]:
+        spread, y = self._number("dispersion"), y + _ANSCOMBE
+        return 2.0 * np.arcsinh(np.sqrt(spread * y)) / np.sqrt(spread), 1.0 / np.sqrt(y * (1.0 + spread * y))
 
     def guess(self, size: float, noise: float) -> dict[str, float]:
         return {"dispersion": max((noise**2 - size) / size**2, 0.01) if size > 0 else 1.0}
