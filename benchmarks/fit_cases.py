@@ -25,7 +25,8 @@ MOST_MISFIT, MOST_ERROR = 1.2, 0.05
 class Outcome:
     """How a fit came out.
 
-    misfit: over the noise that was drawn, the largest of the states; of more than three states, the root mean square over them
+    misfit: over the noise that was drawn, the largest of the states; of more than three states, the root mean square
+        over them
     error: of the unknown part, relative
     seconds: of processor time
     extrapolated: error of the prediction of later data, relative; by_formula: with a formula found for the network

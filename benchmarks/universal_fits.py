@@ -12,8 +12,8 @@ Fits are kept as JSON lines (universal_fits_runs.jsonl beside this script) and a
 stopped and goes on where it was; delete the file after a change of the package. The table is of all that are kept.
 
 Every seed draws other noise and other weights. A run counts as found when the root mean square of (simulated - data) on
-the training data is at most 1.2 times the noise in them and the unknown part of the rates, along the true course, is off by at
-most 5 % of its size (root mean squares over 200 points; a rate constant: by 5 %).
+the training data is at most 1.2 times the noise in them and the unknown part of the rates, along the true course, is
+off by at most 5 % of its size (root mean squares over 200 points; a rate constant: by 5 %).
 """
 
 from __future__ import annotations

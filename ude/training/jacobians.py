@@ -54,8 +54,8 @@ def at_points(
         To each of `shared` and of `own`, of shape (point, output, ...).
 
     Every output of every point is one row of a batch with its own copies of all that it depends on, so that one reverse
-    sweep gives all derivatives. `torch.func.jacrev` of one point under `vmap` computes a little less and, having two
-    levels of transforms to dispatch every operation through, takes three times as long for small networks.
+    sweep gives all derivatives. `torch.func.jacrev` of one point under `vmap` computes a little less but, having two
+    levels of transforms to dispatch every operation through, takes half as long again for small networks.
     """
     points = len(next(iter(own.values())))
     size = outputs * (sum(p.numel() for p in shared.values()) + sum(p[0].numel() for p in own.values()) + 1)
