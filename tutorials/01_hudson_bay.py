@@ -120,8 +120,8 @@ def draw(found: Discovery, folder: Path) -> None:
 # the formula, which has no such term, pins `a` down. Never read a parameter off a model with networks in it.
 #
 # **Too short a record.** Hold out everything after 1909, so that one cycle remains. Both products are found again, but
-# only just ahead of others, and the forecast of the next cycle is off by more than 15 thousand hares, where before it
-# was 2.6: ten years do not tell the length of the cycle, and a small error of the period is a large one ten years on.
+# the forecast of the next cycle is off by more than 15 thousand hares, where before it was 2.6: ten years do not tell
+# the length of the cycle, and a small error of the period is a large one ten years on.
 #
 # **What the data cannot say.** Twenty-one counts do not rule out that lynxes are sated when hares abound. The table of
 # candidates in the report tells how close the decision was; and pelts are what trappers sold, not what lived.
