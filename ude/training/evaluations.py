@@ -52,14 +52,19 @@ class Meter:
     def seconds(self) -> float:
         return time.perf_counter() - self.start
 
-    def count(self, *, calls: int, steps: int, solves: int, failed: int) -> None:
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Calls, steps, simulations, and simulations that broke down, as `count` takes them."""
+        return self.calls, self.steps, self.solves, self.failed
+
+    def count(self, calls: int, steps: int, solves: int, failed: int) -> None:
         self.calls += calls
         self.steps += steps
         self.solves += solves
         self.failed += failed
 
     def state(self) -> list[float]:
-        return [self.seconds, self.calls, self.steps, self.solves, self.failed]
+        return [self.seconds, *self.counts]
 
     def restore(self, state: Sequence[float]) -> None:
         seconds, *counts = state

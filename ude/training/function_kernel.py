@@ -52,16 +52,15 @@ class FunctionKernel:
 
         def pullback(gradient: Array) -> Array:
             blocks = gradient.reshape(outputs, len(kernel), outputs, len(kernel))
-            to_kernel = np.einsum("ij,ipjq->pq", between, blocks, optimize=True)
-            to_between = np.einsum("ipjq,pq->ij", blocks, kernel, optimize=True)
+            to_kernel = np.tensordot(between, blocks, ((0, 1), (0, 2)))
+            to_between = np.einsum("ipjq,pq->ij", blocks, kernel)
             # a product of the others, and no quotient: a factor may be zero
             others = [np.delete(factors, i, axis=0).prod(0) * to_kernel * a[i] for i in range(inputs)]
-            slopes = [float((own * power).sum()) for own, power in zip(others, powers, strict=True)]
+            slopes = [float(np.vdot(own, power)) for own, power in zip(others, powers, strict=True)]
             bend = self.t * (grown + 1.0) - powers  # b d/db of the powers
-            slopes.append(float(sum((own * one).sum() for own, one in zip(others, bend, strict=True))))
-            to_local = c * to_kernel
-            slopes.append(float((to_local * local).sum()))
-            slopes.append(float((to_local * fall * r * r * (1.0 + r)).sum()) / 3.0)
+            slopes.append(float(sum(np.vdot(own, one) for own, one in zip(others, bend, strict=True))))
+            slopes.append(float(c * np.vdot(to_kernel, local)))
+            slopes.append(float(c * np.vdot(to_kernel, fall * r * r * (1.0 + r))) / 3.0)
             if outputs > 1:
                 slopes += ((to_between + to_between.T) @ alike).tolist()
             return np.array([*slopes, *(2.0 * variances * np.diag(to_between))])

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ude.errors import InputError
 from ude.training.optimisers import Objective, OnIteration, Optimiser, lbfgs
-from ude.training.posterior import Linearised, Posterior, Quadratic, energy, renewed
+from ude.training.posterior import Linearised, Posterior, Quadratic, Residuals, energy, renewed
 
 Array = npt.NDArray[np.float64]
 
@@ -62,11 +62,11 @@ class GaussNewton(Optimiser):
 
 def _run(objective: Objective, posterior: Posterior, iterations: int, adapt: bool, on_iteration: OnIteration) -> bool:
     """Whether any iteration could be made."""
-    state = _State.start(objective.best_point, posterior)
+    state, known = _State.start(objective.best_point, posterior), _Known(objective, posterior)
     for made in range(iterations):
 
         def compute(state: _State = state) -> Array:
-            return _iterate(objective, posterior, state, adapt).packed()
+            return _iterate(known, state, adapt).packed()
 
         state = _State.unpacked(objective.record(compute), posterior)
         objective.evaluations += int(state.trials)
@@ -111,17 +111,45 @@ class _State:
         return cls(energy, loss, damping, gamma, trials, done, settled, scales, x)
 
 
-def _iterate(objective: Objective, posterior: Posterior, state: _State, adapt: bool) -> _State:
+@dataclass(eq=False)
+class _Known:
+    """The residuals, of which those of the last point are remembered: where a step ends, the next one begins.
+
+    What is remembered counts as work all the same, so that a fit that goes on, and remembers nothing, counts as much.
+    """
+
+    objective: Objective
+    posterior: Posterior
+    x: Array | None = None
+    found: Residuals | None = None
+    work: tuple[int, ...] = ()
+
+    def residuals(self, x: Array) -> Residuals | None:
+        """At x, at which the tensors are left; None where a simulation broke down."""
+        meter = self.posterior.shooting.meter
+        self.objective.assign(x)
+        if self.x is not None and np.array_equal(x, self.x):
+            if meter is not None:
+                meter.count(*self.work)
+            return self.found
+        before = meter.counts if meter is not None else ()
+        self.found = self.posterior.residuals()
+        after = meter.counts if meter is not None else ()
+        self.x, self.work = x.copy(), tuple(b - a for a, b in zip(before, after, strict=True))
+        return self.found
+
+
+def _iterate(known: _Known, state: _State, adapt: bool) -> _State:
     """One step from state.x, with new scales first where the last step changed little."""
-    scales, x = posterior.scales, state.x
-    objective.assign(x)
-    lin = posterior.linearised()
+    posterior, x = known.posterior, state.x
+    scales, residuals = posterior.scales, known.residuals(x)
+    lin = None if residuals is None else posterior.linearised(residuals)
     if lin is None:
         return _State(np.nan, np.nan, state.damping, 0.0, 1.0, 1.0, 0.0, state.scales, x)
     gamma = state.gamma
     if adapt and state.settled:
         gamma = renewed(posterior, lin, x)
-    here = _Here.of(objective, posterior, lin, x)
+    here = _Here.of(known, lin, x)
     damping, trials = state.damping, 1
     for _ in range(_TRIALS):
         step, solves = here.step(damping)
@@ -152,18 +180,17 @@ def _iterate(objective: Objective, posterior: Posterior, state: _State, adapt: b
 class _Here:
     """E around x, with the scales as they are."""
 
-    objective: Objective
-    posterior: Posterior
+    known: _Known
     whitener: Array
     quadratic: Quadratic
     x: Array
     energy: float
 
     @classmethod
-    def of(cls, objective: Objective, posterior: Posterior, lin: Linearised, x: Array) -> _Here:
-        whitener = posterior.whitener()
-        quadratic = Quadratic.of(lin, posterior, whitener)
-        return cls(objective, posterior, whitener, quadratic, x, energy(quadratic.r, x, quadratic.precision))
+    def of(cls, known: _Known, lin: Linearised, x: Array) -> _Here:
+        whitener = known.posterior.whitener()
+        quadratic = Quadratic.of(lin, known.posterior, whitener)
+        return cls(known, whitener, quadratic, x, energy(quadratic.r, x, quadratic.precision))
 
     def step(self, damping: float) -> tuple[Array, int]:
         """Levenberg's and Marquardt's, bent as the residuals are along it; and how many simulations that took.
@@ -191,10 +218,9 @@ class _Here:
 
     def _residuals(self, x: Array) -> tuple[Array, float] | None:
         """r of E, and the loss."""
-        self.objective.assign(x)
-        found = self.posterior.residuals()
+        found, posterior = self.known.residuals(x), self.known.posterior
         if found is None:
             return None
-        scaled = found.data / self.posterior.shooting.scale.numpy()[found.column]
-        loss = float(np.mean(scaled**2)) + 0.5 * self.posterior.unit * float(found.other @ found.other)
-        return found.whitened(self.posterior.scales, self.whitener), loss
+        scaled = found.data / posterior.shooting.scale.numpy()[found.column]
+        loss = float(np.mean(scaled**2)) + 0.5 * posterior.unit * float(found.other @ found.other)
+        return found.whitened(posterior.scales, self.whitener), loss

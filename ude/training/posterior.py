@@ -227,11 +227,8 @@ class Posterior:
         mask = self.shooting.windows.mask
         return torch.arange(mask.shape[-1]).expand(mask.shape)[mask].numpy()
 
-    def linearised(self) -> Linearised | None:
-        """Residuals and Jacobian; None where a simulation broke down."""
-        residuals = self.residuals()
-        if residuals is None:
-            return None
+    def linearised(self, residuals: Residuals) -> Linearised | None:
+        """The residuals at the tensors as they are, with their Jacobian; None where a simulation broke down."""
         with torch.no_grad():
             starts = self.starts(self.offset)
             accepted = self.shooting.accepted_times(starts)
