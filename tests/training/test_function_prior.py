@@ -121,6 +121,13 @@ def test_the_evidence_prefers_the_order_that_the_data_have(degree):
     assert a > 0.1
 
 
+def test_data_that_say_nothing_leave_the_numbers_as_they_are():
+    part = prior()
+    numbers = part.start() + 0.1
+    found = FunctionPriors((part,)).likeliest(numbers, np.zeros((part.size, part.size)), np.zeros(part.size))
+    np.testing.assert_array_equal(found, numbers)
+
+
 def test_gain_follows_the_values_where_weights_can():
     """With as many weights as values, data that depend on weights through the values have just their derivative."""
     generator = np.random.default_rng(0)

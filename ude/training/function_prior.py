@@ -224,6 +224,8 @@ class FunctionPriors:
         squares, vectors = np.linalg.eigh(normal)
         # beside noise of variance one, the others say nothing, whatever the prior
         some = squares > max(_FAINT, 1e-13 * squares.max(initial=0.0))
+        if not some.any():
+            return numbers
         size = np.sqrt(squares[some])
         gain, seen = size[:, None] * vectors[:, some].T, vectors[:, some].T @ right / size
         gains = np.split(gain, np.cumsum([part.size for part in self.parts])[:-1], axis=1)
