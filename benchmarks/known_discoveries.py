@@ -37,20 +37,20 @@ PINENE = (
     (22620.0, 14.0, 57.4, 5.1, 2.6, 21.0),
     (36420.0, 4.5, 63.1, 3.8, 2.9, 25.7),
 )
-NOTES = (
-    "As expected: the summands chosen are the expected ones, and no others. Inclusion, in the first seed, and verdict",
-    "are the package's own: a case can be as expected while the data leave other forms nearly as likely, or likelier.",
-    "Seconds are medians of processor time, Operon's included.",
-    "",
-    "The nine points of pinene do not tell c0*y3**2, c0*y3 + c1*y3*y5 and the expected c0*y3 + c1*y5 apart: their scores",
-    "are -79.8, -80.0 and -79.4, and of those the simplest is shown. By the sum of squares of the literature, not scaled",
-    "by column, c0*y3 + c1*y3*y5 with its two constants lies 15 % below the expected form. That no formula fits is said",
-    "because y1 and y2 too, in whose equations nothing is unknown, are off by more than their smooths.",
-    "",
-    "Lotka and Volterra's equations leave residuals of 20 to 25 % in the pelts, where smooth curves leave 10: no formula",
-    "fits, in the verdict's words, but of those tried theirs is clearly the best. With residuals in thousands of pelts,",
-    "which the highest peaks decide, hare*lynx in U1 has a probability of 0.77, and hare*lynx**2 one of 0.20.",
-)
+NOTES = """\
+As expected: the summands chosen are the expected ones, and no others. Inclusion, in the first seed, and verdict
+are the package's own: a case can be as expected while the data leave other forms nearly as likely, or likelier.
+Seconds are medians of processor time, Operon's included.
+
+The nine points of pinene do not tell `c0*y3**2`, `c0*y3 + c1*y3*y5` and the expected `c0*y3 + c1*y5` apart: their
+scores are -79.8, -80.0 and -79.4, and of those the simplest is shown. By the sum of squares of the literature, not
+scaled by column, `c0*y3 + c1*y3*y5` with its two constants lies 15 % below the expected form. That no formula fits is
+said because y1 and y2 too, in whose equations nothing is unknown, are off by more than their smooths.
+
+Lotka and Volterra's equations leave residuals of 20 to 25 % in the pelts, where smooth curves leave 10: no formula
+fits, in the verdict's words, but of those tried theirs is clearly the best. With residuals in thousands of pelts,
+which the highest peaks decide, `hare*lynx` in U1 has a probability of 0.77, and `hare*lynx**2` one of 0.20.
+"""
 UNIT = 10_000.0  # minutes: rate constants near one
 
 
@@ -140,7 +140,7 @@ def table(found: dict[str, list[Outcome]]) -> str:
             f"| {CASES[case][0]} | {hits} of {len(outcomes)} | `{first.formulas}` | {first.inclusion} "
             f"| {first.verdict} | {np.median([o.seconds for o in outcomes]):.0f} |"
         )
-    return "\n".join([*lines, "", *NOTES, ""])
+    return "\n".join([*lines, "", NOTES])
 
 
 def main(cases: Sequence[str] = tuple(CASES), seeds: int = 1, path: Path | None = None) -> dict[str, list[Outcome]]:
