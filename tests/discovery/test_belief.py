@@ -26,7 +26,7 @@ from ude.discovery.open_form import OpenSystem
 from ude.discovery.regressor import complexity
 from ude.discovery.sampling import forcing
 from ude.discovery.selection import select
-from ude.discovery.stability import screen
+from ude.discovery.stability import equilibria, screen
 from ude.discovery.support import TermSupport
 from ude.errors import DataError, InputError
 from ude.models import UDE, Neural
@@ -324,3 +324,11 @@ def test_observables_and_conditions_reach_the_discovery() -> None:
     assert found.verdict.kind == "identified"
     assert found.rmse()["z"] == pytest.approx(0.02, rel=0.3)
     assert found.intervals["lower"].iloc[0] < 0.8 < found.intervals["upper"].iloc[0]
+
+
+def test_rest_is_found_where_a_formula_has_a_corner() -> None:
+    """dx/dt = 1 - x |x|, at rest at 1 with slope -2; SymPy alone writes d|x|/dx with real and imaginary parts."""
+    x = sp.Symbol("x")
+    [rest] = equilibria(ClosedForm(("x",), {"x": 1 - x * sp.Abs(x)}), {}, np.linspace(0.1, 2.0, 20)[:, None])
+    assert rest.state == pytest.approx({"x": 1.0})
+    assert np.real(rest.eigenvalues) == pytest.approx([-2.0])

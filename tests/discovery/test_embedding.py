@@ -203,6 +203,17 @@ def test_a_formula_that_blows_up_costs_little_and_raises_nothing(rate: sp.Expr) 
     assert not (fit.success and fit.sse == np.inf)
 
 
+def test_a_power_that_turns_complex_is_no_solution() -> None:
+    """x falls below zero, and x**(3/2) is complex there: for Python's floats a value like any other."""
+    x = sp.Symbol("x")
+    system = ClosedForm(("x",), {"x": -1 + k * x ** sp.Rational(3, 2)}, {"k": Constant(0.1)})
+    integrator = Integrator(system)
+    assert integrator.solve(np.array([0.0, 0.3]), np.array([0.5]), {"k": 0.1}, np.ones(1)) is not None
+    assert integrator.solve(np.array([0.0, 2.0]), np.array([0.5]), {"k": 0.1}, np.ones(1)) is None
+    fit = fit_closed_form(system, [Trajectory(np.linspace(0.0, 2.0, 9), np.linspace(0.5, -1.5, 9)[:, None])])
+    assert fit.sse == np.inf
+
+
 def test_the_budget_ends_a_fit_and_keeps_the_best_so_far() -> None:
     fit = fit_closed_form(LOTKA_VOLTERRA, [PELTS], options=FitOptions(max_rhs_calls=3_000))
     assert fit.rhs_calls <= 3_000

@@ -115,6 +115,11 @@ class Integrator:
             raise
         except Stop:
             return None
+        except TypeError as error:
+            # a negative number to a fractional power, where nothing in the right-hand side stumbles over it
+            if "complex" in str(error):
+                return None
+            raise
         if info["message"] != "Integration successful." or not np.all(np.isfinite(solution)):
             return None
         return np.asarray(solution)
@@ -141,7 +146,7 @@ class Observer:
             return
         states, fitted = map(sp.Symbol, system.states), map(sp.Symbol, system.fitted)
         columns = sp.Matrix(list(system.observables.values()))
-        results = [*columns, *columns.jacobian([*states, *fitted])]
+        results = [*columns, *map(without_distributions, columns.jacobian([*states, *fitted]))]
         names = [system.time, *system.states, *system.parameters]
         self._function = sp.lambdify(
             list(map(sp.Symbol, names)), results, modules=["numpy"], cse=True, docstring_limit=0
@@ -187,7 +192,7 @@ def _compile(system: ClosedForm, starts: int | None = None) -> Callable[..., lis
         # The entries of the Jacobian are computed once each; products with S are left for cse to leave alone.
         results += list(jacobian * s + forcing)
         arguments += list(s)
-    results = [_without_distributions(result) for result in results]
+    results = [without_distributions(result) for result in results]
     modules = [_EXTRA, "math"]
     # Without the docstring, whose text of all expressions would take half the time.
     signature = [sp.Symbol(system.time), arguments, constants]
@@ -208,7 +213,7 @@ _EXTRA: dict[str, Callable[..., float]] = {
 }
 
 
-def _without_distributions(expression: sp.Expr) -> sp.Expr:
+def without_distributions(expression: sp.Expr) -> sp.Expr:
     """Derivatives of |x|, sign(x) and steps leave delta terms, which are zero almost everywhere."""
     if not expression.has(sp.Abs, sp.sign, sp.Heaviside, sp.Min, sp.Max, sp.Derivative, sp.DiracDelta):
         return expression

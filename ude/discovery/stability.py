@@ -12,7 +12,7 @@ import sympy as sp
 from scipy.optimize import fsolve
 
 from ude.discovery.closed_form import Array, ClosedForm, Forcing, Trajectory
-from ude.discovery.integration import BudgetSpent, Integrator
+from ude.discovery.integration import BudgetSpent, Integrator, without_distributions
 
 _FAR = 100.0  # times the range of the data beyond which a solution counts as unbounded
 _STARTS = 40  # of the search for equilibria
@@ -123,7 +123,8 @@ def equilibria(system: ClosedForm, values: Mapping[str, float | Forcing], visite
     numbers = {sp.Symbol(name): value for name, value in values.items() if not isinstance(value, Forcing)}
     rates = [system.equations[name].xreplace(numbers) for name in system.states]
     function = sp.lambdify(symbols, rates, modules="numpy", docstring_limit=0)
-    jacobian = sp.lambdify(symbols, sp.Matrix(rates).jacobian(symbols), modules="numpy", docstring_limit=0)
+    slopes = sp.Matrix(rates).jacobian(symbols).applyfunc(without_distributions)
+    jacobian = sp.lambdify(symbols, slopes, modules="numpy", docstring_limit=0)
     low, high = visited.min(axis=0), visited.max(axis=0)
     width = np.where(high > low, high - low, np.maximum(np.abs(high), 1.0))
     picks = visited[np.linspace(0, len(visited) - 1, min(_STARTS, len(visited))).astype(int)]
