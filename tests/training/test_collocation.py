@@ -74,13 +74,13 @@ def test_slopes_are_off_by_what_their_variance_says(positive):
         u = np.exp(wave(t) + noise) if positive else wave(t) + noise
         smoothing = smooth(Dataset.from_arrays(t, u, "x"), [positive])
         truth = np.exp(wave(s)) * wave_slope(s) if positive else wave_slope(s)
-        ratios.append((smoothing(0, s)[1][:, 0] - truth) / np.sqrt(smoothing.slope_variance(0, s)[:, 0]))
+        ratios.append((smoothing(0, s)[1][:, 0] - truth) / np.sqrt(smoothing.along(0, s)[2][:, 0]))
     assert 0.7 < rms(np.concatenate(ratios)) < 1.4
 
 
 def test_splines_say_nothing_of_the_error_of_their_slopes():
     smoothing = smooth(noisy_wave(LONGEST_GAUSSIAN_PROCESS + 50, 0.1, 0))
-    assert np.isnan(smoothing.slope_variance(0, [1.0, 2.0])).all()
+    assert np.isnan(smoothing.along(0, [1.0, 2.0])[2]).all()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -20,7 +20,7 @@ from ude.discovery.regressor import Samples
 from ude.discovery.residuals import dependence
 from ude.discovery.selection import Combination, Selection
 from ude.discovery.shortlist import score
-from ude.discovery.stabilised import stabilised
+from ude.discovery.stabilised import stabilised_data
 from ude.discovery.stability import Stability, screen
 from ude.discovery.support import Support, support_of
 from ude.discovery.verdict import Evidence, Verdict, VerdictOptions, judge
@@ -98,6 +98,7 @@ def assess(subject: Subject, options: BeliefOptions = BeliefOptions()) -> Belief
         subject.state_scale,
         correlation_table(chosen.closed, matrix),
     )
+    targets = stabilised_data(subject.system.noise, subject.system.columns, subject.trajectories)
     own = score(final.sse, final.n_observations, chosen.complexity, subject.floor)
     evidence = Evidence(
         chosen,
@@ -105,7 +106,7 @@ def assess(subject: Subject, options: BeliefOptions = BeliefOptions()) -> Belief
         probability,
         inclusion,
         own,
-        standstill_score(_stabilised(subject), subject.scale, subject.floor),
+        standstill_score(targets, subject.scale, subject.floor),
         _misfit(subject),
         subject.samples,
         dependence(subject.trajectories, final, subject.floor),
@@ -113,11 +114,6 @@ def assess(subject: Subject, options: BeliefOptions = BeliefOptions()) -> Belief
     by_key = {str(c): float(p) for c, p in zip(ranked, probability, strict=True)}
     in_order = np.array([by_key.get(str(combination), 0.0) for combination in subject.selection.ranked])
     return Belief(judge(evidence, options.verdict), inclusion, intervals, support, stability, confounding, in_order)
-
-
-def _stabilised(subject: Subject) -> list[Trajectory]:
-    noise, columns = subject.system.noise, subject.system.columns
-    return [replace(own, u=stabilised(noise, columns, own.u)[0]) for own in subject.trajectories]
 
 
 def standstill_score(trajectories: Sequence[Trajectory], scale: Array, floor: float) -> float:

@@ -18,7 +18,7 @@ from scipy.optimize import least_squares
 
 from ude.discovery.closed_form import Array, ClosedForm, Trajectory, state_scale
 from ude.discovery.integration import BudgetSpent, Integrator, Observer
-from ude.discovery.stabilised import residual_scale, stabilised
+from ude.discovery.stabilised import residual_scale, stabilised, stabilised_data
 from ude.errors import DataError, InputError
 
 
@@ -193,7 +193,7 @@ class _Problem:
         if scale is None:
             scale = residual_scale(system.noise, system.columns, self.trajectories)
         self.scale = np.asarray(scale, dtype=np.float64)
-        self.targets = [stabilised(system.noise, system.columns, own.u)[0] for own in self.trajectories]
+        self.targets = stabilised_data(system.noise, system.columns, self.trajectories)
         self.u0 = _starts(system, self.trajectories, u0, natural)
         if state_size is None:
             state_size = np.maximum(np.abs(self.u0).max(axis=0), 1e-300) if system.observables else natural
@@ -296,7 +296,7 @@ class _Problem:
             columns, steep = stabilised(self.system.noise, self.system.columns, columns)
             if slopes is None or not all(np.isfinite(part[mask]).all() for part in (columns, steep, slopes)):
                 return
-            residuals.append(((columns - self.targets[index]) / self.scale)[mask])
+            residuals.append(((columns - self.targets[index].u) / self.scale)[mask])
             by_scale = (steep / self.scale)[..., None]
             jacobian = np.zeros((*columns.shape, len(theta)))
             jacobian[..., :fitted] = slopes[..., :fitted] * slope * by_scale

@@ -136,16 +136,14 @@ def expected_residuals(fit: Fit) -> dict[str, float]:
     networks = fit.rmse(fit.train)
     if len(fit.history) and not was_simulated(fit):
         networks = dict.fromkeys(networks, 0.0)  # what matched derivatives alone may go anywhere when it is simulated
+    smoothed = dict(zip(fit.measurement.names, np.broadcast_to(fit.noise, len(networks)).tolist(), strict=True))
     found = {
-        name: max(float(noise), networks[name] if np.isfinite(networks[name]) else 0.0)
-        for name, noise in zip(fit.measurement.names, np.broadcast_to(fit.noise, len(networks)), strict=True)
+        name: max(noise, networks[name] if np.isfinite(networks[name]) else 0.0) for name, noise in smoothed.items()
     }
     for name, model in _uneven(fit).items():
-        column = fit.measurement.names.index(name)
         values = fit.train.select([name]).values()[:, 0]
         deviation = 1.0 / model.stabilised(values[np.isfinite(values)])[1]
-        smoothed = float(np.broadcast_to(fit.noise, len(networks))[column])
-        found[name] = max(1.0, smoothed / float(np.sqrt(np.mean(deviation**2))))
+        found[name] = max(1.0, smoothed[name] / float(np.sqrt(np.mean(deviation**2))))
     return found
 
 

@@ -30,8 +30,15 @@ def stabilised(noise: Mapping[str, NoiseModel], columns: Sequence[str], values: 
     return found, slopes
 
 
+def stabilised_data(
+    noise: Mapping[str, NoiseModel], columns: Sequence[str], trajectories: Sequence[Trajectory]
+) -> list[Trajectory]:
+    """The trajectories with their data in units of constant noise."""
+    return [replace(own, u=stabilised(noise, columns, own.u)[0]) for own in trajectories]
+
+
 def residual_scale(
     noise: Mapping[str, NoiseModel], columns: Sequence[str], trajectories: Sequence[Trajectory]
 ) -> Array:
     """(column,): what counts as one among residuals, `state_scale` of the stabilised data."""
-    return state_scale([replace(own, u=stabilised(noise, columns, own.u)[0]) for own in trajectories])
+    return state_scale(stabilised_data(noise, columns, trajectories))

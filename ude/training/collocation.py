@@ -41,19 +41,19 @@ class Smoothing:
 
     def __call__(self, trajectory: int, t: npt.ArrayLike) -> tuple[Array, Array]:
         """u and du/dt of shape (k, state) at the times `t` (k,) of this trajectory, units of u."""
-        u, du, _ = self._along(trajectory, t)
+        u, du, _ = self.along(trajectory, t)
         return u, du
 
-    def slope_variance(self, trajectory: int, t: npt.ArrayLike) -> Array:
-        """(k, state): how far du/dt may be off, by the posterior of a Gaussian process, units of du/dt squared.
+    def along(self, trajectory: int, t: npt.ArrayLike) -> tuple[Array, Array, Array]:
+        """The same, and how far du/dt may be off by the posterior of a Gaussian process, units of du/dt squared.
 
-        NaN where another smooth was taken.
+        That is NaN where another smooth was taken.
         """
-        return self._along(trajectory, t)[2]
-
-    def _along(self, trajectory: int, t: npt.ArrayLike) -> list[Array]:
         times = np.asarray(t, dtype=np.float64)
-        return [np.stack(parts, -1) for parts in zip(*(c(times) for c in self.curves[trajectory]), strict=True)]
+        u, du, variance = (
+            np.stack(parts, -1) for parts in zip(*(c(times) for c in self.curves[trajectory]), strict=True)
+        )
+        return u, du, variance
 
     def inside(self, trajectory: int, t: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """(k, state): whether the times `t` (k,) lie between the first and the last value of each state.

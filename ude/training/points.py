@@ -41,7 +41,8 @@ class Points:
         for i, trajectory in enumerate(data.trajectories):
             t = np.linspace(trajectory.t[0], trajectory.t[-1], min(max(number, 2 * len(trajectory)), most))
             inside.append(smoothing.inside(i, t).all(axis=1))
-            parts.append((*smoothing(i, t), t, np.full(len(t), i), smoothing.slope_variance(i, t)))
+            u, du, variance = smoothing.along(i, t)
+            parts.append((u, du, t, np.full(len(t), i), variance))
         known = np.concatenate(inside)
         known |= known.sum() < 2
         columns = zip(*parts, strict=True)

@@ -143,18 +143,18 @@ def simulate(
     if times is None:
         raise AssertionError("neither t nor span")
     problem = ODEProblem(field, z0, (times[:, 0], times[:, -1]))
-    return _solved(problem, field, t, (times.shape[1], options), meter)
+    return _solved(problem, field, t, times.shape[1], options, meter)
 
 
 def _solved(
     problem: ODEProblem,
     field: InnerField,
     t: Float[Tensor, "window time"] | None,
-    limits: tuple[int, SolverOptions],
+    points: int,
+    options: SolverOptions,
     meter: Meter | None,
 ) -> Solution:
-    """limits: how many points a window has, and the options, which give it so many steps"""
-    points, options = limits
+    """points: of a window, by which the options limit its steps"""
     tolerance = options.settled(field.model).tolerance
     for engine in meter.engines if meter is not None else ("auto",):
         try:
@@ -218,7 +218,7 @@ class Shooting:
         if torch.is_grad_enabled():
             return simulate(self.field, starts, t, self.options, self.meter, self.windows.t)
         self._problem.u0.copy_(starts)
-        return _solved(self._problem, self.field, t, (self.windows.t.shape[1], self.options), self.meter)
+        return _solved(self._problem, self.field, t, self.windows.t.shape[1], self.options, self.meter)
 
     @torch.no_grad()
     def most_steps(self, starts: Float[Tensor, "window state"]) -> int:

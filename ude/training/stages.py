@@ -127,7 +127,8 @@ class DerivativeMatching(Stage):
             if points.variance is not None and network_weights(training.model):
                 # Morozov's principle: what comes closer than the truth would follows the errors of the smooth
                 unsure = float((points.variance / size**2 * training.belief**2).mean())
-                objective.enough = unsure if math.isfinite(unsure) else objective.enough
+                if math.isfinite(unsure):
+                    objective.enough = unsure
             log.minimise(objective, optimisers)
 
 
