@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float
+from scipy.optimize import minimize
 from torch import Tensor
 
 from ude.errors import DataError, InputError, unusable
@@ -31,6 +32,8 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 _FLOOR, _SLOPE = 1e-12, 100.0
 # What makes the noise of the root of a count most constant (Anscombe, Biometrika 35 (1948) 246).
 _ANSCOMBE = 3.0 / 8.0
+# How far a scale may move from its guess, as a logarithm: one of two scales may be zero as far as the data tell.
+_FURTHEST = math.log(1e3)
 
 
 @dataclass(frozen=True)
@@ -324,6 +327,26 @@ class Likelihood:
             size = float(values.abs().mean()) if len(values) else 1.0
             starts += model.start(size, noise[index]).values()
         self.logs = torch.tensor(np.log(starts), dtype=torch.float64).requires_grad_()
+
+    def estimate(self, predicted: Float[Tensor, "*any observable"], observed: Float[Tensor, "*any observable"]) -> None:
+        """Move the estimated scales to where they make the observations likeliest, given these predictions."""
+        if not len(self.logs):
+            return
+        start = self.logs.detach().numpy().copy()
+
+        def cost(logs: Array) -> tuple[float, Array]:
+            with torch.no_grad():
+                self.logs.copy_(torch.as_tensor(logs))
+            value = self(predicted, observed, mask)
+            [slope] = torch.autograd.grad(value, self.logs)
+            return float(value.detach()), slope.numpy()
+
+        mask = torch.isfinite(observed) & torch.isfinite(predicted)
+        least = cost(start)[0]
+        around = [(middle - _FURTHEST, middle + _FURTHEST) for middle in start]
+        found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=around)
+        with torch.no_grad():
+            self.logs.copy_(torch.as_tensor(found.x if found.fun < least else start))
 
     def estimated(self) -> dict[str, dict[str, Tensor]]:
         """observable -> name -> scale, as 0-d tensors that carry gradients."""

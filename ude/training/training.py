@@ -56,6 +56,9 @@ _GUESS = 0.1
 # A network that has far to go gets there faster if it is held loosely at first.
 _FIRST_SLACK = 10.0
 
+# How many times the residuals of a smooth the noise is at most: where fewer are left, the smooth went through the data.
+_STRETCHED = 3.0
+
 # Simulations that break down now and then belong to any line search; more than so many, which are more than this
 # fraction, are worth a word.
 _MANY, _LARGE_PART = 20, 0.25
@@ -204,8 +207,17 @@ class Training:
         if setup.noise is not None:
             observed = torch.as_tensor(self.train.values())
             self.likelihood = Likelihood(setup.noise, observed, torch.isfinite(observed), self.noise.tolist())
+            self.likelihood.estimate(self._as_smoothed(observed), observed)
         if setup.whole is not None:
             self.validation = self._validation(setup.whole)
+
+    def _as_smoothed(self, observed: Float[Tensor, "*trajectory point column"]) -> Tensor:
+        """The smooth where there are data, as far from them as the noise is: a smooth follows it to some degree."""
+        shown = np.concatenate([self.smoothing(i, tr.t)[0] for i, tr in enumerate(self.train.trajectories)])
+        wrong = observed.numpy() - shown
+        size = np.sqrt(np.nanmean(wrong**2, axis=0))
+        stretch = np.clip(self.noise / np.maximum(size, 1e-300), 1.0, _STRETCHED)
+        return torch.as_tensor(observed.numpy() - stretch * wrong)
 
     def _function_priors(self) -> tuple[FunctionPrior, ...]:
         if self.options.prior != "functions" or not self.options.weight_prior:
