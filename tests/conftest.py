@@ -10,6 +10,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from ude.engines import FUSED
 
@@ -19,9 +20,22 @@ hypothesis.settings.load_profile("ude")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    """Tests are many small tensors: threads cost more than they gain, and sums keep their order."""
-    torch.set_num_threads(1)
+def _one_thread() -> Iterator[None]:
+    """Tests are many small tensors: threads cost more than they gain, and sums keep their order.
+
+    The processes that tests start read the environment.
+    """
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    with threadpool_limits(limits=1):
+        torch.set_num_threads(1)
+        yield
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import numpy as np
 from ude.errors import InputError
 from ude.models import Model
 from ude.progress import ProgressBar
+from ude.threads import threads_for
 from ude.training.coordinates import Positive, positive_states
 from ude.training.data import Dataset
 from ude.training.initial_states import U0Like, read_u0
@@ -168,7 +169,9 @@ def _run(
 ) -> Fit:
     """Train, and save the best so far into the folder now and then; Ctrl-C ends it early."""
     interrupted = False
-    with ProgressBar(progress) as bar:
+    # residuals by their derivatives
+    size = sum(setup.train.counts().values()) * sum(p.numel() for p in setup.model.parameters())
+    with ProgressBar(progress) as bar, threads_for(size):
         training = Training(setup, bar)
 
         def checkpoint() -> None:
