@@ -26,7 +26,9 @@ from ude.discovery import (
     discover,
     load,
 )
+from ude.discovery.closed_form import Trajectory
 from ude.discovery.sampling import expected_residuals, gauge_directions, open_system, sample_terms, trajectory_points
+from ude.discovery.stabilised import residual_scale
 from ude.errors import DataError, InputError, ModelError
 from ude.models import MLP, UDE, FunctionModel, Model, Neural
 from ude.training import Fit, FitOptions, fit
@@ -308,12 +310,29 @@ def test_formulas_are_judged_by_the_noise_that_the_fit_was_given() -> None:
     model_x, model_y = judged.predict()[0].T
     wrong = (np.log(model_x) - np.log(x)) / 0.1, model_y - y
     found = np.array(list(judged.final.sse_per_state.values()))
-    scale = np.std(np.log(x) / 0.1), np.std(y)
+    values = given.train.values()[:, 0]
+    error = 3.0 / np.sqrt(np.mean((0.1 * values) ** 2)), 0.4
+    scale = np.array([np.std(np.log(x) / 0.1), np.std(y)])
+    logs = np.log(error / scale)
+    scale *= np.exp(len(x) / (len(x) + 16) * (logs - logs.mean()))
     expected = [np.sum((own / size) ** 2) for own, size in zip(wrong, scale, strict=True)]
     assert found == pytest.approx(expected, rel=1e-3)
-    allowed = expected_residuals(given)
-    values = given.train.values()[:, 0]
-    assert allowed["x"] == pytest.approx(max(1.0, 3.0 / np.sqrt(np.mean((0.1 * values) ** 2))))
+    assert expected_residuals(given)["x"] == pytest.approx(max(1.0, error[0]))
+
+
+def test_a_column_measured_more_precisely_weighs_more() -> None:
+    """Of many numbers the weights are those of the likelihood, of few nearly those of the spreads."""
+    random = np.random.default_rng(0)
+    for count, least, most in ((2000, 9.5, 10.0), (4, 1.3, 2.0)):
+        data = [Trajectory(np.arange(count * 1.0), random.standard_normal((count, 2)))]
+        spread = residual_scale({}, ("x", "y"), data)
+        weighed = residual_scale({}, ("x", "y"), data, {"x": 0.01 * spread[0], "y": 0.1 * spread[1]})
+        assert least < (weighed[1] / spread[1]) / (weighed[0] / spread[0]) < most
+        assert np.prod(weighed) == pytest.approx(np.prod(spread))
+        # below a thousandth of the spread there is no noise to be told from arithmetic, and one column has no other
+        exact = residual_scale({}, ("x", "y"), data, {"x": 1e-9, "y": 0.0})
+        assert exact == pytest.approx(spread)
+        assert residual_scale({}, ("x", "y"), data, {"x": 0.1}) == pytest.approx(spread)
 
 
 def test_wrong_input_is_refused_in_words(found: Discovery) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ude.discovery.closed_form import Array, Trajectory
+from ude.discovery.combination import Combination
 from ude.discovery.confounding import confounding_table, correlation_table
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
 from ude.discovery.inclusion import InclusionOptions, inclusion_table, probabilities
@@ -18,7 +19,7 @@ from ude.discovery.intervals import covariance, observed_columns, wald_intervals
 from ude.discovery.open_form import OpenSystem
 from ude.discovery.regressor import Samples
 from ude.discovery.residuals import dependence
-from ude.discovery.selection import Combination, Selection
+from ude.discovery.selection import Selection
 from ude.discovery.shortlist import score
 from ude.discovery.stabilised import stabilised_data
 from ude.discovery.stability import Stability, screen
@@ -106,6 +107,7 @@ def assess(subject: Subject, options: BeliefOptions = BeliefOptions()) -> Belief
         probability,
         inclusion,
         own,
+        subject.floor,
         standstill_score(targets, subject.scale, subject.floor),
         _misfit(subject),
         subject.samples,

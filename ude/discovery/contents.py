@@ -13,9 +13,9 @@ import sympy as sp
 import torch
 
 from ude.discovery import figures
+from ude.discovery.combination import Combination
 from ude.discovery.regressor import Array, Samples, evaluate
 from ude.discovery.sampling import equations_of, gauge_directions
-from ude.discovery.selection import Combination
 from ude.models import UDE, to_text
 from ude.models.export_mathml import named_mathml
 from ude.models.expression import TIME

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ude.discovery.belief import BeliefOptions
+from ude.discovery.combination import Combination
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
 from ude.discovery.fronts import default_searches, note_on_searches
 from ude.discovery.kept_fronts import fronts_kept_in
@@ -26,11 +27,12 @@ from ude.discovery.sampling import (
     trajectory_points,
     was_simulated,
 )
-from ude.discovery.selection import Combination, Selection, SelectionOptions, select
+from ude.discovery.selection import Selection, SelectionOptions, select
 from ude.discovery.shared import tied
 from ude.errors import DataError, InputError, ModelError
 from ude.models import FunctionModel
 from ude.progress import ProgressBar
+from ude.threads import SMALL, threads_for
 from ude.training.observables import Measurement
 from ude.training.result import Fit
 
@@ -101,7 +103,7 @@ def discover(
     fit, samples = tied(fit, samples, known)
     along = {**equations_of(fit).values(), **along}
     chosen_options = _with_known_starts(chosen_options, fit)
-    with ProgressBar(progress) as bar:
+    with ProgressBar(progress) as bar, threads_for(SMALL):
         if progress and regressors is None and (note := note_on_searches(searches)):
             bar.console.print(note, markup=False)  # "ude[operon]" is no markup
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:

@@ -120,6 +120,29 @@ def fit_closed_form(
     return problem.result(success and bool(np.isfinite(problem.best_cost)), message)
 
 
+def linearised(
+    system: ClosedForm,
+    trajectories: Sequence[Trajectory],
+    u0: Array,
+    scales: tuple[Array, Array],
+    options: FitOptions = FitOptions(),
+) -> Array | None:
+    """Derivatives (N, fitted constants) of the residuals of `EmbeddedFit` by constants at their start values.
+
+    u0: initial states (trajectory, state). scales: of residuals and of states. None where there is no solution, or it
+    takes more than the budget.
+    """
+    integrator = Integrator(system, options.rtol, [])
+    integrator.max_calls, integrator.deadline = options.max_rhs_calls, time.thread_time() + options.max_seconds
+    held = replace(options, fit_u0=False)
+    problem = _Problem(system, trajectories, u0, scales[0], held, integrator, scales[1])
+    try:
+        problem.evaluate(problem.encode(problem.start, problem.u0))
+    except BudgetSpent:
+        return None
+    return problem.best_jacobian
+
+
 def _minimise(problem: _Problem, start: Array) -> tuple[bool, str]:
     problem.reached = False
     try:

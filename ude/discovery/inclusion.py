@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 
 from ude.discovery.closed_form import Array
+from ude.discovery.combination import Combination
 from ude.discovery.families import summands
 from ude.discovery.regressor import Candidate
-from ude.discovery.selection import Combination
 
 # Weights below this share of the best are zero for every purpose, and not worth resampling.
 _HOPELESS = 40.0

@@ -82,8 +82,8 @@ class LibraryRegressor:
     unary: whether to offer sin, cos, exp, log, sqrt, 1/x, |x| where they are defined on the samples' range.
     atoms: whether to offer the terms with inner constants.
     grid: values of an inner constant on its grid.
-    keep: how many subsets of each size to polish, for those without and with an atom each; twice as many of one or
-        two fixed columns.
+    keep: how many subsets of each size to polish, for those without and with an atom each; twice as many of two fixed
+        columns, and all single ones.
     max_samples: above this, an even selection of the samples is used to compare subsets (all are used to polish).
     knowledge: leaves columns out that it excludes, see `informed`.
 
@@ -279,8 +279,9 @@ def best_subsets(columns: Sequence[Column], samples: Samples, max_terms: int, ke
     gram = _gram(columns, samples)
     if gram is None:
         return []
-    # Twice as many of the smallest: they cost least and, simplest being best, are the likeliest.
-    found = _best(iter([_fixed_singles(gram)]), 2 * keep, gram) + _best(_atom_singles(gram), keep, gram)
+    # All fixed columns, of which other formulas are made later, and twice as many pairs of them as of others: they cost
+    # least and, simplest being best, are the likeliest.
+    found = _best(iter([_fixed_singles(gram)]), gram.fixed, gram) + _best(_atom_singles(gram), keep, gram)
     limit = min(max_terms, samples.size - samples.nuisance.shape[1] - 1)
     if limit >= 2:
         found += _best(_pairs(gram), keep, gram)

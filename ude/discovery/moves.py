@@ -10,17 +10,18 @@ import sympy as sp
 
 from ude.discovery.regressor import Candidate, complexity, merged_constants, rename_constants
 
-_SHARE = 0.1  # of a summand's own constant, with which it joins others
 
-
-def summand_pool(front: Sequence[Candidate], limit: int) -> list[Candidate]:
-    """The simplest formulas of one summand and one constant, ``c0*f``."""
+def summand_pool(front: Sequence[Candidate]) -> list[sp.Expr]:
+    """What stands behind the constant of every formula ``c0*f`` of a front, simplest first."""
     single = [
-        c
+        (c, shape)
         for c in front
-        if len(c.constants) == 1 and not isinstance(sp.expand(c.expression), sp.Add) and _leading(c) is not None
+        if len(c.constants) == 1 and not isinstance(sp.expand(c.expression), sp.Add)
+        for shape in [_leading(c)]
+        if shape is not None
     ]
-    return sorted(single, key=lambda c: (c.complexity, c.nmse, str(c.expression)))[:limit]
+    single.sort(key=lambda pair: (pair[0].complexity, pair[0].nmse, str(pair[1])))
+    return list(dict.fromkeys(shape for _, shape in single))
 
 
 def _leading(candidate: Candidate) -> sp.Expr | None:
@@ -30,33 +31,20 @@ def _leading(candidate: Candidate) -> sp.Expr | None:
     return None if rest.has(sp.Symbol(name)) else rest
 
 
-def additions(
-    candidates: Mapping[str, Candidate], pools: Mapping[str, Sequence[Candidate]]
-) -> Iterator[tuple[str, dict[str, Candidate]]]:
-    """The combination with one more summand in one term, and in words what was added."""
-    for term, candidate in candidates.items():
-        ones = dict.fromkeys(map(sp.Symbol, candidate.constants), sp.S.One)
-        present = set(sp.Add.make_args(sp.expand(candidate.expression.xreplace(ones))))
-        for extra in pools[term]:
-            shape = _leading(extra)
-            if shape is None or shape in present:
-                continue
-            [value] = extra.constants.values()
-            added = sp.Symbol("_added")
-            values = {sp.Symbol(name): number for name, number in candidate.constants.items()}
-            values[added] = _SHARE * value
-            whole = candidate.expression + added * shape
-            inputs = [str(symbol) for symbol in whole.free_symbols if symbol not in values]
-            expression, constants = rename_constants(whole, values, inputs)
-            grown = replace(
-                candidate,
-                expression=expression,
-                constants=constants,
-                complexity=complexity(expression, constants),
-                source=f"{candidate.source} + {extra.source}" if candidate.source != extra.source else extra.source,
-                pareto=False,
-            )
-            yield f"added {shape} to {term} = {candidate.expression}", {**candidates, term: grown}
+def with_summand(candidate: Candidate, shape: sp.Expr, value: float) -> Candidate:
+    """The formula with another summand, whose constant starts at `value`."""
+    added = sp.Symbol("_added")
+    values = {sp.Symbol(name): number for name, number in candidate.constants.items()} | {added: value}
+    whole = candidate.expression + added * shape
+    inputs = [str(symbol) for symbol in whole.free_symbols if symbol not in values]
+    expression, constants = rename_constants(whole, values, inputs)
+    return replace(
+        candidate,
+        expression=expression,
+        constants=constants,
+        complexity=complexity(expression, constants),
+        pareto=False,
+    )
 
 
 def simplifications(candidates: Mapping[str, Candidate], at_once: int) -> Iterator[tuple[str, dict[str, Candidate]]]:
@@ -66,7 +54,7 @@ def simplifications(candidates: Mapping[str, Candidate], at_once: int) -> Iterat
         simpler, words = dict(candidates), []
         for term in dict.fromkeys(term for term, _ in dropped):
             names = [name for owner, name in dropped if owner == term]
-            smaller = _without(simpler[term], names)
+            smaller = without(simpler[term], names)
             if smaller is None:
                 break
             words.append(f"dropped {', '.join(names)} of {term} = {simpler[term].expression}")
@@ -75,7 +63,8 @@ def simplifications(candidates: Mapping[str, Candidate], at_once: int) -> Iterat
             yield "; ".join(words), simpler
 
 
-def _without(candidate: Candidate, names: Sequence[str]) -> Candidate | None:
+def without(candidate: Candidate, names: Sequence[str]) -> Candidate | None:
+    """The formula with constants at zero; None where it is no formula then."""
     expression = candidate.expression.subs(dict.fromkeys(map(sp.Symbol, names), 0))
     if expression.has(sp.nan, sp.zoo, sp.oo):
         return None

@@ -23,6 +23,7 @@ class OpenSystem:
     parameters: the model's own constants. calls: unknown term -> the names that its candidates are written in.
     positive: states that are positive by nature. observables: column of the data -> formula; empty where the columns
     are the states. state_scale: the size of each state, where its columns do not tell. noise: see `ClosedForm`.
+    errors: column -> its standard error where it is known, see `residual_scale`.
     """
 
     states: tuple[str, ...]
@@ -34,6 +35,7 @@ class OpenSystem:
     observables: dict[str, sp.Expr] = field(default_factory=dict)
     state_scale: tuple[float, ...] | None = None
     noise: Mapping[str, NoiseModel] = field(default_factory=dict)
+    errors: Mapping[str, float] = field(default_factory=dict)
 
     def close(self, chosen: Mapping[str, Candidate]) -> tuple[ClosedForm, dict[str, dict[str, str]]]:
         """The system with a candidate in the place of each term, and for each term its constants' names there."""
@@ -66,7 +68,7 @@ class OpenSystem:
 
     def residual_scale(self, trajectories: Sequence[Trajectory]) -> Array:
         """(column,): what counts as one among residuals."""
-        return residual_scale(self.noise, self.columns, trajectories)
+        return residual_scale(self.noise, self.columns, trajectories, self.errors)
 
     def _substitute(self, rate: sp.Expr, bodies: Mapping[str, sp.Expr]) -> sp.Expr:
         for call in rate.atoms(sp.core.function.AppliedUndef):

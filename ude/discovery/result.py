@@ -17,12 +17,13 @@ import sympy as sp
 from ude.discovery.belief import Belief, BeliefOptions, Subject, assess
 from ude.discovery.closed_form import Array, Forcing
 from ude.discovery.closed_form import Trajectory as Observed
+from ude.discovery.combination import Combination
 from ude.discovery.embedding import EmbeddedFit
 from ude.discovery.integration import Integrator, Observer, simulate
 from ude.discovery.intervals import profile_interval
 from ude.discovery.regressor import Candidate, Samples
 from ude.discovery.sampling import equations_of, expected_residuals, observed, open_system
-from ude.discovery.selection import Combination, Selection
+from ude.discovery.selection import Selection
 from ude.discovery.shortlist import score
 from ude.discovery.stability import Stability
 from ude.discovery.support import Support

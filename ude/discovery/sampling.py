@@ -136,14 +136,21 @@ def expected_residuals(fit: Fit) -> dict[str, float]:
     networks = fit.rmse(fit.train)
     if len(fit.history) and not was_simulated(fit):
         networks = dict.fromkeys(networks, 0.0)  # what matched derivatives alone may go anywhere when it is simulated
-    smoothed = dict(zip(fit.measurement.names, np.broadcast_to(fit.noise, len(networks)).tolist(), strict=True))
-    found = {
-        name: max(noise, networks[name] if np.isfinite(networks[name]) else 0.0) for name, noise in smoothed.items()
+    uneven = _uneven(fit)
+    return {
+        name: max(noise, 1.0 if name in uneven else np.nan_to_num(networks[name], nan=0.0, posinf=0.0))
+        for name, noise in smooth_errors(fit).items()
     }
+
+
+def smooth_errors(fit: Fit) -> dict[str, float]:
+    """column -> the noise that smoothing estimates; units as those of `expected_residuals`."""
+    names = fit.measurement.names
+    found = dict(zip(names, np.broadcast_to(fit.noise, len(names)).tolist(), strict=True))
     for name, model in _uneven(fit).items():
         values = fit.train.select([name]).values()[:, 0]
         deviation = 1.0 / model.stabilised(values[np.isfinite(values)])[1]
-        found[name] = max(1.0, smoothed[name] / float(np.sqrt(np.mean(deviation**2))))
+        found[name] /= float(np.sqrt(np.mean(deviation**2)))
     return found
 
 
@@ -246,11 +253,15 @@ def open_system(fit: Fit) -> OpenSystem:
     positive = tuple(state for state, flag in zip(model.states, fit.positive, strict=True) if flag)
     measurement = fit.measurement
     if measurement.names == model.states and not measurement.formulas:
-        return OpenSystem(model.states, equations, calls, parameters, TIME, positive, noise=_uneven(fit))
+        return OpenSystem(
+            model.states, equations, calls, parameters, TIME, positive, noise=_uneven(fit), errors=smooth_errors(fit)
+        )
     parsed = Observation(measurement.formulas).parsed if measurement.formulas else {}
     columns = {name: parsed[name].expression if name in parsed else sp.Symbol(name) for name in measurement.names}
     sizes = tuple(float(size) for size in fit.state_scale)
-    return OpenSystem(model.states, equations, calls, parameters, TIME, positive, columns, sizes, _uneven(fit))
+    return OpenSystem(
+        model.states, equations, calls, parameters, TIME, positive, columns, sizes, _uneven(fit), smooth_errors(fit)
+    )
 
 
 def observed(fit: Fit, data: Dataset) -> list[Trajectory]:

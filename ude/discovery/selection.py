@@ -20,14 +20,17 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
+import sympy as sp
 
 from ude.discovery.closed_form import Array, ClosedForm, Trajectory
+from ude.discovery.combination import SEARCH, Combination
 from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
 from ude.discovery.families import family
+from ude.discovery.growth import Ground, changes
 from ude.discovery.integration import Integrator, Observer, simulate
 from ude.discovery.joint import joint_complexity
 from ude.discovery.kept_refits import Refit
-from ude.discovery.moves import additions, simplifications, summand_pool
+from ude.discovery.moves import simplifications, summand_pool
 from ude.discovery.open_form import OpenSystem
 from ude.discovery.regressor import Candidate
 from ude.discovery.residuals import DEPENDENT, dependence
@@ -35,9 +38,9 @@ from ude.discovery.shortlist import NETWORK_ERROR, closeness, near, score, short
 from ude.errors import InputError, ModelError
 
 Progress = Callable[[int, int, str], None]
-SEARCH = "search"
 _OPEN = 6.0  # difference of scores ("strong evidence", Kass & Raftery 1995) below which the choice counts as open
-_EXTENDED = 4  # combinations that are tried with one more summand
+_EXTENDED = 4  # combinations that are tried with other summands
+_ROUNDS = 4  # of that
 _REDUCED = 8  # combinations, those among them, whose constants are tried at zero
 # Errors of the samples (as NETWORK_ERROR) where something is left that no formula tried describes: many and clean data
 # train better networks, and where the samples come from smoothed data they are as good as these.
@@ -55,9 +58,9 @@ class SelectionOptions:
     floor: relative error that is not worth a more complex formula.
     margin: difference of scores that does not count; 2 is "not worth more than a bare mention" (Kass & Raftery 1995).
     simplify: whether the winner's constants are tried at zero, singly and in pairs, refitted and scored.
-    extend: where another combination is nearly as good as the winner, so many simple summands of each term are added
-        to the best combinations, one at a time: with few data the true form may lie far from all that the networks
-        suggest. 0: never.
+    extend: so many changes of each of the best combinations are tried, one more summand or another one, of those that
+        the trajectories ask for (see `growth`): with few or noisy data the true form may lie far from all that the
+        networks suggest. 0: none.
     widen: where the residuals of the best are no errors of measurement (neighbours are alike, see `residuals`),
         whether formulas closer to the networks are tried, however complex they are.
     """
@@ -76,34 +79,6 @@ class SelectionOptions:
         for name in ("max_candidates", "max_combinations", "max_seconds", "floor"):
             if not getattr(self, name) > 0:
                 raise InputError(f"SelectionOptions({name})", expected="above 0", got=str(getattr(self, name)))
-
-
-@dataclass(frozen=True)
-class Combination:
-    """One candidate for every unknown term, fitted together on the observed trajectories.
-
-    candidates: term -> candidate, with the constants as refitted. closed: the system they make.
-    complexity: of all terms together, see `joint_complexity`. score: lower is better. held_out_rmse: column -> error
-    of simulating on over the held-out times from the fitted initial states; empty where nothing was held out; not used
-    for ranking.
-    step: "search" for a combination of what the searches found, "dropped c0 of U1 = c0 + c1*x" for one simplified.
-    """
-
-    candidates: dict[str, Candidate]
-    closed: ClosedForm
-    fit: EmbeddedFit
-    complexity: int
-    score: float
-    held_out_rmse: dict[str, float]
-    step: str = SEARCH
-
-    @property
-    def rank(self) -> tuple[float, int, str]:
-        """By what combinations are sorted, best first."""
-        return self.score, self.complexity, str(self)
-
-    def __str__(self) -> str:
-        return ", ".join(f"{term} = {candidate.expression}" for term, candidate in self.candidates.items())
 
 
 @dataclass(frozen=True)
@@ -268,11 +243,8 @@ class _Trial:
         # that the trajectories find to be zero are noise by nature
         poor = [term for term, found in fronts.items() if min(c.nmse for c in found) > NETWORK_ERROR**2]
         poor = [term for term in poor if self.best.candidates[term].expression != 0]
-        if options.extend and (poor or self.is_open()):
-            self.extend({term: summand_pool(found, options.extend) for term, found in fronts.items()})
-            if options.simplify:
-                self.reduce_rivals()
-                self.simplify()
+        if options.extend:
+            self.extend({term: summand_pool(found) for term, found in fronts.items()}, bool(poor))
         if options.widen and self.widen(fronts) and options.simplify:
             self.simplify()
 
@@ -281,16 +253,35 @@ class _Trial:
         scores = sorted(combination.score for combination in self.done.values())
         return len(scores) > 1 and scores[1] - scores[0] < _OPEN
 
-    def extend(self, pools: Mapping[str, Sequence[Candidate]]) -> None:
-        """One more summand for each of the best combinations, see `SelectionOptions.extend`."""
-        best = sorted(self.done.values(), key=lambda c: c.rank)[:_EXTENDED]
-        best += [self.best] if not any(c is self.best for c in best) else []
+    def extend(self, pools: Mapping[str, Sequence[sp.Expr]], poor: bool) -> None:
+        """Other summands for the best combinations, and without constants what came of it, while that helps.
+
+        poor: the samples say little, so that constants are tried at zero whatever was found.
+        """
+        looked_at: set[str] = set()
         try:
-            for combination in best:
-                for step, grown in additions(combination.candidates, pools):
-                    self.evaluate(grown, step)
+            for _ in range(_ROUNDS):
+                before, tried = self.best, len(self.done)
+                best = sorted(self.done.values(), key=lambda c: c.rank)[:_EXTENDED]
+                best += [self.best] if not any(c is self.best for c in best) else []
+                for combination in best:
+                    if str(combination) not in looked_at:
+                        looked_at.add(str(combination))
+                        self._change(combination, pools)
+                if self.options.simplify and (len(self.done) > tried or poor or self.is_open()):
+                    self.reduce_rivals()
+                    self.simplify()
+                if self.best is before:
+                    return
         except _OutOfTime:
             return
+
+    def _change(self, combination: Combination, pools: Mapping[str, Sequence[sp.Expr]]) -> None:
+        options = self.options
+        ground = Ground(self.system, self.train, self.scale, self.sizes, options.fit, options.floor)
+        for change in changes(ground, combination, pools, options.extend):
+            if change.score < min(c.score for c in self.done.values()) + _OPEN:
+                self.evaluate(change.candidates, _after(combination, change.step))
 
     def misses_something(self) -> bool:
         """Whether the residuals of the best hang together, so that it is not the whole truth."""

@@ -16,6 +16,9 @@ import numpy as np
 from ude.discovery.closed_form import Array, Trajectory, state_scale
 from ude.training.noise import NoiseModel
 
+_DOUBT = 16.0
+_LEAST = 1e-3
+
 
 def stabilised(noise: Mapping[str, NoiseModel], columns: Sequence[str], values: Array) -> tuple[Array, Array]:
     """Values (..., column) in units of constant noise, and the derivative of each; columns without a model stay."""
@@ -38,7 +41,27 @@ def stabilised_data(
 
 
 def residual_scale(
-    noise: Mapping[str, NoiseModel], columns: Sequence[str], trajectories: Sequence[Trajectory]
+    noise: Mapping[str, NoiseModel],
+    columns: Sequence[str],
+    trajectories: Sequence[Trajectory],
+    errors: Mapping[str, float] | None = None,
 ) -> Array:
-    """(column,): what counts as one among residuals, `state_scale` of the stabilised data."""
-    return state_scale(stabilised_data(noise, columns, trajectories))
+    """(column,): what counts as one among residuals.
+
+    That is the spread of each column's stabilised data, moved towards what makes the noise of all columns equal, as the
+    likelihood has it: a column measured twice as precisely weighs twice as much. errors: column -> its standard error,
+    in the unit of the stabilised data. An estimate from n numbers is believed as one beside `_DOUBT` others by which
+    all columns are measured equally well; errors below `_LEAST` of the spread are those of arithmetic. The geometric
+    mean of the columns stays what it was, so that a relative accuracy keeps its meaning.
+    """
+    own = stabilised_data(noise, columns, trajectories)
+    spread = state_scale(own)
+    given = np.array([(errors or {}).get(column, np.nan) for column in columns])
+    known = np.isfinite(given)
+    if known.sum() < 2:
+        return spread
+    counts = np.sum([np.isfinite(trajectory.u).sum(axis=0) for trajectory in own], axis=0)[known]
+    logs = np.log(np.maximum(given[known] / spread[known], _LEAST))
+    believed = counts / (counts + _DOUBT) * (logs - logs.mean())
+    spread[known] *= np.exp(believed - believed.mean())
+    return spread

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 
 import numpy as np
 import pandas as pd
 
 from ude.discovery.closed_form import Array
-from ude.discovery.families import ZERO, summands
+from ude.discovery.combination import Combination
+from ude.discovery.families import ZERO, family, summands
 from ude.discovery.regressor import Samples
 from ude.discovery.residuals import DEPENDENT, Dependence
-from ude.discovery.selection import Combination
+from ude.discovery.shortlist import score
 
 IDENTIFIED = "identified"
 SEVERAL = "several forms equally good"
 NOT_ENOUGH = "not enough data"
 ZERO_TERM = "zero"
 NO_FORMULA = "no formula fits"
+_NAMED = 4  # of the forms that are merely longer to write
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Rival:
 class Verdict:
     """kind: "identified", "several forms equally good", "not enough data", "zero" (every unknown function is zero), or
     "no formula fits". terms: the kind for each unknown function. sentences: the same for people, most important first.
-    rivals: the chosen combination and those with at least a tenth of its probability, likeliest first.
+    rivals: the chosen combination, those with at least a tenth of its probability, and those that are longer to write
+    but fit as well with as few constants; likeliest first.
     """
 
     kind: str
@@ -61,8 +66,10 @@ class VerdictOptions:
     keeps the form open. rival: share of the chosen combination's probability from which another counts as as good.
     most_rivals: with more than so many the data are called too few. misfit: how many times the residuals of the
     network, and of the smoothed data, those of the formula may be. standstill: by how much the score must beat states
-    that do not change. dependent: deviations from which neighbouring residuals count as alike (3.5: one in some four
-    thousand where they are independent).
+    that do not change. as_few: by how much ``N log SSE`` of another form with no more
+    constants may be above that of the chosen one for it to count as as good: that a form is longer to write is no
+    evidence against it. dependent: deviations from which neighbouring residuals count as alike (3.5: one in some
+    four thousand where they are independent).
     """
 
     sure: float = 0.9
@@ -71,6 +78,7 @@ class VerdictOptions:
     most_rivals: int = 8
     misfit: float = 2.0
     standstill: float = 6.0
+    as_few: float = 2.0
     dependent: float = DEPENDENT
 
 
@@ -79,8 +87,9 @@ class Evidence:
     """What a verdict rests on.
 
     ranked and probability: combinations and their probabilities on all data. inclusion: see `inclusion_table`.
-    still_score: the score of states that do not change at all. misfit: column -> residuals of the formula over those to
-    be expected, root mean squares. dependence: column -> see `Dependence`; columns without any are left out.
+    floor: as in the score. still_score: the score of states that do not change at all. misfit: column -> residuals of
+    the formula over those to be expected, root mean squares. dependence: column -> see `Dependence`; columns without
+    any are left out.
     """
 
     chosen: Combination
@@ -88,6 +97,7 @@ class Evidence:
     probability: Array
     inclusion: pd.DataFrame
     score: float
+    floor: float
     still_score: float
     misfit: Mapping[str, float]
     samples: Mapping[str, Samples]
@@ -96,13 +106,20 @@ class Evidence:
 
 def judge(evidence: Evidence, options: VerdictOptions = VerdictOptions()) -> Verdict:
     """The verdict; see the fields of `VerdictOptions` for the limits between the kinds."""
-    rivals = _rivals(evidence, options)
+    rivals, longer = _rivals(evidence, options), _longer_to_write(evidence, options)
     terms = {term: _of_term(term, evidence, options) for term in evidence.chosen.candidates}
     together = {term: _collinear(term, own) for term, own in evidence.samples.items()}
     sentences = [*_still(evidence.samples), *(text for texts in together.values() for text in texts)]
     # formulas that are equal on the samples are searched as one, so they do not show as rivals
     terms |= {term: SEVERAL for term, texts in together.items() if texts and terms[term] == IDENTIFIED}
-    kind, first = _as_a_whole(evidence, options, terms, rivals)
+    terms |= {
+        term: SEVERAL
+        for term, own in evidence.chosen.candidates.items()
+        if any(family(other.candidates[term]) != family(own) for other in longer)
+    }
+    named = {str(rival) for rival in rivals}
+    further = tuple(rival for rival in map(partial(_rival, evidence), longer) if str(rival) not in named)
+    kind, first = _as_a_whole(evidence, options, terms, rivals, further)
     if (alike := _dependent(evidence, options)) and kind != NOT_ENOUGH:
         if kind in (IDENTIFIED, ZERO_TERM):
             kind, first = NO_FORMULA, f"Close, but not the whole truth: {alike}"
@@ -112,11 +129,15 @@ def judge(evidence: Evidence, options: VerdictOptions = VerdictOptions()) -> Ver
         sentences += [_sentence(term, own, evidence) for term, own in terms.items() if len(terms) > 1 or own != kind]
     if kind in (NOT_ENOUGH, NO_FORMULA):
         terms = dict.fromkeys(terms, kind)
-    return Verdict(kind, (first, *sentences), terms, rivals)
+    return Verdict(kind, (first, *sentences), terms, (*rivals, *further))
 
 
 def _as_a_whole(
-    evidence: Evidence, options: VerdictOptions, terms: Mapping[str, str], rivals: Sequence[Rival]
+    evidence: Evidence,
+    options: VerdictOptions,
+    terms: Mapping[str, str],
+    rivals: Sequence[Rival],
+    further: Sequence[Rival],
 ) -> tuple[str, str]:
     """The kind of the verdict and its first sentence, where residuals are what errors of measurement are."""
     if evidence.score > evidence.still_score - options.standstill:
@@ -139,7 +160,7 @@ def _as_a_whole(
         return ZERO_TERM, f"The data show no sign of {', '.join(terms)}: zero describes them."
     if all(kind in (IDENTIFIED, ZERO_TERM) for kind in terms.values()):
         return IDENTIFIED, "Identified: every summand is needed, and no other form is as good."
-    others = "; ".join(str(rival) for rival in rivals if not rival.chosen)
+    others = "; ".join(str(rival) for rival in (*rivals, *further) if not rival.chosen)
     return (
         SEVERAL,
         f"Several forms equally good: beside the one shown, {others or 'none as a whole; parts are unsure'}.",
@@ -163,19 +184,39 @@ def _dependent(evidence: Evidence, options: VerdictOptions) -> str:
 
 def _rivals(evidence: Evidence, options: VerdictOptions) -> tuple[Rival, ...]:
     own = _key(evidence.chosen)
-    best = next((float(p) for c, p in zip(evidence.ranked, evidence.probability, strict=True) if _key(c) == own), 0.0)
-    found = [
-        Rival(
-            {term: str(candidate.expression) for term, candidate in combination.candidates.items()},
-            float(weight),
-            combination.score,
-            combination.held_out_rmse,
-            _key(combination) == own,
-        )
-        for combination, weight in zip(evidence.ranked, evidence.probability, strict=True)
-        if _key(combination) == own or weight >= max(options.rival * best, 0.01)
-    ]
+    weights = {_key(c): float(p) for c, p in zip(evidence.ranked, evidence.probability, strict=True)}
+    least = max(options.rival * weights.get(own, 0.0), 0.01)
+    found = [_rival(evidence, c) for c in evidence.ranked if _key(c) == own or weights[_key(c)] >= least]
     return tuple(sorted(found, key=lambda rival: (-rival.probability, str(rival))))
+
+
+def _rival(evidence: Evidence, combination: Combination) -> Rival:
+    key = _key(combination)
+    weights = zip(evidence.ranked, evidence.probability, strict=True)
+    return Rival(
+        {term: str(candidate.expression) for term, candidate in combination.candidates.items()},
+        next(float(p) for c, p in weights if _key(c) == key),
+        combination.score,
+        combination.held_out_rmse,
+        key == _key(evidence.chosen),
+    )
+
+
+def _longer_to_write(evidence: Evidence, options: VerdictOptions) -> list[Combination]:
+    """Others that fit as well as the chosen one with as few constants, the nearest `_NAMED` of them."""
+    own = _key(evidence.chosen)
+    misfits = {
+        _key(c): score(c.fit.sse, c.fit.n_observations, 0, evidence.floor)
+        for c in evidence.ranked
+        if _constants(c) <= _constants(evidence.chosen)
+    }
+    most = misfits.get(own, -inf) + options.as_few
+    found = [c for c in evidence.ranked if _key(c) != own and misfits.get(_key(c), inf) <= most]
+    return sorted(found, key=lambda c: (misfits[_key(c)], str(c)))[:_NAMED]
+
+
+def _constants(combination: Combination) -> int:
+    return sum(len(candidate.constants) for candidate in combination.candidates.values())
 
 
 def _key(combination: Combination) -> tuple[str, ...]:
