@@ -118,6 +118,22 @@ def test_a_term_that_is_zero_is_said_to_be_zero(zero: Discovery) -> None:
     assert zero.front["probability"].sum() == pytest.approx(1.0)
 
 
+def test_a_form_that_another_equals_with_as_few_constants_is_not_identified() -> None:
+    """Over so short a way x and x**4/(1 + x) cannot be told apart: that the second is longer to write is no evidence."""
+    t = np.linspace(0.0, 0.5, 25)
+    values = 2.0 * np.exp(-0.8 * t) + noise(25, 0.03)
+    found = decay(lambda u: -0.3 * u[..., 0], values, t, c0 * x, c0 * x**4 / (1 + x))
+    [row] = [r for _, r in found.inclusion.iterrows() if r["chosen"]]
+    assert (row["summand"], row["probability"] > 0.9) == ("x", True)
+    assert found.verdict.kind == "several forms equally good"
+    assert found.verdict.terms == {"U": "several forms equally good"}
+    assert [rival.formulas["U"] for rival in found.verdict.rivals] == ["c0*x", "c0*x**4/(x + 1)"]
+    assert "beside the one shown, U = c0*x**4/(x + 1)" in found.verdict.sentences[0]
+    t = np.linspace(0.0, 4.0, 25)
+    told = decay(lambda u: -0.3 * u[..., 0], 2.0 * np.exp(-0.8 * t) + noise(25, 0.03), t, c0 * x, c0 * x**4 / (1 + x))
+    assert told.verdict.kind == "identified"
+
+
 def test_noise_around_rest_is_not_called_an_equation() -> None:
     values = 2.0 + noise(25, 0.3)
     found = decay(lambda u: 1.0 + 0.1 * torch.sin(3 * u[..., 0]), values, T, sp.S.Zero, c0, c0 * x, c0 + c1 * x)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
+import ude
 from ude.errors import DataError, InputError
 from ude.training.noise import (
     Gaussian,
@@ -188,3 +189,26 @@ def test_unusable_noise_is_refused():
         noise_models(0.1, ["x"])
     with pytest.raises(InputError, match=r"noise does not name every observable once: expected x, y, got x"):
         noise_models({"x": Gaussian()}, ["x", "y"])
+
+
+@pytest.mark.parametrize(("absolute", "relative"), [(1e-4, 0.05), (0.05, 1e-4)])
+def test_scales_start_where_the_smoothed_data_have_them(absolute: float, relative: float) -> None:
+    """Matching derivatives does not move them; half of the variance each, the guess, is wrong for either."""
+    random = np.random.default_rng(0)
+    t = np.linspace(0.0, 3.0, 120)
+    x = 2.0 * np.exp(-t)
+    noisy = x + np.hypot(absolute, relative * x) * random.standard_normal(len(t))
+    found = ude.fit(
+        ude.UDE("dx/dt = -k*x", fit="k"),
+        ude.Dataset.from_arrays(t, noisy, "x"),
+        noise=ude.RelativeAbsolute(),
+        stages="derivatives",
+        holdout=0,
+        positive=False,
+        progress=False,
+    ).noise_models["x"]
+    assert isinstance(found, ude.RelativeAbsolute)
+    large, small = (found.absolute, found.relative) if absolute > relative else (found.relative, found.absolute)
+    assert large == pytest.approx(0.05, rel=0.25)
+    assert small is not None
+    assert small < 0.02
