@@ -335,6 +335,18 @@ def test_a_column_measured_more_precisely_weighs_more() -> None:
         assert residual_scale({}, ("x", "y"), data, {"x": 0.1}) == pytest.approx(spread)
 
 
+def test_what_is_known_holds_for_what_selection_makes_too() -> None:
+    """A summand more would be a better fit, and a constant less a simpler one."""
+    fit, plain = _fit(_model(), _dataset(0.05)), LibraryRegressor()
+    known = "U1: max_complexity 8; required x"
+    found = discover(fit, plain, options=FAST, knowledge=known, progress=False)
+    tried = [c.candidates["U1"] for c in found.selection.ranked]
+    assert max(own.complexity for own in tried) <= 8
+    assert all(own.expression.has(sp.Symbol("x")) for own in tried)
+    free = discover(fit, plain, options=FAST, progress=False).selection.ranked
+    assert max(c.candidates["U1"].complexity for c in free) > 8
+
+
 def test_wrong_input_is_refused_in_words(found: Discovery) -> None:
     data = _dataset()
 

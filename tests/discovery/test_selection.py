@@ -225,6 +225,8 @@ def test_an_open_choice_is_widened_by_summands_that_were_offered_alone(monkeypat
     wide = select(system, {"U1": front}, [data])
     assert sorted(wide.chosen.fit.values.values()) == pytest.approx([-1.0, 2.0], rel=1e-4)
     assert wide.chosen.step.startswith("added")
+    held = select(system, {"U1": front}, [data], allowed=lambda term, own: len(own.constants) < 2)
+    assert {len(c.candidates["U1"].constants) for c in held.ranked} <= {0, 1}
 
 
 def test_an_open_choice_also_tries_rivals_without_one_of_their_constants(monkeypatch: pytest.MonkeyPatch) -> None:

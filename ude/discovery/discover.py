@@ -27,7 +27,7 @@ from ude.discovery.sampling import (
     trajectory_points,
     was_simulated,
 )
-from ude.discovery.selection import Selection, SelectionOptions, select
+from ude.discovery.selection import Allowed, Selection, SelectionOptions, select
 from ude.discovery.shared import tied
 from ude.errors import DataError, InputError, ModelError
 from ude.models import FunctionModel
@@ -109,7 +109,7 @@ def discover(
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
             found = fronts_kept_in(out, samples, searches, known, on_search=stage.advance)
         refit = fit_closed_form if out is None else KeptRefits(out)
-        selection = _selected(fit, found, chosen_options, refit, bar)
+        selection = _selected(fit, found, chosen_options, refit, bar, _allowed_by(known, samples))
         final, interrupted = _on_all_data(fit, selection, chosen_options.fit, bar)
         discovery = Discovery(fit, samples, found, selection, final, interrupted, belief or BeliefOptions(), along)
         return discovery if interrupted else _weighed(discovery, bar)
@@ -136,7 +136,12 @@ def _with_known_starts(options: SelectionOptions, fit: Fit) -> SelectionOptions:
 
 
 def _selected(
-    fit: Fit, found: Mapping[str, Sequence[Candidate]], options: SelectionOptions, refit: Refit, bar: ProgressBar
+    fit: Fit,
+    found: Mapping[str, Sequence[Candidate]],
+    options: SelectionOptions,
+    refit: Refit,
+    bar: ProgressBar,
+    allowed: Allowed,
 ) -> Selection:
     held_out = observed(fit, fit.held_out) if fit.held_out is not None else []
     with bar.stage("fitting them to the data", None) as stage:
@@ -149,7 +154,13 @@ def _selected(
             options=options,
             on_progress=lambda done, total, best: stage.advance(),
             refit=refit,
+            allowed=allowed,
         )
+
+
+def _allowed_by(known: Mapping[str, Knowledge], samples: Mapping[str, Samples]) -> Allowed:
+    """Whether a formula agrees with what is known of its term."""
+    return lambda term, candidate: term not in known or known[term].why_not(candidate, samples[term]) is None
 
 
 def _on_all_data(fit: Fit, selection: Selection, options: FitOptions, bar: ProgressBar) -> tuple[EmbeddedFit, bool]:

@@ -5,9 +5,9 @@ right-hand side and its forward sensitivities
 
     du/dt = f(u, p, t),   dS/dt = (df/du) S + df/dp,   S = du/d(p, u0)
 
-are integrated together: where there is a C compiler by the program of `native`, which is five to nine times as fast; where
-there is none, for what that does not know (measured inputs, rare functions), and for stiff solutions by LSODA (Petzold
-1983), from plain Python functions derived by SymPy, whose common subexpressions are shared.
+are integrated together: where there is a C compiler by the program of `native`, which is five to nine times as fast;
+where there is none, for what that does not know (measured inputs, rare functions), and for stiff solutions by LSODA
+(Petzold 1983), from plain Python functions derived by SymPy, whose common subexpressions are shared.
 """
 
 from __future__ import annotations

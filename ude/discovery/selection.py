@@ -38,6 +38,7 @@ from ude.discovery.shortlist import NETWORK_ERROR, closeness, near, score, short
 from ude.errors import InputError, ModelError
 
 Progress = Callable[[int, int, str], None]
+Allowed = Callable[[str, Candidate], bool]
 _OPEN = 6.0  # difference of scores ("strong evidence", Kass & Raftery 1995) below which the choice counts as open
 _EXTENDED = 4  # combinations that are tried with other summands
 _ROUNDS = 4  # of that
@@ -107,19 +108,21 @@ def select(
     options: SelectionOptions = SelectionOptions(),
     on_progress: Progress | None = None,
     refit: Refit = fit_closed_form,
+    allowed: Allowed = lambda term, candidate: True,
 ) -> Selection:
     """Fit combinations of candidates on the observed trajectories and rank them (see the module's own text).
 
     fronts: candidates of each unknown term. u0: starting initial states (trajectory, state). held_out: one trajectory
     for each training trajectory, continuing it. on_progress: called with (done, total, best so far). refit:
-    `fit_closed_form`, or the same with a memory (`KeptRefits`).
+    `fit_closed_form`, or the same with a memory (`KeptRefits`). allowed: whether a formula that no search offered may
+    stand for a term.
 
     Raises ModelError where a term has no candidates, or nothing could be fitted at all.
     """
     empty = [term for term in system.calls if not fronts.get(term)]
     if empty:
         raise ModelError(f"no candidate formulas for {', '.join(empty)}", fix="Search with another regressor.")
-    trial = _Trial(system, train, u0, held_out, options, on_progress, refit)
+    trial = _Trial(system, train, u0, held_out, options, on_progress, refit, allowed)
     lists = {term: shortlist(fronts[term], options.max_candidates, trial.n) for term in system.calls}
     try:
         total = int(np.prod([len(choices) for choices in lists.values()]))
@@ -154,9 +157,10 @@ class _Trial:
         options: SelectionOptions,
         on_progress: Progress | None,
         refit: Refit,
+        allowed: Allowed,
     ) -> None:
         self.system, self.train, self.u0, self.held_out = system, list(train), u0, list(held_out)
-        self.options, self.on_progress, self.refit = options, on_progress, refit
+        self.options, self.on_progress, self.refit, self.allowed = options, on_progress, refit, allowed
         self.scale, self.sizes = system.residual_scale(self.train), system.sizes(self.train)
         self.n = int(sum(np.isfinite(trajectory.u).sum() for trajectory in self.train))
         self.done: dict[tuple[str, ...], Combination] = {}
@@ -176,6 +180,12 @@ class _Trial:
             self.total = max(self.total, len(self.done))
             self.on_progress(len(self.done), self.total, str(self.best))
         return combination
+
+    def vary(self, varied: Combination, candidates: Mapping[str, Candidate], step: str) -> None:
+        """Evaluate a variation of a combination, where what is known of the terms allows it."""
+        changed = {term: own for term, own in candidates.items() if own is not varied.candidates[term]}
+        if all(self.allowed(term, own) for term, own in changed.items()):
+            self.evaluate(candidates, step if varied.step == SEARCH else f"{varied.step}; {step}")
 
     def _fitted(self, candidates: Mapping[str, Candidate], step: str) -> Combination:
         """The candidates put into the system, all constants refitted on the training trajectories, scored."""
@@ -281,7 +291,7 @@ class _Trial:
         ground = Ground(self.system, self.train, self.scale, self.sizes, options.fit, options.floor)
         for change in changes(ground, combination, pools, options.extend):
             if change.score < min(c.score for c in self.done.values()) + _OPEN:
-                self.evaluate(change.candidates, _after(combination, change.step))
+                self.vary(combination, change.candidates, change.step)
 
     def misses_something(self) -> bool:
         """Whether the residuals of the best hang together, so that it is not the whole truth."""
@@ -320,7 +330,7 @@ class _Trial:
         try:
             for combination in sorted(self.done.values(), key=lambda c: c.rank)[:_REDUCED]:
                 for step, simpler in simplifications(combination.candidates, 1):
-                    self.evaluate(simpler, _after(combination, step))
+                    self.vary(combination, simpler, step)
         except _OutOfTime:
             return
 
@@ -332,16 +342,12 @@ class _Trial:
                 improved, best = False, self.best
                 for at_once in (1, 2):  # two small terms can stand in for each other, so that neither goes alone
                     for step, simpler in simplifications(best.candidates, at_once):
-                        self.evaluate(simpler, _after(best, step))
+                        self.vary(best, simpler, step)
                     improved = self.best is not best
                     if improved:
                         break
         except _OutOfTime:
             return
-
-
-def _after(combination: Combination, step: str) -> str:
-    return step if combination.step == SEARCH else f"{combination.step}; {step}"
 
 
 def continuation_rmse(
