@@ -342,6 +342,9 @@ class Likelihood:
             return float(value.detach()), slope.numpy()
 
         mask = torch.isfinite(observed) & torch.isfinite(predicted)
+        for index, model in enumerate(self.models.values()):
+            if isinstance(model, LogNormal | Poisson | NegativeBinomial):  # zero or less says nothing of their scales
+                mask[..., index] &= predicted[..., index] > 0
         least = cost(start)[0]
         around = [(middle - _FURTHEST, middle + _FURTHEST) for middle in start]
         found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=around)

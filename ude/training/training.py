@@ -215,7 +215,7 @@ class Training:
         """The smooth where there are data, as far from them as the noise is: a smooth follows it to some degree."""
         shown = np.concatenate([self.smoothing(i, tr.t)[0] for i, tr in enumerate(self.train.trajectories)])
         wrong = observed.numpy() - shown
-        size = np.sqrt(np.nanmean(wrong**2, axis=0))
+        size = np.sqrt(np.nansum(wrong**2, axis=0) / np.maximum(np.isfinite(wrong).sum(axis=0), 1))
         stretch = np.clip(self.noise / np.maximum(size, 1e-300), 1.0, _STRETCHED)
         return torch.as_tensor(observed.numpy() - stretch * wrong)
 
