@@ -128,8 +128,9 @@ class _Writer:
         if isinstance(e, (sp.Min, sp.Max)):
             return self._chain("min" if isinstance(e, sp.Min) else "max", [self.register(part) for part in e.args])
         name = e.func.__name__
-        half = name == "Heaviside" and e.args[1:] not in ((), (sp.S.Half,))
-        if name not in _UNARY or (len(e.args) != 1 and name != "Heaviside") or half:
+        # of steps the value at zero is the second argument; the C program has this one
+        arguments = 2 if name == "Heaviside" and e.args[1:] == (sp.S.Half,) else 1
+        if name not in _UNARY or len(e.args) != arguments:
             raise NotImplementedError(name)
         return self._emit(name, self.register(e.args[0]))
 
