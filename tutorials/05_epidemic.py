@@ -82,15 +82,15 @@ def reproduction(fit: ude.Fit, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 # %% [markdown]
-# The measurements choose $Q = 0.601\,I/(0.100 + I)$: the authority takes up to 0.6 of the infected a day, and half of
+# The measurements choose $Q = 0.597\,I/(0.099 + I)$: the authority takes up to 0.6 of the infected a day, and half of
 # that when a tenth of all are infected, which never happened (the largest share is 0.078). It is the rule that made
 # the data, with 0.6 and 0.1.
 #
-# How sure is that? The nearest rival in the table of candidates, $c_0 + c_1 \sqrt{I}$, is 26 units of the score behind.
-# Repeated with four times the noise, 0.002, the search chooses a parabola, $c_0 I + c_1 I^2$, three units ahead of the
-# saturating rule and four ahead of a sine. Over the shares that occurred the three are nearly one curve. The data then
-# say that the quarantine falls behind as the cases rise. That it levels off, and does not fall again, they do not say;
-# that is what we know of authorities.
+# How sure is that? The nearest rival in the table of candidates, $c_0 + c_1 \sqrt{I}$, is 23 units of the score behind.
+# Repeated with four times the noise, 0.002, the search chooses a parabola, $c_0 I + c_1 I^2$, one unit ahead of the
+# saturating rule, and the verdict is that several forms are equally good. Over the shares that occurred they are nearly
+# one curve. The data then say that the quarantine falls behind as the cases rise. That it levels off, and does not fall
+# again, they do not say; that is what we know of authorities.
 #
 # The fitted network is enough for the number that everybody asks for. The effective reproduction number $0.5\,S/(0.1
 # + Q(I))$ passes through 1 where the infected are most, as it must: at the peak it is 1.00.

@@ -97,8 +97,8 @@ def search(fit: ude.Fit) -> Discovery:
 
 # %% [markdown]
 # The true friction is $0.15\,v + 0.6\tanh(v/0.2)$, and the search knows no `tanh` with a scale inside. It puts the
-# curve together from others, with four constants, and follows the measurements well: its residuals in `x` are 1.06
-# times the noise. A good fit does not make a formula right.
+# curve together from others, with four constants, and follows the measurements well: its residuals in `x` are the
+# noise, and the verdict is that several forms are equally good. A good fit does not make a formula right.
 #
 # So we put our own suspicion in the place of the network. `replace` gives a model with a formula where the network
 # was, and `fit` fits its constants.
@@ -117,9 +117,9 @@ def own_formula(fit: ude.Fit) -> ude.Fit:
 
 
 # %% [markdown]
-# It gives $F = 0.150\,v + 0.607 \tanh(v/0.184)$, with three constants, and its residuals are the noise. On the
-# held-out seconds its error in x is 6.3 mm; the formula that the search found has 8.2 mm, and the network 6.0 mm. Who
-# knows a law of the field should try it.
+# It gives $F = 0.150\,v + 0.607 \tanh(v/0.184)$, with three constants, and its residuals too are the noise. On
+# the held-out seconds its error in x is 6.3 mm; the formula that the search found has 6.9 mm, and the network 6.0 mm.
+# Who knows a law of the field should try it.
 #
 # ## The stop
 #

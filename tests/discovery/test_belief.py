@@ -119,7 +119,7 @@ def test_a_term_that_is_zero_is_said_to_be_zero(zero: Discovery) -> None:
 
 
 def test_a_form_that_another_equals_with_as_few_constants_is_not_identified() -> None:
-    """Over so short a way x and x**4/(1 + x) cannot be told apart: that the second is longer to write is no evidence."""
+    """So short a way does not tell x and x**4/(1 + x) apart: that the second is longer to write is no evidence."""
     t = np.linspace(0.0, 0.5, 25)
     values = 2.0 * np.exp(-0.8 * t) + noise(25, 0.03)
     found = decay(lambda u: -0.3 * u[..., 0], values, t, c0 * x, c0 * x**4 / (1 + x))
