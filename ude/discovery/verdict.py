@@ -66,8 +66,8 @@ class VerdictOptions:
     keeps the form open. rival: share of the chosen combination's probability from which another counts as as good.
     most_rivals: with more than so many the data are called too few. misfit: how many times the residuals of the
     network, and of the smoothed data, those of the formula may be. standstill: by how much the score must beat states
-    that do not change. as_few: by how much ``N log SSE`` of another form with no more
-    constants may be above that of the chosen one for it to count as as good: that a form is longer to write is no
+    that do not change. as_few: by how much ``N log SSE`` of another form with no more constants may be
+    above that of the chosen one for it to count as as good (0: it fits as well): that a form is longer to write is no
     evidence against it. dependent: deviations from which neighbouring residuals count as alike (3.5: one in some
     four thousand where they are independent).
     """
@@ -78,7 +78,7 @@ class VerdictOptions:
     most_rivals: int = 8
     misfit: float = 2.0
     standstill: float = 6.0
-    as_few: float = 2.0
+    as_few: float = 0.0
     dependent: float = DEPENDENT
 
 
