@@ -10,9 +10,9 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
 from ude.engines import FUSED
+from ude.threads import threads_for
 
 # Derandomised: the same examples on every run and every machine. No deadline: a slow machine is not a wrong result.
 hypothesis.settings.register_profile("ude", derandomize=True, deadline=None, database=None)
@@ -25,17 +25,10 @@ def _one_thread() -> Iterator[None]:
 
     The processes that tests start read the environment.
     """
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    with threadpool_limits(limits=1):
-        torch.set_num_threads(1)
+    with threads_for(0), pytest.MonkeyPatch.context() as environment:
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            environment.setenv(name, "1")
         yield
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
 
 
 @pytest.fixture(autouse=True)

@@ -104,8 +104,7 @@ def fit_closed_form(
     Constants that are bounded to be positive move as logarithms, the others in units of their start value.
     Raises DataError where there is nothing to fit, InputError where a start value lies outside its bounds.
     """
-    integrator = Integrator(system, options.rtol, options.free(len(system.states)))
-    integrator.max_calls, integrator.deadline = options.max_rhs_calls, time.thread_time() + options.max_seconds
+    integrator = _within_budget(system, options)
     problem = _Problem(system, trajectories, u0, scale, options, integrator, state_scale)
     success, message = _minimise(problem, problem.starting_point())
     random = np.random.default_rng(options.seed)
@@ -124,23 +123,28 @@ def linearised(
     system: ClosedForm,
     trajectories: Sequence[Trajectory],
     u0: Array,
-    scales: tuple[Array, Array],
+    scale: Array,
+    state_scale: Array,
     options: FitOptions = FitOptions(),
 ) -> Array | None:
     """Derivatives (N, fitted constants) of the residuals of `EmbeddedFit` by constants at their start values.
 
-    u0: initial states (trajectory, state). scales: of residuals and of states. None where there is no solution, or it
-    takes more than the budget.
+    u0: initial states (trajectory, state). scale, state_scale: as in `fit_closed_form`. None where there is no
+    solution, or it takes more than the budget.
     """
-    integrator = Integrator(system, options.rtol, [])
-    integrator.max_calls, integrator.deadline = options.max_rhs_calls, time.thread_time() + options.max_seconds
     held = replace(options, fit_u0=False)
-    problem = _Problem(system, trajectories, u0, scales[0], held, integrator, scales[1])
+    problem = _Problem(system, trajectories, u0, scale, held, _within_budget(system, held), state_scale)
     try:
         problem.evaluate(problem.encode(problem.start, problem.u0))
     except BudgetSpent:
         return None
     return problem.best_jacobian
+
+
+def _within_budget(system: ClosedForm, options: FitOptions) -> Integrator:
+    integrator = Integrator(system, options.rtol, options.free(len(system.states)))
+    integrator.max_calls, integrator.deadline = options.max_rhs_calls, time.thread_time() + options.max_seconds
+    return integrator
 
 
 def _minimise(problem: _Problem, start: Array) -> tuple[bool, str]:

@@ -75,12 +75,13 @@ def changes(
     pools: term -> summands that may be added to it, without constants.
     """
     candidates, fit, floor = combination.candidates, combination.fit, ground.floor
-    if fit.residuals is None or fit.jacobian is None:
+    bases = list(_bases(combination))
+    if not bases:
         return []
     shapes = {term: _new_shapes(candidates[term], pool) for term, pool in pools.items()}
     effects = _effects(ground, combination, shapes)
     found: list[tuple[float, _Base, sp.Expr, float, float]] = []
-    for base in _bases(combination):
+    for base in bases:
         known = effects[base.term]
         if not known:
             continue
@@ -107,7 +108,8 @@ def _new_shapes(candidate: Candidate, pool: Sequence[sp.Expr]) -> list[sp.Expr]:
 
 
 def _bases(combination: Combination) -> Iterator[_Base]:
-    """The combination as it is, once for every term; and with each constant of that term at zero."""
+    """The combination as it is, once for every term, and with each constant of that term at zero; none where no
+    solution was found."""
     candidates, fit, fitted = combination.candidates, combination.fit, combination.closed.fitted
     residuals, jacobian, slopes = fit.residuals, fit.jacobian, fit.slopes
     if residuals is None or jacobian is None or slopes is None:
@@ -165,7 +167,7 @@ def _effects(
             for name, constant in closed.parameters.items()
         }
         held = replace(closed, parameters=parameters)
-        slopes = linearised(held, ground.trajectories, fit.u0, (ground.scale, ground.state_scale), ground.options)
+        slopes = linearised(held, ground.trajectories, fit.u0, ground.scale, ground.state_scale, ground.options)
         if slopes is not None:
             for name, column in zip(held.fitted, slopes.T, strict=True):
                 term, shape = placed[name]

@@ -22,7 +22,7 @@ import sympy as sp
 from scipy.integrate import ODEintWarning, odeint
 
 from ude.discovery.closed_form import Array, ClosedForm, Forcing, Trajectory
-from ude.discovery.native import DONE, SPENT, STIFF, Program
+from ude.discovery.native import CRAWL, DONE, SPENT, STIFF, Program
 from ude.errors import EngineRefused
 
 
@@ -139,7 +139,7 @@ class Integrator:
                     t,
                     rtol=self.rtol,
                     atol=atol,
-                    mxstep=5000,
+                    mxstep=CRAWL,
                     tcrit=_corners(t, [course for _, course in forced]),
                     full_output=True,
                 )

@@ -18,7 +18,7 @@ from ude.discovery.closed_form import Array, ClosedForm
 from ude.engines.fused.build import compile_kernel, load, surroundings
 from ude.errors import EngineRefused
 from ude.methods.dop853 import DP8
-from ude.methods.tableau import Number
+from ude.methods.tableau import Number, padded
 
 # In the order of the C program.
 _BINARY = ("add", "mul", "div", "pow", "min", "max")
@@ -27,7 +27,7 @@ _UNARY = (
     *("Abs", "sign", "sigmoid", "Heaviside"),
 )
 _CODES = {name: code for code, name in enumerate((*_BINARY, *_UNARY))}
-_CRAWL = 5000  # steps between two times after which a solution is taken to creep towards a pole
+CRAWL = 5000  # steps between two times after which a solution is taken to creep towards a pole
 _LARGEST_POWER = 16
 
 DONE, NOWHERE, STIFF, SPENT = range(4)
@@ -91,7 +91,7 @@ class Program:
             rtol,
             absolute,
             most,
-            _CRAWL,
+            CRAWL,
             ctypes.byref(calls),
             found.ctypes.data,
         )
@@ -205,23 +205,19 @@ def _tableau() -> str:
     extra, powers = len(own.extra_a), len(own.interpolant[0])
     width = own.stages + extra
 
-    def table(name: str, rows: Sequence[Sequence[Number]], columns: int) -> str:
-        full = np.zeros((len(rows), columns))
-        for i, row in enumerate(rows):
-            full[i, : len(row)] = [float(entry) for entry in row]
-        body = ",\n".join("{" + ", ".join(float(x).hex() for x in line) + "}" for line in full)
-        return f"static const double {name}[{len(rows)}][{columns}] = {{{body}}};\n"
+    def line(row: Sequence[Number]) -> str:
+        return "{" + ", ".join(float(entry).hex() for entry in row) + "}"
 
-    def line(name: str, row: Sequence[Number]) -> str:
-        return f"static const double {name}[] = {{{', '.join(float(x).hex() for x in row)}}};\n"
+    def table(rows: Sequence[Sequence[Number]], columns: int) -> str:
+        return "{" + ",\n".join(line(padded(tuple(row), columns)) for row in rows) + "}"
 
     return (
         f"enum {{ STAGES = {own.stages}, EXTRA = {extra}, POWERS = {powers} }};\n"
         f"static const double ORDER = {own.order};\n"
-        + table("A", own.all_a, width)
-        + line("C", own.all_c)
-        + line("B", own.b)
-        + line("E_HIGH", own.b_error)
-        + line("E_LOW", own.b_error_low)
-        + table("DENSE", own.interpolant, powers)
+        f"static const double A[{width}][{width}] = {table(own.all_a, width)};\n"
+        f"static const double C[] = {line(own.all_c)};\n"
+        f"static const double B[] = {line(own.b)};\n"
+        f"static const double E_HIGH[] = {line(own.b_error)};\n"
+        f"static const double E_LOW[] = {line(own.b_error_low)};\n"
+        f"static const double DENSE[{width}][{powers}] = {table(own.interpolant, powers)};\n"
     )

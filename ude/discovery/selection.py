@@ -244,16 +244,16 @@ class _Trial:
             return
 
     def refine(self, fronts: Mapping[str, Sequence[Candidate]]) -> None:
-        """What the lists did not hold: simpler forms of the best, sums where the choice is open, closer ones where
+        """What the lists did not hold: simpler forms of the best, other summands in them, closer ones where
         something is missed."""
         options = self.options
         if options.simplify:
             self.simplify()
-        # samples that no formula comes near to say little, so that what is tried rests on chance; those of a term
-        # that the trajectories find to be zero are noise by nature
-        poor = [term for term, found in fronts.items() if min(c.nmse for c in found) > NETWORK_ERROR**2]
-        poor = [term for term in poor if self.best.candidates[term].expression != 0]
         if options.extend:
+            # samples that no formula comes near to say little, so that what is tried rests on chance; those of a term
+            # that the trajectories find to be zero are noise by nature
+            poor = [term for term, found in fronts.items() if min(c.nmse for c in found) > NETWORK_ERROR**2]
+            poor = [term for term in poor if self.best.candidates[term].expression != 0]
             self.extend({term: summand_pool(found) for term, found in fronts.items()}, bool(poor))
         if options.widen and self.widen(fronts) and options.simplify:
             self.simplify()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from math import inf
 
 import numpy as np
@@ -103,6 +102,11 @@ class Evidence:
     samples: Mapping[str, Samples]
     dependence: Mapping[str, Dependence] = field(default_factory=dict)
 
+    @property
+    def weighted(self) -> list[tuple[Combination, float]]:
+        """The combinations, each with its probability."""
+        return list(zip(self.ranked, map(float, self.probability), strict=True))
+
 
 def judge(evidence: Evidence, options: VerdictOptions = VerdictOptions()) -> Verdict:
     """The verdict; see the fields of `VerdictOptions` for the limits between the kinds."""
@@ -115,10 +119,10 @@ def judge(evidence: Evidence, options: VerdictOptions = VerdictOptions()) -> Ver
     terms |= {
         term: SEVERAL
         for term, own in evidence.chosen.candidates.items()
-        if any(family(other.candidates[term]) != family(own) for other in longer)
+        if any(family(other.candidates[term]) != family(own) for other, _ in longer)
     }
     named = {str(rival) for rival in rivals}
-    further = tuple(rival for rival in map(partial(_rival, evidence), longer) if str(rival) not in named)
+    further = tuple(rival for pair in longer for rival in [_rival(evidence, *pair)] if str(rival) not in named)
     kind, first = _as_a_whole(evidence, options, terms, rivals, further)
     if (alike := _dependent(evidence, options)) and kind != NOT_ENOUGH:
         if kind in (IDENTIFIED, ZERO_TERM):
@@ -184,35 +188,34 @@ def _dependent(evidence: Evidence, options: VerdictOptions) -> str:
 
 def _rivals(evidence: Evidence, options: VerdictOptions) -> tuple[Rival, ...]:
     own = _key(evidence.chosen)
-    weights = {_key(c): float(p) for c, p in zip(evidence.ranked, evidence.probability, strict=True)}
-    least = max(options.rival * weights.get(own, 0.0), 0.01)
-    found = [_rival(evidence, c) for c in evidence.ranked if _key(c) == own or weights[_key(c)] >= least]
+    best = next((weight for c, weight in evidence.weighted if _key(c) == own), 0.0)
+    least = max(options.rival * best, 0.01)
+    found = [_rival(evidence, c, weight) for c, weight in evidence.weighted if _key(c) == own or weight >= least]
     return tuple(sorted(found, key=lambda rival: (-rival.probability, str(rival))))
 
 
-def _rival(evidence: Evidence, combination: Combination) -> Rival:
-    key = _key(combination)
-    weights = zip(evidence.ranked, evidence.probability, strict=True)
+def _rival(evidence: Evidence, combination: Combination, weight: float) -> Rival:
     return Rival(
         {term: str(candidate.expression) for term, candidate in combination.candidates.items()},
-        next(float(p) for c, p in weights if _key(c) == key),
+        weight,
         combination.score,
         combination.held_out_rmse,
-        key == _key(evidence.chosen),
+        _key(combination) == _key(evidence.chosen),
     )
 
 
-def _longer_to_write(evidence: Evidence, options: VerdictOptions) -> list[Combination]:
-    """Others that fit as well as the chosen one with as few constants, the nearest `_NAMED` of them."""
-    own = _key(evidence.chosen)
-    misfits = {
-        _key(c): score(c.fit.sse, c.fit.n_observations, 0, evidence.floor)
-        for c in evidence.ranked
-        if _constants(c) <= _constants(evidence.chosen)
-    }
-    most = misfits.get(own, -inf) + options.as_few
-    found = [c for c in evidence.ranked if _key(c) != own and misfits.get(_key(c), inf) <= most]
-    return sorted(found, key=lambda c: (misfits[_key(c)], str(c)))[:_NAMED]
+def _longer_to_write(evidence: Evidence, options: VerdictOptions) -> list[tuple[Combination, float]]:
+    """Others that fit as well as the chosen one with as few constants, the nearest `_NAMED`; with probabilities."""
+
+    def misfit(combination: Combination) -> float:
+        return score(combination.fit.sse, combination.fit.n_observations, 0, evidence.floor)
+
+    own, few = _key(evidence.chosen), _constants(evidence.chosen)
+    most = next((misfit(c) for c in evidence.ranked if _key(c) == own), -inf) + options.as_few
+    found = [
+        (c, weight) for c, weight in evidence.weighted if _key(c) != own and _constants(c) <= few and misfit(c) <= most
+    ]
+    return sorted(found, key=lambda pair: (misfit(pair[0]), str(pair[0])))[:_NAMED]
 
 
 def _constants(combination: Combination) -> int:

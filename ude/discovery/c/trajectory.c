@@ -174,7 +174,7 @@ int trajectory(int states, int width, int registers, int operations, const int *
         const double high = norm(size, wrong, y, next, rtol, atol), crude = norm(size, low, y, next, rtol, atol);
         const double error = high == 0.0 ? 0.0 : high * high / sqrt(high * high + 0.01 * crude * crude);
         if (!(error <= 1.0)) {
-            h *= isfinite(error) ? fmax(0.2, 0.9 * pow(error, -1.0 / 8.0)) : 0.25;
+            h *= isfinite(error) ? fmax(0.2, 0.9 * pow(error, -1.0 / ORDER)) : 0.25;
             rejected = 1;
             continue;
         }
@@ -219,7 +219,7 @@ int trajectory(int states, int width, int registers, int operations, const int *
         memcpy(k[0], k[STAGES], size * sizeof(double));
         /* a PI controller with the constants of DOP853 left at their defaults but beta, which damps its steps here */
         const double safe = fmax(error, 1e-10);
-        double factor = 0.9 * pow(safe, -0.7 / 8.0) * pow(before, 0.4 / 8.0);
+        double factor = 0.9 * pow(safe, -0.7 / ORDER) * pow(before, 0.4 / ORDER);
         factor = fmin(fmax(factor, 0.3), rejected ? 1.0 : 6.0);
         before = fmax(safe, 1e-4);
         rejected = 0;
