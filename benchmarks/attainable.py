@@ -5,7 +5,7 @@ initial state being unknown too. With G known, errors can be computed that no op
 
 - sizes alone: least squares with the true forms, c1 x y and c2 x y, their two constants unknown (the Cramer-Rao bound)
 - quadratics: the same with both unknowns any polynomial of degree two in x and y, which is as much as one might guess
-- best prior: the error to be expected with the prior of `ude.training.function_prior` whose numbers suit the truth
+- best prior: the error to be expected with the prior of `ude.fitting.posterior.function_prior` whose numbers suit the truth
   best, which nobody knows: a bound on what any choice of them can give
 - own choice: the posterior mean with the numbers that the evidence chooses, for the noise of each seed: what a fit
   would find if its optimiser and its network were perfect
@@ -28,8 +28,8 @@ from scipy.optimize import minimize
 
 import ude
 from benchmarks.fit_cases import ALPHA, BETA, DELTA, GAMMA, course, noisy
-from ude.training.data import Array
-from ude.training.function_prior import FunctionPrior, FunctionPriors
+from ude.fitting.data.dataset import Array
+from ude.fitting.posterior.function_prior import FunctionPrior, FunctionPriors
 
 NODES = 41
 SUBSTEPS = 12

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import ude
-from ude.engines.torch_engine import stepper
+from ude.engines.torch import stepper
 
 EVERY, FASTER = 100, 10.0
 

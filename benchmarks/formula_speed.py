@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ude.discovery.closed_form import Array, ClosedForm, Constant
-from ude.discovery.integration import Integrator
-from ude.models.expression import parse_expression
+from ude.discovery.refit.closed_system import Array, ClosedForm, Constant
+from ude.discovery.refit.integration import Integrator
+from ude.models.equations.expression import parse_expression
 
 ROUNDS = 20
 

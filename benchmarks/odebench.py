@@ -31,8 +31,8 @@ import numpy as np
 
 import ude
 from benchmarks.recovery import read
-from ude.discovery.closed_form import Array, ClosedForm
-from ude.discovery.integration import BudgetSpent, Integrator
+from ude.discovery.refit.closed_system import Array, ClosedForm
+from ude.discovery.refit.integration import BudgetSpent, Integrator
 from ude.errors import DataError, UdeError
 
 RECORDS = Path(__file__).with_name("odebench_runs.jsonl")

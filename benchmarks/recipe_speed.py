@@ -40,7 +40,7 @@ BY_GRADIENTS = (
     ude.MultipleShooting(optimisers=(ude.LBFGS(30),)),
     ude.SingleShooting(optimisers=(ude.LBFGS(120),)),
 )
-RECIPES: dict[str, tuple[ude.training.stages.Stage, ...] | None] = {"default": None, "gradients": BY_GRADIENTS}
+RECIPES: dict[str, tuple[ude.fitting.stages.stages.Stage, ...] | None] = {"default": None, "gradients": BY_GRADIENTS}
 
 
 class Field(nn.Module):

@@ -19,12 +19,12 @@ import torch
 from scipy.integrate import solve_ivp
 
 import ude
-from ude import reference_problems
+from benchmarks import reference_problems
+from benchmarks.reference_problems import ReferenceProblem
 from ude.errors import EngineRefused
 from ude.methods import Algorithm
-from ude.ode_function import ODEFunction
-from ude.problems import flatten
-from ude.reference_problems import ReferenceProblem
+from ude.problems.function import ODEFunction
+from ude.problems.ode import flatten
 
 #: Tolerances, and the largest error at each.
 BARS = {1e-6: 1e-4, 1e-9: 1e-7}

@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 
 import ude
+from benchmarks import reference_problems
+from benchmarks.reference_problems import ReferenceProblem
 from benchmarks.work_precision import Curve, legend_apart, ratio_rows
-from ude import reference_problems
 from ude.methods import Algorithm
-from ude.problems import flatten
-from ude.reference_problems import ReferenceProblem
+from ude.problems.ode import flatten
 
 HERE = Path(__file__).parent
 #: Problems, and abstol / reltol.

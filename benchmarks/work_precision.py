@@ -21,9 +21,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy.integrate import solve_ivp
 
 import ude
-from ude import reference_problems
-from ude.problems import flatten
-from ude.reference_problems import ReferenceProblem
+from benchmarks import reference_problems
+from benchmarks.reference_problems import ReferenceProblem
+from ude.problems.ode import flatten
 
 HERE = Path(__file__).parent
 PROBLEMS = ("a3", "b1", "b4", "b5", "c2", "c5", "pleiades")

@@ -10,8 +10,8 @@ import torch
 from scipy.integrate import solve_ivp
 
 import ude
-from ude import reference_problems
-from ude.problems import flatten
+from benchmarks import reference_problems
+from ude.problems.ode import flatten
 
 NON_STIFF, STIFF = reference_problems.names(stiff=False), reference_problems.names(stiff=True)
 METHODS = [ude.Tsit5(), ude.Vern7(), ude.Vern9(), ude.DP8()]
@@ -172,7 +172,7 @@ def test_names_are_sorted_into_stiff_and_not():
     assert set(NON_STIFF) | set(STIFF) == set(reference_problems.names())
     assert STIFF == ("vdpol", "rober", "rober_dae", "chemakzo", "hires", "orego", "pollu", "e5", "ring_modulator")
     assert reference_problems.get("Pleiades").name == "pleiades"
-    assert ude.reference_problems.get("rober").digits == 8
+    assert reference_problems.get("rober").digits == 8
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():

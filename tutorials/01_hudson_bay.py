@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 
 import ude
-from ude.discovery import Discovery, SelectionOptions, figures
-from ude.training import Fit, FitOptions
+from ude.discovery import Discovery, SelectionOptions
+from ude.discovery.report import figures
+from ude.fitting import Fit, FitOptions
 
 # %% [markdown]
 # ## What we know, and what we do not

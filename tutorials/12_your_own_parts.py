@@ -34,8 +34,8 @@ from torch import Tensor, nn
 
 import ude
 from ude.discovery import SelectionOptions
-from ude.discovery.regressor import complexity
-from ude.methods.explicit_rk import ExplicitRungeKutta
+from ude.discovery.candidate import complexity
+from ude.methods.explicit.explicit_rk import ExplicitRungeKutta
 from ude.methods.tableau import ExplicitTableau
 
 # %% [markdown]

@@ -9,7 +9,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ude.callbacks import (
+from ude.engines import TorchDiffEq
+from ude.engines.return_code import ReturnCode
+from ude.errors import BackendMissing, DataError, EngineRefused, InputError, ModelError, SolveFailed, UdeError
+from ude.events.callbacks import (
     CallbackSet,
     ContinuousCallback,
     DiscreteCallback,
@@ -23,13 +26,6 @@ from ude.callbacks import (
     VectorContinuousCallback,
     terminate,
 )
-from ude.default_algorithm import default_algorithm
-from ude.dynamical import DynamicalODEProblem, SecondOrderODEProblem
-from ude.engines import TorchDiffEq
-from ude.ensemble import EnsembleProblem, EnsembleSolution
-from ude.errors import BackendMissing, DataError, EngineRefused, InputError, ModelError, SolveFailed, UdeError
-from ude.gradient_check import GradientCheck, check_gradient
-from ude.interpolation import Interpolation
 from ude.methods import (
     BS3,
     DP5,
@@ -74,8 +70,11 @@ from ude.methods import (
     Vern7,
     Vern9,
 )
-from ude.ode_function import ODEFunction
-from ude.problems import ODEProblem, Parameters, remake
+from ude.problems.dynamical import DynamicalODEProblem, SecondOrderODEProblem
+from ude.problems.function import ODEFunction
+from ude.problems.interpolation import Interpolation
+from ude.problems.ode import ODEProblem, Parameters, remake
+from ude.problems.split import SplitODEProblem
 from ude.sensitivity import (
     Autograd,
     BacksolveAdjoint,
@@ -86,16 +85,15 @@ from ude.sensitivity import (
     QuadratureAdjoint,
     SteadyStateAdjoint,
 )
-from ude.solution import ReturnCode, Solution, Statistics
-
-# `solve` is a module too. Python sets the attribute `ude.solve` to the module when that is first imported; this line
-# does it before it binds the function, and no later `import ude.solve` does it again. A lazy name would lose that race.
-from ude.solve import solve
-from ude.split import SplitODEProblem
-from ude.steady_state import DynamicSS, SSRootfind, SteadyStateProblem, TerminateSteadyState
+from ude.solving.default_algorithm import default_algorithm
+from ude.solving.ensemble import EnsembleProblem, EnsembleSolution
+from ude.solving.gradient_check import GradientCheck, check_gradient
+from ude.solving.solution import Solution, Statistics
+from ude.solving.solve import solve
+from ude.solving.steady_state import DynamicSS, SSRootfind, SteadyStateProblem, TerminateSteadyState
 
 if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
-    from ude import datasets, fused, reference_problems
+    from ude import datasets
     from ude.discovery import (
         Candidate,
         Discovery,
@@ -109,8 +107,7 @@ if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
         discover,
         load,
     )
-    from ude.models import MLP, UDE, FunctionModel, Model, Neural, NeuralODE, Observation, Parameter, Symbolic
-    from ude.training import (
+    from ude.fitting import (
         LBFGS,
         Adam,
         Dataset,
@@ -148,6 +145,8 @@ if TYPE_CHECKING:  # what `_LAZY` says, for type checkers
         profile_intervals,
         read_csv,
     )
+    from ude.models import MLP, UDE, FunctionModel, Model, Neural, NeuralODE, Observation, Parameter, Symbolic
+    from ude.solving import fused
 
 __version__ = "0.1.0"
 
@@ -299,7 +298,6 @@ __all__ = [
     "multistart",
     "profile_intervals",
     "read_csv",
-    "reference_problems",
     "remake",
     "solve",
     "terminate",
@@ -317,7 +315,7 @@ _LAZY: dict[str, tuple[str, ...]] = {
         "Parameter",
         "Observation",
     ),
-    "ude.training": (
+    "ude.fitting": (
         "FitEnsemble",
         "ParameterIntervals",
         "bootstrap",
@@ -370,13 +368,13 @@ _LAZY: dict[str, tuple[str, ...]] = {
     ),
 }
 _MODULE_OF: dict[str, str] = {name: module for module, names in _LAZY.items() for name in names}
-_LAZY_MODULES: tuple[str, ...] = ("datasets", "fused", "reference_problems")
+_LAZY_MODULES: dict[str, str] = {"datasets": "ude.datasets", "fused": "ude.solving.fused"}
 
 
 def __getattr__(name: str) -> Any:
     """Import the module that defines a public name, and keep the name here."""
     if name in _LAZY_MODULES:
-        return import_module(f"{__name__}.{name}")
+        return import_module(_LAZY_MODULES[name])
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_MODULE_OF[name]), name)

@@ -26,14 +26,14 @@ from ude.discovery import (
     discover,
     load,
 )
-from ude.discovery.closed_form import Trajectory
+from ude.discovery.refit.closed_system import Trajectory
+from ude.discovery.refit.stabilized import residual_scale
 from ude.discovery.sampling import expected_residuals, gauge_directions, open_system, sample_terms, trajectory_points
-from ude.discovery.stabilised import residual_scale
 from ude.errors import DataError, InputError, ModelError
+from ude.fitting import Fit, FitOptions, fit
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.measurement import Measurement
 from ude.models import MLP, UDE, FunctionModel, Model, Neural
-from ude.training import Fit, FitOptions, fit
-from ude.training.data import Dataset
-from ude.training.observables import Measurement
 
 A, B, C, D = 0.5, 0.03, 0.02, 0.8  # dx = A x - B x y, dy = C x y - D y
 

@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from ude.engines.torch_engine.lanes import TensorLanes
+from ude.engines.torch.lanes import TensorLanes
 from ude.errors import InputError
 from ude.methods import IController, PIController, PIDController
 from ude.methods.controller import FloatArithmetic, smooth_limiter

@@ -258,7 +258,7 @@ def test_numpy_is_not_needed_to_read_a_detached_solution():
 
 
 def test_logarithmic_checkpoints_hold_a_logarithm_of_states(monkeypatch):
-    checkpoints = importlib.import_module("ude.engines.torch_engine.checkpoints")
+    checkpoints = importlib.import_module("ude.engines.torch.checkpoints")
     most = 0
     original = checkpoints.Starts.__call__
 

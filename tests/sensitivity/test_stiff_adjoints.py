@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import ude
 from tests.stiff_problems_for_tests import ROBERTSON, robertson, van_der_pol
-from ude.engines.torch_engine.esdirk import EsdirkScheme
-from ude.engines.torch_engine.scheme import Cotangents
-from ude.specify import Options, specify
+from ude.engines.torch.families.esdirk import EsdirkScheme
+from ude.engines.torch.scheme import Cotangents
+from ude.solving.validation import Options, specify
 
 NEWTON = {"newton_tolerance": 1e-6, "newton_maxiters": 60}
 ESDIRK = [

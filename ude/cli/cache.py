@@ -16,7 +16,7 @@ def cache(
     json: Json = False,
 ) -> int:
     """Show where compiled kernels are kept, how many and how large they are; or delete them."""
-    from ude.engines.fused import build
+    from ude.compile import build
 
     console = Console(json=json)
     folder = build.cache_dir()

@@ -28,7 +28,7 @@ from ude.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     from ude.discovery import Discovery
-    from ude.training.result import Fit
+    from ude.fitting.result import Fit
 
 
 def discover(
@@ -112,7 +112,7 @@ def _stopped(text: str, folder: RunFolder, console: Console) -> int:
 
 def write(folder: RunFolder, found: Discovery) -> None:
     """Equations in every language, the front and all numbers; the figures and the page that shows all."""
-    from ude.discovery.contents import contents
+    from ude.discovery.report.discovery_contents import contents
     from ude.reporting import pages
 
     found.save(folder.path)
@@ -142,7 +142,7 @@ def described(found: Discovery, folder: RunFolder) -> dict[str, Any]:
 
 def summary(found: Discovery, folder: RunFolder) -> str:
     """Equations, errors and the best candidates as plain text."""
-    from ude.discovery import figures
+    from ude.discovery.report import figures
 
     fit = found.fit
     all_or_training = "" if fit.held_out is None else ", constants fitted to all of them"

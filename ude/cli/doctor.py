@@ -83,7 +83,7 @@ def _packages(seconds: float) -> list[Finding]:
 
 
 def _compiler(seconds: float) -> list[Finding]:
-    from ude.engines.fused import build, compiler
+    from ude.compile import build, compiler
 
     folder = build.cache_dir()
     missing = build.why_no_compiler()

@@ -23,9 +23,9 @@ from ude.cli.run_folder import RunFolder, free_name, logged_in
 
 if TYPE_CHECKING:
     from ude.cli.specification import Specification
+    from ude.fitting import Dataset
+    from ude.fitting.result import Fit
     from ude.models import UDE
-    from ude.training import Dataset
-    from ude.training.result import Fit
 
 
 def fit(

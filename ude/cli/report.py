@@ -42,6 +42,6 @@ def _contents(run: Path) -> Contents:
 
     if (run / contents.NAME).is_file() or not (run / FIT).is_file():
         return contents.read(run)
-    from ude.discovery.fit_contents import contents_of_fit
+    from ude.discovery.report.fit_contents import contents_of_fit
 
     return contents_of_fit(ude.load_fit(run), reproduce=f"ude fit {run / MODEL}" if (run / MODEL).is_file() else "")

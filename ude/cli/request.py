@@ -12,8 +12,8 @@ from ude.cli.specification import Holdout, Specification, nothing_known, read_sp
 from ude.errors import InputError
 
 if TYPE_CHECKING:
+    from ude.fitting import Dataset
     from ude.models import UDE, Parameter
-    from ude.training import Dataset
 
 Source = Annotated[Path, typer.Argument(help="Table of measurements (CSV with a header), or a model.toml.")]
 Equations = Annotated[

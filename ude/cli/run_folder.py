@@ -21,7 +21,7 @@ from ude.cli.specification import Specification, read_specification
 from ude.errors import InputError, UdeError
 
 if TYPE_CHECKING:
-    from ude.training import Dataset
+    from ude.fitting import Dataset
 
 MODEL, SETTINGS, DATA, FIT, DISCOVERY = "model.toml", "settings.json", "data.csv", "fit.json", "discovery.json"
 PACKAGES = ("torch", "numpy", "scipy", "sympy", "pandas", "matplotlib", "pyoperon", "pysr", "pysindy")

@@ -12,9 +12,9 @@ from ude.errors import InputError, ModelError, UdeError
 
 if TYPE_CHECKING:
     from ude.discovery import Knowledge
+    from ude.fitting import Dataset
+    from ude.fitting.noise import NoiseModel
     from ude.models import UDE, Parameter
-    from ude.training import Dataset
-    from ude.training.noise import NoiseModel
 
 Holdout = float | int | str
 
@@ -167,7 +167,7 @@ class Specification:
 
 def nothing_known(columns: tuple[str, ...]) -> tuple[str, ...]:
     """The equations when nothing is known: every rate a function of all states."""
-    from ude.models.expression import is_name
+    from ude.models.equations.expression import is_name
 
     for column in columns:
         if not is_name(column):
@@ -275,7 +275,7 @@ def _unknown(reader: TomlReader, name: str) -> dict[str, Any]:
 
 
 def _initial(reader: TomlReader, name: str, entry: Any) -> Any:
-    from ude.training.initial_states import InitialValue
+    from ude.fitting.initial_states import InitialValue
 
     key = ("initial", name)
     if isinstance(entry, dict):
@@ -292,7 +292,7 @@ def _initial(reader: TomlReader, name: str, entry: Any) -> Any:
 
 
 def _noise(reader: TomlReader) -> dict[str, NoiseModel]:
-    from ude.training.noise import NoiseModel
+    from ude.fitting.noise import NoiseModel
 
     given = reader.values.get("noise", {})
     kinds = {kind.__name__: kind for kind in NoiseModel.__subclasses__()}

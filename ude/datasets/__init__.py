@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ude.errors import InputError
-from ude.training.data import Dataset
-from ude.training.readers import read_csv
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.readers import read_csv
 
 __all__ = ["load", "names", "path"]
 

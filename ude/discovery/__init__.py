@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from ude.discovery.belief import Belief, BeliefOptions
+from ude.discovery.assessment.assessment import Belief, BeliefOptions
+from ude.discovery.assessment.stability import Equilibrium, Stability
+from ude.discovery.assessment.support import Support, TermSupport
+from ude.discovery.assessment.verdict import Rival, Verdict
+from ude.discovery.candidate import Candidate, Samples, SymbolicRegressor
+from ude.discovery.constraints.term_constraints import Knowledge
 from ude.discovery.discover import discover
-from ude.discovery.fronts import SearchWarning
-from ude.discovery.knowledge import Knowledge
-from ude.discovery.library import LibraryRegressor
-from ude.discovery.operon import Operon
-from ude.discovery.pysr import PySR
-from ude.discovery.regressor import Candidate, Samples, SymbolicRegressor
 from ude.discovery.result import Discovery, SupportWarning
 from ude.discovery.saved import SavedDiscovery, load
-from ude.discovery.selection import SelectionOptions
-from ude.discovery.sindy import Sindy
-from ude.discovery.stability import Equilibrium, Stability
-from ude.discovery.support import Support, TermSupport
-from ude.discovery.verdict import Rival, Verdict
+from ude.discovery.search.fronts import SearchWarning
+from ude.discovery.search.library import LibraryRegressor
+from ude.discovery.search.operon import Operon
+from ude.discovery.search.pysr import PySR
+from ude.discovery.search.sindy import Sindy
+from ude.discovery.selection.selection import SelectionOptions
 
 __all__ = [
     "Belief",

@@ -8,14 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ude.discovery.belief import BeliefOptions
-from ude.discovery.combination import Combination
-from ude.discovery.embedding import EmbeddedFit, FitOptions, fit_closed_form
-from ude.discovery.fronts import default_searches, note_on_searches
-from ude.discovery.kept_fronts import fronts_kept_in
-from ude.discovery.kept_refits import KeptRefits, Refit
-from ude.discovery.knowledge import Knowledge, knowledge_by_term
-from ude.discovery.regressor import Candidate, Samples, SymbolicRegressor
+from ude.discovery.assessment.assessment import BeliefOptions
+from ude.discovery.candidate import Candidate, Samples, SymbolicRegressor
+from ude.discovery.constraints.term_constraints import Knowledge, knowledge_by_term
+from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
 from ude.discovery.result import Discovery
 from ude.discovery.sampling import (
     Points,
@@ -27,14 +23,18 @@ from ude.discovery.sampling import (
     trajectory_points,
     was_simulated,
 )
-from ude.discovery.selection import Allowed, Selection, SelectionOptions, select
-from ude.discovery.shared import tied
+from ude.discovery.search.fronts import default_searches, note_on_searches
+from ude.discovery.search.fronts_cache import fronts_kept_in
+from ude.discovery.selection.combination import Combination
+from ude.discovery.selection.refits_cache import KeptRefits, Refit
+from ude.discovery.selection.selection import Allowed, Selection, SelectionOptions, select
+from ude.discovery.shared_terms import tied
 from ude.errors import DataError, InputError, ModelError
+from ude.fitting.measurement import Measurement
+from ude.fitting.result import Fit
 from ude.models import FunctionModel
 from ude.progress import ProgressBar
 from ude.threads import SMALL, threads_for
-from ude.training.observables import Measurement
-from ude.training.result import Fit
 
 KnowledgeLike = Knowledge | str | Sequence[Knowledge | str] | None
 

@@ -14,25 +14,25 @@ import numpy as np
 import pandas as pd
 import sympy as sp
 
-from ude.discovery.belief import Belief, BeliefOptions, Subject, assess
-from ude.discovery.closed_form import Array, Forcing
-from ude.discovery.closed_form import Trajectory as Observed
-from ude.discovery.combination import Combination
-from ude.discovery.embedding import EmbeddedFit
-from ude.discovery.integration import Integrator, Observer, simulate
-from ude.discovery.intervals import profile_interval
-from ude.discovery.regressor import Candidate, Samples
+from ude.discovery.assessment.assessment import Belief, BeliefOptions, Subject, assess
+from ude.discovery.assessment.intervals import profile_interval
+from ude.discovery.assessment.stability import Stability
+from ude.discovery.assessment.support import Support
+from ude.discovery.assessment.verdict import NOT_ENOUGH, Verdict
+from ude.discovery.candidate import Candidate, Samples
+from ude.discovery.refit.closed_system import Array, Forcing
+from ude.discovery.refit.closed_system import Trajectory as Observed
+from ude.discovery.refit.embedding import EmbeddedFit
+from ude.discovery.refit.integration import Integrator, Observer, simulate
 from ude.discovery.sampling import equations_of, expected_residuals, observed, open_system
-from ude.discovery.selection import Selection
-from ude.discovery.shortlist import score
-from ude.discovery.stability import Stability
-from ude.discovery.support import Support
-from ude.discovery.verdict import NOT_ENOUGH, Verdict
+from ude.discovery.selection.combination import Combination
+from ude.discovery.selection.selection import Selection
+from ude.discovery.selection.shortlist import score
 from ude.errors import DataError, InputError
+from ude.fitting.data.dataset import Dataset, root_mean_square
+from ude.fitting.result import Fit
 from ude.models import UDE, Parameter, Symbolic, to_text
-from ude.problems import ODEProblem
-from ude.training.data import Dataset, root_mean_square
-from ude.training.result import Fit
+from ude.problems.ode import ODEProblem
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,7 +110,7 @@ class Discovery:
     @property
     def inclusion(self) -> pd.DataFrame:
         """Columns term, summand, probability, chosen: how surely each summand belongs to each unknown function, from
-        all combinations that were put back, averaged over resampled data (see `ude.discovery.inclusion`)."""
+        all combinations that were put back, averaged over resampled data (see `ude.discovery.assessment.inclusion`)."""
         return self.belief.inclusion
 
     @property
@@ -342,7 +342,7 @@ class Discovery:
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Data as points and the found equations as lines, fitted to training data alone; also written to `path`."""
-        from ude.discovery import figures
+        from ude.discovery.report import figures
 
         figure = figures.data_and_prediction(self)
         if path is not None:
@@ -354,7 +354,7 @@ class Discovery:
 
         Raises InputError where it cannot be written.
         """
-        from ude.discovery import figures
+        from ude.discovery.report import figures
 
         return figures.write_report(self, path)
 

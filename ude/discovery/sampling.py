@@ -15,18 +15,18 @@ import sympy as sp
 import torch
 from sympy.core.function import AppliedUndef
 
-from ude.discovery.closed_form import Constant, Forcing, Trajectory
-from ude.discovery.open_form import OpenSystem
-from ude.discovery.regressor import Array, Samples, evaluate
+from ude.discovery.candidate import Array, Samples, evaluate
+from ude.discovery.refit.closed_system import Constant, Forcing, Trajectory
+from ude.discovery.refit.partial_system import OpenSystem
 from ude.errors import ModelError
-from ude.interpolation import Interpolation, Kind
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.noise import Gaussian, NoiseModel, StudentT
+from ude.fitting.result import Fit
+from ude.fitting.smoothing import smooth
+from ude.fitting.trajectory_inputs import restored
 from ude.models import UDE, Observation
-from ude.models.expression import TIME
-from ude.training.collocation import smooth
-from ude.training.data import Dataset
-from ude.training.inputs import restored
-from ude.training.noise import Gaussian, NoiseModel, StudentT
-from ude.training.result import Fit
+from ude.models.equations.expression import TIME
+from ude.problems.interpolation import Interpolation, Kind
 
 
 def sample_terms(fit: Fit, points: Points) -> dict[str, Samples]:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ude.errors import InputError
+from ude.fitting import load_fit
+from ude.fitting.data.dataset import Array
+from ude.fitting.result import Fit
 from ude.models import UDE
-from ude.problems import ODEProblem
-from ude.solve import solve
-from ude.training import load_fit
-from ude.training.data import Array
-from ude.training.result import Fit
+from ude.problems.ode import ODEProblem
+from ude.solving.solve import solve
 
 _MODEL, _NUMBERS, _FIT = "model.json", "discovery.json", "fit.json"
 

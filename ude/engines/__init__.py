@@ -1,9 +1,9 @@
 """How a solve is executed."""
 
-from ude.engines.engine import Engine, EngineChoice, ForwardResult, SolveSpec, StepRecord, choose_engine
+from ude.engines.base import Engine, EngineChoice, ForwardResult, SolveSpec, StepRecord, choose_engine
 from ude.engines.fused.engine import FusedEngine
-from ude.engines.torch_engine import TorchEngine
-from ude.engines.torchdiffeq_engine import TorchDiffEq, TorchDiffEqEngine
+from ude.engines.torch.engine import TorchEngine
+from ude.engines.torchdiffeq import TorchDiffEq, TorchDiffEqEngine
 
 #: In the order in which engine="auto" asks them.
 FUSED = FusedEngine()

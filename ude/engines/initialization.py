@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, as_batch
+from ude.engines.base import SolveSpec, as_batch
 from ude.engines.jacobian import Jacobians
 from ude.engines.mass_matrix import MassMatrix
 from ude.methods import BrownFullBasicInit, CheckInit, NoInit

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, as_batch
+from ude.engines.base import SolveSpec, as_batch
 from ude.errors import InputError
-from ude.methods.colouring import Colouring
+from ude.methods.coloring import Colouring
 
 
 class Jacobians:

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec
+from ude.engines.base import SolveSpec
 from ude.engines.initialization import consistent, derivative
 from ude.engines.mass_matrix import MassMatrix
 from ude.errors import InputError
 from ude.methods import Algorithm, Colouring
-from ude.ode_function import ExplicitForm, ODEFunction
-from ude.problems import FlatRightHandSide, ODEProblem
+from ude.problems.function import ExplicitForm, ODEFunction
+from ude.problems.ode import FlatRightHandSide, ODEProblem
 
 #: Methods for singular mass matrices, as errors name them.
 _FOR_DAES = "Rodas5P(), Rodas4(), KenCarp4(), KenCarp5(), Kvaerno5(), TRBDF2() or FBDF()"

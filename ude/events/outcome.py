@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines import SolveSpec
+from ude.events.event import Event
 from ude.events.progress import Leg
-from ude.solution import Event
 
 
 @dataclass(frozen=True, eq=False)

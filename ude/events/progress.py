@@ -10,7 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ude.callbacks import (
+from ude.engines.base import StepControl
+from ude.engines.initialization import consistent, derivative
+from ude.engines.return_code import ReturnCode
+from ude.errors import InputError
+from ude.events.callbacks import (
     ContinuousCallback,
     DiscreteCallback,
     IterativeCallback,
@@ -20,12 +24,9 @@ from ude.callbacks import (
     VectorContinuousCallback,
     terminate,
 )
-from ude.engines.engine import StepControl
-from ude.engines.initialization import consistent, derivative
-from ude.errors import InputError
+from ude.events.event import Event
+from ude.events.observers import Observer, observers_of
 from ude.events.run import EventRun, preset_times
-from ude.observation import Observer, observers_of
-from ude.solution import Event, ReturnCode
 
 
 @dataclass(frozen=True, eq=False)

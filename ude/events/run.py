@@ -10,15 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.callbacks import (
-    Callback,
-    PeriodicCallback,
-    PositiveDomain,
-    PresetTimeCallback,
-)
 from ude.engines import Engine, SolveSpec
 from ude.errors import InputError
-from ude.problems import FlatRightHandSide
+from ude.events.callbacks import Callback, PeriodicCallback, PositiveDomain, PresetTimeCallback
+from ude.problems.ode import FlatRightHandSide
 from ude.sensitivity import SensitivityAlgorithm
 
 

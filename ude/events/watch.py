@@ -9,13 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ude.callbacks import (
-    ContinuousCallback,
-    DiscreteCallback,
-    VectorContinuousCallback,
-)
 from ude.engines.initialization import derivative
 from ude.errors import InputError
+from ude.events.callbacks import ContinuousCallback, DiscreteCallback, VectorContinuousCallback
 from ude.events.progress import Progress
 from ude.events.run import EventRun, rounding
 

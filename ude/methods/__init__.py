@@ -1,9 +1,8 @@
 """Numbers only: tableaus and step-size controllers. No torch below this line."""
 
 from ude.methods.bdf import FBDF
-from ude.methods.colouring import Colouring
+from ude.methods.coloring import Colouring
 from ude.methods.controller import Controller, IController, PIController, PIDController
-from ude.methods.dop853 import DP8
 from ude.methods.esdirk import (
     TRBDF2,
     DiagonallyImplicitRungeKutta,
@@ -17,10 +16,12 @@ from ude.methods.esdirk import (
     Kvaerno5,
     Trapezoid,
 )
-from ude.methods.explicit_rk import BS3, DP5, Algorithm, ExplicitRungeKutta, Tsit5
+from ude.methods.explicit.dop853 import DP8
+from ude.methods.explicit.explicit_rk import BS3, DP5, Algorithm, ExplicitRungeKutta, Tsit5
+from ude.methods.explicit.low_order import RK4, Euler, Heun, Midpoint, Ralston
+from ude.methods.explicit.verner import Vern6, Vern7, Vern9
 from ude.methods.initialization import BrownFullBasicInit, CheckInit, InitializationAlgorithm, NoInit
 from ude.methods.linear_solvers import GMRES, LU, LinearSolver
-from ude.methods.low_order import RK4, Euler, Heun, Midpoint, Ralston
 from ude.methods.rosenbrock import Rodas4, Rodas5P, Rosenbrock23, RosenbrockMethod, RosenbrockTableau
 from ude.methods.switching import AutoSwitch, AutoTsit5, AutoVern7
 from ude.methods.symplectic import (
@@ -34,7 +35,6 @@ from ude.methods.symplectic import (
     VelocityVerlet,
 )
 from ude.methods.tableau import ExplicitTableau
-from ude.methods.verner import Vern6, Vern7, Vern9
 
 __all__ = [
     "BS3",

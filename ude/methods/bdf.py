@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import ClassVar
 
 from ude.errors import InputError
-from ude.methods.explicit_rk import Algorithm
+from ude.methods.explicit.explicit_rk import Algorithm
 
 #: Orders above 5 are not stable enough for stiff problems (order 6 keeps 17 degrees, 7 none).
 HIGHEST_ORDER = 5

@@ -12,7 +12,7 @@ from math import sqrt
 from typing import ClassVar
 
 from ude.errors import InputError
-from ude.methods.explicit_rk import Algorithm
+from ude.methods.explicit.explicit_rk import Algorithm
 from ude.methods.linear_solvers import LU, LinearSolver
 from ude.methods.tableau import Number, fractions
 

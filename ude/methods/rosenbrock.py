@@ -8,7 +8,7 @@ from fractions import Fraction
 from math import sqrt
 from typing import ClassVar
 
-from ude.methods.explicit_rk import Algorithm
+from ude.methods.explicit.explicit_rk import Algorithm
 from ude.methods.linear_solvers import LU, LinearSolver
 from ude.methods.tableau import Number
 

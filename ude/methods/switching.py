@@ -7,11 +7,11 @@ from functools import lru_cache
 
 from ude.errors import InputError
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta
-from ude.methods.explicit_rk import Algorithm, ExplicitRungeKutta, Tsit5
+from ude.methods.explicit.explicit_rk import Algorithm, ExplicitRungeKutta, Tsit5
+from ude.methods.explicit.verner import Vern7
 from ude.methods.linear_solvers import GMRES
 from ude.methods.rosenbrock import RosenbrockMethod
 from ude.methods.tableau import ExplicitTableau
-from ude.methods.verner import Vern7
 
 # The end of the interval of stability is looked for in steps of this size.
 _SCAN = 0.01

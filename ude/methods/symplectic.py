@@ -10,7 +10,7 @@ from itertools import product
 from math import factorial
 from typing import ClassVar
 
-from ude.methods.explicit_rk import Algorithm
+from ude.methods.explicit.explicit_rk import Algorithm
 from ude.methods.tableau import Number, numbers
 
 

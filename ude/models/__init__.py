@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ude.models.export import to_julia, to_latex, to_python, to_ude
-from ude.models.expression import parse_expression, to_text
+from ude.models.equations.expression import parse_expression, to_text
+from ude.models.equations.torch_function import to_torch
+from ude.models.export.languages import to_julia, to_latex, to_python, to_ude
 from ude.models.function_model import FunctionModel
 from ude.models.model import Model, TermCall
 from ude.models.networks import ACTIVATIONS, MLP
@@ -11,7 +12,6 @@ from ude.models.neural_ode import NeuralODE
 from ude.models.observation import Observation
 from ude.models.parameters import Parameter, parse_parameters
 from ude.models.terms import Neural, Symbolic
-from ude.models.torch_function import to_torch
 from ude.models.universal import UDE
 
 __all__ = [

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ude.errors import InputError, ModelError
-from ude.models.expression import TIME, did_you_mean, split_names
+from ude.models.equations.expression import TIME, did_you_mean, split_names
 from ude.models.model import Model, Recorder, parameters_from_description, terms_from_description
 from ude.models.parameters import ParametersLike, merge_parameters
 from ude.models.terms import Neural, Symbolic, Term, term_key
@@ -81,9 +81,9 @@ class FunctionModel(Model):
 
         observe: observables (name -> formula) of the result, whose parameters stay too
 
-        Raises ModelError for a function that is no formula (see `ude.models.trace`).
+        Raises ModelError for a function that is no formula (see `ude.models.tracing`).
         """
-        from ude.models.trace import to_ude
+        from ude.models.tracing import to_ude
 
         return to_ude(self, observe)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ude.errors import InputError
-from ude.models.expression import did_you_mean, split_names
+from ude.models.equations.expression import did_you_mean, split_names
 from ude.models.terms import Neural, check_not_empty
 
 
@@ -48,7 +48,7 @@ class MLP(Neural):
     torch.Size([5])
     """
 
-    #: The layers say all that these do: see `ude.engines.fused.kinds.class_plan`.
+    #: The layers say all that these do: see `ude.compile.value_kinds.class_plan`.
     __untraced__ = ("width", "depth", "activation", "seed")
 
     def __init__(

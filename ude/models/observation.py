@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ude.errors import InputError, ModelError
-from ude.models.expression import TIME, Parsed, is_name, parse, to_text
+from ude.models.equations.expression import TIME, Parsed, is_name, parse, to_text
 
 
 class Observation:

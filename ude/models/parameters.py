@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ude.errors import InputError
-from ude.models.expression import did_you_mean, is_name, normalise_name
+from ude.models.equations.expression import did_you_mean, is_name, normalise_name
 
 _MARGIN = 1e-9
 """A value on a bound is moved inside by this fraction: the transforms reach their bounds only at infinity."""
@@ -199,7 +199,7 @@ class ParameterStore(nn.Module):
     A fixed parameter is a buffer. All float64. A fitted value exactly on a bound is moved inside by a billionth.
     """
 
-    #: A trace depends on the transforms and not on the numbers: see `ude.engines.fused.kinds.class_plan`.
+    #: A trace depends on the transforms and not on the numbers: see `ude.compile.value_kinds.class_plan`.
     __untraced__ = ("_start", "_table")
 
     def __init__(self, table: Mapping[str, Parameter]) -> None:

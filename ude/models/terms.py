@@ -13,15 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ude.errors import InputError, ModelError
-from ude.models.expression import (
-    KNOWN_FUNCTIONS,
-    parse,
-    split_names,
-    to_real_symbols,
-    to_text,
-)
+from ude.models.equations.expression import KNOWN_FUNCTIONS, parse, split_names, to_real_symbols, to_text
+from ude.models.equations.torch_function import expand_together, to_torch
 from ude.models.parameters import Parameter, ParametersLike, ParameterStore, merge_parameters
-from ude.models.torch_function import expand_together, to_torch
 
 
 class Neural(nn.Module):
@@ -133,7 +127,7 @@ class Symbolic(nn.Module):
     3.0
     """
 
-    #: The generated function says all that these do: see `ude.engines.fused.kinds.class_plan`.
+    #: The generated function says all that these do: see `ude.compile.value_kinds.class_plan`.
     __untraced__ = ("expressions",)
 
     def __init__(

@@ -12,15 +12,26 @@ from sympy.core.function import AppliedUndef
 from torch import Tensor, nn
 
 from ude.errors import InputError, ModelError
-from ude.models import export, export_mathml, export_sbml, export_torch
-from ude.models.equations import EquationsLike, System, check_calls, check_names, read_system
-from ude.models.expression import TIME, did_you_mean, symbol, to_text
+from ude.models.equations.expression import TIME, did_you_mean, symbol, to_text
+from ude.models.equations.system import EquationsLike, System, check_calls, check_names, read_system
+from ude.models.equations.torch_function import expand_together, to_torch
+from ude.models.export import (
+    languages as export,
+)
+from ude.models.export import (
+    mathml as export_mathml,
+)
+from ude.models.export import (
+    sbml as export_sbml,
+)
+from ude.models.export import (
+    torch_module as export_torch,
+)
 from ude.models.model import Model, Recorder, parameters_from_description, terms_from_description
 from ude.models.networks import MLP
 from ude.models.observation import Observation
 from ude.models.parameters import ParametersLike, merge_parameters
 from ude.models.terms import Neural, Symbolic, Term, check_outputs
-from ude.models.torch_function import expand_together, to_torch
 
 UnknownLike = Neural | Symbolic | Iterable[Neural | Symbolic] | Mapping[str, nn.Module]
 """What a UDE takes as `unknown`."""
@@ -66,7 +77,7 @@ class UDE(Model):
     -3.6
     """
 
-    #: The generated functions say all that these do, and say it faster: see `ude.engines.fused.kinds.class_plan`.
+    #: The generated functions say all that these do, and say it faster: see `ude.compile.value_kinds.class_plan`.
     __untraced__ = ("equations", "calls", "observables")
 
     def __init__(

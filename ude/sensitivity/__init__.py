@@ -2,11 +2,11 @@
 
 from ude.sensitivity.autograd import Autograd
 from ude.sensitivity.backsolve_adjoint import BacksolveAdjoint
+from ude.sensitivity.base import SensitivityAlgorithm, Solved
 from ude.sensitivity.discrete_adjoint import DiscreteAdjoint
 from ude.sensitivity.forward_sensitivity import ForwardSensitivity
 from ude.sensitivity.interpolating_adjoint import GaussAdjoint, InterpolatingAdjoint
 from ude.sensitivity.quadrature_adjoint import QuadratureAdjoint
-from ude.sensitivity.sensitivity import SensitivityAlgorithm, Solved
 from ude.sensitivity.steady_state_adjoint import SteadyStateAdjoint
 
 __all__ = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.sensitivity.sensitivity import Solved
+from ude.sensitivity.base import Solved
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import SolveSpec, as_batch
-from ude.sensitivity._continuous import Span, Totals, nothing, parameter_integral, pull, solve_back, sweep
+from ude.engines.base import SolveSpec, as_batch
+from ude.sensitivity.base import Solved
+from ude.sensitivity.continuous import Span, Totals, nothing, parameter_integral, pull, solve_back, sweep
 from ude.sensitivity.reading import Gradient, connect
-from ude.sensitivity.sensitivity import Solved
 
 
 @dataclass(frozen=True, eq=False)

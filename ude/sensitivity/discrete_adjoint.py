@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import Checkpoints
+from ude.engines.base import Checkpoints
 from ude.errors import InputError
+from ude.sensitivity.base import Solved
 from ude.sensitivity.reading import Gradient, connect
-from ude.sensitivity.sensitivity import Solved
 
 
 @dataclass(frozen=True)

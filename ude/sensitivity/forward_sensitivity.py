@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import NO_CHECKS, SolveSpec, as_batch, differentiable
+from ude.engines.base import NO_CHECKS, SolveSpec, as_batch, differentiable
 from ude.engines.structure import started
 from ude.methods import BrownFullBasicInit
+from ude.sensitivity.base import Solved
 from ude.sensitivity.reading import first_derivative_only
-from ude.sensitivity.sensitivity import Solved
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.sensitivity._continuous import (
+from ude.sensitivity.base import Solved
+from ude.sensitivity.continuous import (
     Backward,
     Costate,
     Path,
@@ -25,7 +26,6 @@ from ude.sensitivity._continuous import (
     sweep,
 )
 from ude.sensitivity.reading import Gradient, connect
-from ude.sensitivity.sensitivity import Solved
 
 
 class ReadingAdjoint(ABC):

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import as_batch, differentiable, live_leaves
-from ude.sensitivity._continuous import Backward, Path, Span, Totals
+from ude.engines.base import as_batch, differentiable, live_leaves
+from ude.sensitivity.base import Solved
+from ude.sensitivity.continuous import Backward, Path, Span, Totals
 from ude.sensitivity.interpolating_adjoint import ReadingAdjoint
-from ude.sensitivity.sensitivity import Solved
 
 # Gauss-Kronrod pair of 7 and 15 nodes on [-1, 1] (R. Piessens et al., QUADPACK, 1983): node, weight of 15, weight of 7.
 _PAIR = (

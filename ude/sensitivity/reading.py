@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.errors import InputError
-from ude.sensitivity.sensitivity import Solved
+from ude.sensitivity.base import Solved
 
 #: Gradient of u0 and of the leaves.
 Gradient = tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]]

@@ -14,26 +14,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.engine import NO_CHECKS, ForwardResult, SolveSpec, StepRecord, as_batch, differentiable
-from ude.engines.fused.build import compile_kernel, surroundings, why_no_compiler
-from ude.engines.fused.cuda import write_cuda
-from ude.engines.fused.explicit import calls_of
-from ude.engines.fused.fingerprint import Fingerprint, fingerprint
+from ude.compile.build import compile_kernel, surroundings, why_no_compiler
+from ude.compile.fingerprint import Fingerprint, fingerprint
+from ude.compile.kernel_store import leave, take
+from ude.engines.base import NO_CHECKS, ForwardResult, SolveSpec, StepRecord, as_batch, differentiable
+from ude.engines.fused.codegen.cuda import write_cuda
+from ude.engines.fused.codegen.explicit import calls_of
+from ude.engines.fused.codegen.source import Shape, Traced, trace_program, write_source
+from ude.engines.fused.codegen.switching import why_not as why_not_switching
+from ude.engines.fused.graph.program import Unfusable
+from ude.engines.fused.graph.trace import line_of
 from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, Outcome, Prototype, run_forward, run_pullback
-from ude.engines.fused.prepared import Shelf
-from ude.engines.fused.program import Unfusable
 from ude.engines.fused.result import FusedResult
-from ude.engines.fused.shelf import leave, take
-from ude.engines.fused.source import Shape, Traced, trace_program, write_source
-from ude.engines.fused.switching import why_not as why_not_switching
-from ude.engines.fused.trace import line_of
-from ude.engines.torch_engine import TorchEngine
+from ude.engines.fused.solve_cache import Shelf
+from ude.engines.torch.engine import TorchEngine
 from ude.errors import EngineRefused
-from ude.interpolation import interpolations_in
 from ude.methods import LU, Algorithm, AutoSwitch, ExplicitRungeKutta
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta
-from ude.problems import FlatRightHandSide, ODEProblem
-from ude.split import SplitFunction
+from ude.problems.interpolation import interpolations_in
+from ude.problems.ode import FlatRightHandSide, ODEProblem
+from ude.problems.split import SplitFunction
 
 # Trajectories side by side in one vector: two registers of AVX2, whose latencies hide each other.
 _LANES = {torch.float64: 4, torch.float32: 8}

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
-from ude.engines.engine import SolveSpec, StepRecord
-from ude.engines.fused.build import load
+from ude.compile.build import load
+from ude.engines.base import SolveSpec, StepRecord
 from ude.engines.fused.threads import run_on_threads
 from ude.errors import EngineRefused
 

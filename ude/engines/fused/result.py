@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ude.engines.engine import ForwardResult
+from ude.engines.base import ForwardResult
 
 
 class FusedResult(ForwardResult):

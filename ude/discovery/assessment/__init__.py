@@ -1,0 +1,1 @@
+"""How far a discovery can be trusted: verdict, inclusion probabilities, intervals, support, stability, confounding."""

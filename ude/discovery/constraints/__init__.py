@@ -1,0 +1,1 @@
+"""What is known of an unknown term before any search: signs, symmetries, units, allowed forms."""

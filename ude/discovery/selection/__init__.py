@@ -1,0 +1,1 @@
+"""Which combination of candidate formulas the observed trajectories choose."""

@@ -1,0 +1,1 @@
+"""From a program and a method to C or CUDA source."""

@@ -1,0 +1,1 @@
+"""The torch engine: steps as torch operations, every method, CPU or GPU."""

@@ -1,0 +1,203 @@
+"""Tables of other kinds read into a `Dataset`: long tables, Parquet, dicts, xarray; and one function for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ude.errors import BackendMissing, DataError, InputError
+from ude.fitting.data.dataset import Dataset, missing_column
+from ude.fitting.data.readers import RowNames, number_column, read_csv
+
+Names = str | Sequence[str] | None
+
+
+def widen(
+    frame: pd.DataFrame,
+    time: str,
+    variable: str,
+    value: str,
+    trajectory: str | None = None,
+    *,
+    lines: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """A long table (a row a measurement: time, variable, value[, trajectory]) as a wide one, a column a variable.
+
+    Rows come in the order of time, variables and trajectories in that in which they first appear; what was not
+    measured is NaN.
+
+    Raises `DataError`: a missing column, a variable measured twice at one time, cells that are no numbers.
+    """
+    frame = frame.set_axis([str(column) for column in frame.columns], axis=1)
+    columns = list(frame.columns)
+    for wanted, role in ((time, "time"), (variable, "variable"), (value, "value"), (trajectory, "trajectory")):
+        if wanted is not None and wanted not in columns:
+            raise missing_column(wanted, columns, role)
+    where = RowNames(lines)
+    run = frame[trajectory] if trajectory is not None else pd.Series([""] * len(frame))
+    table = pd.DataFrame(
+        {
+            "run": run.to_numpy(),
+            "t": number_column(frame[time], time, where, gaps=False),
+            "variable": frame[variable].astype(str).to_numpy(),
+            "value": number_column(frame[value], value, where, gaps=True),
+        }
+    )
+    twice = table.duplicated(["run", "t", "variable"]).to_numpy()
+    if twice.any():
+        row = int(np.argmax(twice))
+        raise DataError(
+            f"{table['variable'][row]!r} is measured twice at {time}={table['t'][row]:g}: again in {where(row)}",
+            fix="Keep one of them, or name the column that tells trajectories apart (trajectory=...).",
+        )
+    wide = table.pivot(index=["run", "t"], columns="variable", values="value")[list(table["variable"].unique())]
+    runs = {name: place for place, name in enumerate(table["run"].unique())}
+    wide = wide.reset_index().sort_values(["run", "t"], key=lambda c: c.map(runs) if c.name == "run" else c)
+    wide = wide.rename(columns={"run": trajectory or "run", "t": time}).rename_axis(columns=None)
+    return (wide if trajectory is not None else wide.drop(columns="run")).reset_index(drop=True)
+
+
+def read_parquet(
+    path: str | Path,
+    time: str | None = None,
+    states: Mapping[str, str] | Sequence[str] | str | None = None,
+    trajectory: str | None = None,
+    *,
+    conditions: Names = None,
+    covariates: Names = None,
+) -> Dataset:
+    """Read a Parquet file; arguments as in `Dataset.from_frame`. Units are those of the columns' metadata.
+
+    Raises `BackendMissing` without pyarrow; `DataError` for a file that cannot be read, and all of `from_frame`.
+    """
+    if not Path(path).exists():
+        raise DataError(f"there is no file {path}", fix="Check the path; it is taken from the current folder.")
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise BackendMissing(
+            "Parquet files need pyarrow", fix="Install it: pip install 'ude[data]', or save the table as CSV."
+        ) from error
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as Parquet", got=f"{error}") from error
+    metadata = {column.name: column.metadata or {} for column in table.schema}
+    units = {name: own[b"unit"].decode() for name, own in metadata.items() if b"unit" in own}
+    frame = table.to_pandas()
+    return Dataset.from_frame(
+        frame, time, states, trajectory, conditions=conditions, covariates=covariates, units=units
+    )
+
+
+def from_dict(
+    columns: Mapping[str, Any],
+    time: str | None = None,
+    states: Mapping[str, str] | Sequence[str] | str | None = None,
+    *,
+    conditions: Names = None,
+    covariates: Names = None,
+) -> Dataset:
+    """A dict of columns {"t": ..., "x": ...}, or of runs {"run 1": {"t": ..., "x": ...}}; further as `from_frame`.
+
+    In a dict of runs a number (not a list) holds throughout its run: a condition, once named in `conditions`.
+
+    Raises `DataError` for columns of different lengths, and all of `from_frame`.
+    """
+    if not columns:
+        raise DataError("the dict has no columns", expected='{"t": [...], "x": [...]}')
+    several = all(isinstance(column, Mapping) for column in columns.values())
+    runs = {str(name): run for name, run in columns.items()} if several else {"": columns}
+    frames = []
+    for name, run in runs.items():
+        try:
+            part = pd.DataFrame({str(key): value for key, value in run.items()})
+        except ValueError as error:
+            where = f" of {name!r}" if name else ""
+            raise DataError(f"the columns{where} do not have one length", got=str(error)) from error
+        frames.append(part.assign(**{_RUN: name}) if several else part)
+    frame = pd.concat(frames, ignore_index=True)
+    return Dataset.from_frame(
+        frame, time, states, _RUN if several else None, conditions=conditions, covariates=covariates
+    )
+
+
+_RUN = "trajectory"
+
+
+def from_xarray(
+    source: Any,
+    time: str | None = None,
+    states: Mapping[str, str] | Sequence[str] | str | None = None,
+    trajectory: str | None = None,
+    *,
+    conditions: Names = None,
+    covariates: Names = None,
+) -> Dataset:
+    """An `xarray.Dataset` whose variables have the dimension `time` and, if there are several runs, `trajectory`.
+
+    Variables without the time are conditions, once named; times at which a run has nothing are left out. Units are
+    the attributes ``units``.
+
+    Raises `InputError` for another object or dimensions; all of `from_frame`.
+    """
+    if not hasattr(source, "to_dataframe") or not hasattr(source, "dims"):
+        raise InputError("from_xarray cannot read this", expected="an xarray.Dataset", got=type(source).__name__)
+    dimensions = [str(name) for name in source.dims]
+    extra = [name for name in dimensions if name not in (time, trajectory)]
+    if time is None:
+        if len(extra) != 1:
+            raise InputError(
+                "the dimension of time is not clear", expected="time=...", got=f"dimensions {', '.join(dimensions)}"
+            )
+        time, extra = extra[0], []
+    if extra:
+        raise InputError(
+            f"the dimension {extra[0]!r} is neither time nor trajectory", fix="Select along it, or name it trajectory."
+        )
+    frame = source.to_dataframe().reset_index()
+    names = [str(name) for name in source.data_vars]
+    if trajectory is not None:
+        # one table holds the times of all runs: those at which a run has nothing are not its own
+        measured = [name for name in names if time in source[name].dims]
+        frame = frame[frame[measured].notna().any(axis=1)].sort_values([trajectory, time], kind="stable")
+    units = {name: str(source[name].attrs["units"]) for name in names if "units" in source[name].attrs}
+    return Dataset.from_frame(
+        frame.reset_index(drop=True),
+        time,
+        states,
+        trajectory,
+        conditions=conditions,
+        covariates=covariates,
+        units=units,
+    )
+
+
+def read(
+    source: Any,
+    time: str | None = None,
+    states: Mapping[str, str] | Sequence[str] | str | None = None,
+    trajectory: str | None = None,
+    *,
+    conditions: Names = None,
+    covariates: Names = None,
+) -> Dataset:
+    """See `Dataset.read`."""
+    if isinstance(source, str | Path):
+        reader = read_parquet if Path(source).suffix.lower() in (".parquet", ".pq") else read_csv
+        return reader(source, time, states, trajectory, conditions=conditions, covariates=covariates)
+    if isinstance(source, pd.DataFrame):
+        return Dataset.from_frame(source, time, states, trajectory, conditions=conditions, covariates=covariates)
+    if isinstance(source, Mapping) and not hasattr(source, "to_dataframe"):
+        return from_dict(source, time, states, conditions=conditions, covariates=covariates)
+    if hasattr(source, "to_dataframe"):
+        return from_xarray(source, time, states, trajectory, conditions=conditions, covariates=covariates)
+    raise InputError(
+        "the source of data is not usable",
+        expected="a path of a CSV or Parquet file, a DataFrame, a dict of columns or an xarray.Dataset",
+        got=type(source).__name__,
+    )

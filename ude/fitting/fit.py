@@ -1,0 +1,207 @@
+"""fit: smooth, then one stage after another, and the result."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ude.errors import InputError
+from ude.fitting.coordinates import Positive, positive_states
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.initial_states import U0Like, read_u0
+from ude.fitting.measurement import Measurement, ObserveLike
+from ude.fitting.noise import Noise, noise_models
+from ude.fitting.options import FitOptions
+from ude.fitting.penalties import ParameterPrior, Penalty, check_known
+from ude.fitting.result import Fit
+from ude.fitting.stages.stages import Callback, Stage, checked_stages
+from ude.fitting.state import Setup, Training
+from ude.fitting.storage.fit_folder import RunFolder, model_identity
+from ude.fitting.trajectory_inputs import Inputs
+from ude.models import Model
+from ude.progress import ProgressBar
+from ude.threads import threads_for
+
+
+def fit(
+    model: Model,
+    data: Dataset,
+    *,
+    holdout: float | int | str = 0.25,
+    validation: float | int | str = 0,
+    stages: Sequence[str | Stage] | str | Stage | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    u0: U0Like | None = None,
+    positive: Positive = "auto",
+    observe: ObserveLike | None = None,
+    per_trajectory: str | Sequence[str] | None = None,
+    noise: Noise | None = None,
+    priors: Mapping[str, ParameterPrior] | None = None,
+    penalties: Sequence[Penalty] = (),
+    callback: Callback | None = None,
+    out: str | Path | None = None,
+    options: FitOptions = FitOptions(),  # noqa: B008  (frozen)
+) -> Fit:
+    """Train networks and fitted parameters of a model on trajectories.
+
+    The data are smoothed; networks get scales from them; then (1) ``f(u_smooth, t)`` is fitted to ``du_smooth/dt``, (2)
+    short windows are simulated from free initial states and tied together ever tighter, (3) whole trajectories are
+    simulated from fitted initial states. Each stage starts from the one before. The loss of the simulations is
+    the mean of ``((u - data)/scale)²``, or with `noise` the -log likelihood in units that make it as large, plus the
+    prior on the weights (see `losses.Prior`), the priors and the penalties.
+
+    model:    a `Model` (`UDE`, `NeuralODE`, `FunctionModel`); it is copied, not changed
+    holdout:  the tail kept out of training, as in `Dataset.split`: 0.25, 5, "after 1915" or 0
+    validation: the tail of what is left, likewise; it is not trained on, and a stage of simulations ends, with the
+              weights that predicted it best, once it is predicted worse and worse
+    stages:   some of "derivatives", "multiple shooting", "single shooting", in this order, or objects such as
+              `MultipleShooting(window_steps=5)` in any; None: all three
+    seed:     draws the weights of networks that nothing has trained yet; the same seed gives the same fit
+    u0:       known initial states (trajectory, state), kept as they are; None: fitted; or a mapping from some states
+              to a number, numbers, "fit", "shared" (one for all trajectories), a `Parameter` or an `InitialValue`. A
+              state of which there are no data must be named here (or occur in an observable)
+    positive: "auto" (states whose data are all positive), True, False or names: integrated in log u, never below zero
+    observe:  what columns of the data are, where these are not states: "y = scale*(x1 + x2)" (see `Observation`);
+              None: the model's own `observables`. Columns are matched with observables, then with states
+    per_trajectory: names of fitted parameters of which each trajectory has its own number; the model gets their mean
+    noise:    a noise model such as `Gaussian()` for all columns, or a dict column -> noise model, whose scales are
+              estimated with the rest; None: least squares
+    priors:   parameter -> `NormalPrior` or `LogNormalPrior`
+    penalties: `Residual`s and `Smallness`
+    callback: called with an `Iteration` after each; True ends the stage
+    out:      a folder that keeps every evaluation, and the best fit so far at intervals. The same call after a crash, a
+              kill or Ctrl-C goes on where it was, and ends with the same bits as a run without interruption.
+
+    A condition or covariate of the data stands in the place of the model's fixed parameter of that name.
+
+    Ctrl-C ends the training and returns the best fit so far, with ``interrupted=True``. If more than a
+    quarter of the simulations break down on the way, one warning at the end says how many.
+
+    Raises InputError or DataError, before any training, for arguments that are not usable, a state of the model
+    without data, a model with nothing to fit, and a folder `out` that holds another fit.
+
+    >>> t = np.linspace(0.0, 2.0, 9)
+    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
+    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
+    >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
+    >>> round(fit.model.values()["k"], 3)
+    1.5
+    """
+    chosen = checked_stages(stages)
+    if not isinstance(model, Model):
+        raise InputError("fit needs a model", expected="a ude.Model such as ude.UDE(...)", got=type(model).__name__)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError("seed is not usable", expected="an integer, zero or more", got=repr(seed))
+    initial = read_u0(u0, model.states, len(data))
+    named = u0 if isinstance(u0, Mapping) else () if u0 is None else model.states
+    measurement = Measurement.of(model, data, observe, named)
+    data = data.select(measurement.names)
+    whole, held_out = data.split(holdout)
+    train, validated = whole.split(validation)
+    scalable = dict.fromkeys((*data.states, *measurement.unmeasured))
+    for state in options.scale:
+        if state not in scalable:
+            raise InputError(f"scale names {state!r}", expected=f"some of {', '.join(scalable)}")
+    priors = dict(priors or {})
+    check_known(model, priors, penalties)
+    setup = Setup(
+        model=copy.deepcopy(model),
+        train=train,
+        measurement=measurement,
+        inputs=Inputs(model, train, per_trajectory),
+        initial=initial,
+        positive=positive_states(train, positive, {s: measurement.column_of.get(s) for s in model.states}),
+        options=options,
+        seed=seed,
+        whole=None if validated is None else whole,
+        noise=None if noise is None else noise_models(noise, data.states),
+        priors=priors,
+        penalties=tuple(penalties),
+        callback=callback,
+    )
+    folder = None if out is None else RunFolder(out, _identity(setup, chosen, data))
+
+    def result(training: Training, interrupted: bool) -> Fit:
+        own = training.inputs.fitted()
+        mean = copy.deepcopy(training.model) if own and interrupted else training.model
+        mean.set_values({name: float(np.mean(numbers)) for name, numbers in own.items()})
+        return Fit(
+            model=mean,
+            data=data,
+            train=train,
+            held_out=held_out,
+            u0=training.initial_states(),
+            history=training.history(),
+            interrupted=interrupted,
+            seed=seed,
+            options=options,
+            positive=setup.positive,
+            scale=training.scale.numpy(),
+            noise=training.noise,
+            measurement=measurement,
+            state_scale=training.field.coordinates.scale.numpy(),
+            notes=tuple(training.notes),
+            per_trajectory=own,
+            holdout=holdout,
+            noise_models={} if training.likelihood is None else training.likelihood.fitted(),
+            fitted_numbers=training.fitted_numbers(),
+            validation=validated,
+            known_u0=tuple(not value.fitted for value in initial),
+        )
+
+    found = _run(setup, chosen, folder, progress, result)
+    if out is not None:
+        found.save(out)
+    return found
+
+
+def _run(
+    setup: Setup,
+    stages: Sequence[Stage],
+    folder: RunFolder | None,
+    progress: bool,
+    result: Callable[[Training, bool], Fit],
+) -> Fit:
+    """Train, and save the best so far into the folder now and then; Ctrl-C ends it early."""
+    interrupted = False
+    # residuals by their derivatives
+    size = sum(setup.train.counts().values()) * sum(p.numel() for p in setup.model.parameters())
+    with ProgressBar(progress) as bar, threads_for(size):
+        training = Training(setup, bar)
+
+        def checkpoint() -> None:
+            if folder is not None:
+                result(training, True).save(folder.path)
+
+        try:
+            training.run(stages, folder, checkpoint)
+        except KeyboardInterrupt:
+            interrupted = True
+    training.warn()
+    return result(training, interrupted)
+
+
+def _identity(setup: Setup, stages: Sequence[Stage], data: Dataset) -> dict[str, object]:
+    """All that decides what a fit becomes, in plain data."""
+    return {
+        "model": model_identity(setup.model),
+        "data": data.digest,
+        "points": [len(trajectory) for trajectory in setup.train.trajectories],
+        "validation": setup.whole is not None and [len(trajectory) for trajectory in setup.whole.trajectories],
+        "stages": [repr(stage) for stage in stages],
+        "seed": setup.seed,
+        "u0": [repr(value) for value in setup.initial],
+        "per_trajectory": list(setup.inputs.fitted()),
+        "columns": list(setup.measurement.names),
+        "observe": setup.measurement.formulas,
+        "positive": [bool(flag) for flag in setup.positive],
+        "noise": None if setup.noise is None else {name: repr(model) for name, model in setup.noise.items()},
+        "priors": {name: repr(prior) for name, prior in setup.priors.items()},
+        "penalties": [repr(penalty) for penalty in setup.penalties],
+        "options": repr(replace(setup.options, checkpoint_seconds=0.0)),
+    }

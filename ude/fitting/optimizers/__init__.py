@@ -1,0 +1,1 @@
+"""Adam, L-BFGS, Levenberg-Marquardt and Gauss-Newton behind one protocol."""

@@ -1,0 +1,1 @@
+"""How well a fit is known: intervals of parameters, bootstrap, many starts."""

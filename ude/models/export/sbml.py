@@ -1,0 +1,113 @@
+"""Equations as SBML Level 3 Version 2 (Hucka et al. 2019, doi:10.1515/jib-2019-0021), through python-libsbml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sympy
+
+from ude.errors import BackendMissing, InputError, ModelError
+from ude.models.equations.expression import FormulaPrinter
+from ude.models.export.languages import free_names, functions_in, renamed
+
+# Words that the formula language of Level 3 keeps for itself (libSBML, L3 parser); it does not mind upper case.
+_WORDS = """
+    abs acos arccos acosh arccosh acot acoth acsc acsch asec asech asin arcsin asinh atan arctan atanh avogadro ceil
+    ceiling cos cosh cot coth csc csch delay exp exponentiale false factorial floor inf infinity lambda ln log log10
+    max min modulo nan notanumber and or not xor pi piecewise plus times minus divide pow power quotient rateof rem
+    root sec sech sin sinh sqr sqrt tan tanh true time geq gt leq lt neq eq implies
+"""
+_RESERVED = frozenset(_WORDS.split())
+
+
+class _SbmlPrinter(FormulaPrinter):
+    """The infix language of libSBML's Level 3 parser."""
+
+    power = "^"
+
+    def function(self, name: str, arguments: list[str]) -> str:
+        [first, *_] = arguments
+        if name == "log":
+            return f"ln({first})"
+        if name == "sigmoid":
+            return f"(1/(1 + exp(-({first}))))"
+        if name == "heaviside":
+            return f"piecewise(1, {first} > 0, 0.5, {first} == 0, 0)"
+        if name == "sign":
+            return f"piecewise(1, {first} > 0, -1, {first} < 0, 0)"
+        return f"{name}({', '.join(arguments)})"
+
+    def _print_Symbol(self, expr: sympy.Symbol) -> str:
+        return "time" if expr.name == "t" else str(expr.name)
+
+
+def to_sbml(
+    equations: Mapping[str, sympy.Expr],
+    values: Mapping[str, float],
+    u0: Mapping[str, float] | None = None,
+    digits: int | None = None,
+    name: str = "model",
+) -> str:
+    """An SBML document: every state a parameter with a rate rule, every parameter constant, t SBML's own time.
+
+    u0: initial states; those left out start at zero. States are parameters rather than species because an amount
+    would need a compartment that the equations do not know of; the rates are the same.
+
+    Raises ModelError where a function is still unknown, InputError for an initial state that is none, BackendMissing
+    without python-libsbml.
+    """
+    libsbml = _libsbml()
+    unknown = functions_in(equations)
+    if unknown:
+        raise ModelError(
+            "SBML has no place for unknown functions",
+            got=", ".join(unknown),
+            fix="Export the equations that discover found, or replace the functions by formulas.",
+        )
+    start = dict(u0 or {})
+    for state in start:
+        if state not in equations:
+            raise InputError(f"u0 names {state!r}", expected=f"some of {', '.join(equations)}")
+    printer = _SbmlPrinter(digits)
+    given = (*equations, *values)
+    # the parser does not tell upper from lower case in its own words
+    names = free_names(given, {*_RESERVED, *(word for word in given if word.lower() in _RESERVED)})
+    document = libsbml.SBMLDocument(3, 2)
+    model = document.createModel()
+    _done(model.setId(name), f"the name {name!r}")
+    for state in equations:
+        _parameter(model, names[state], start.get(state, 0.0), constant=False)
+    for parameter, value in values.items():
+        _parameter(model, names[parameter], value, constant=True)
+    for state, rhs in equations.items():
+        text = printer.doprint(renamed(rhs, names))
+        math = libsbml.parseL3Formula(text)
+        if math is None:
+            raise ModelError(f"the rate of {state} cannot be written as SBML", got=libsbml.getLastParseL3Error())
+        rule = model.createRateRule()
+        _done(rule.setVariable(names[state]), state)
+        _done(rule.setMath(math), text)
+    return str(libsbml.writeSBMLToString(document))
+
+
+def _parameter(model: Any, identifier: str, value: float, *, constant: bool) -> None:
+    made = model.createParameter()
+    _done(made.setId(identifier), f"the name {identifier!r}")
+    made.setValue(float(value))
+    made.setConstant(constant)
+
+
+def _done(status: int, what: str) -> None:
+    if status != 0:  # libSBML's LIBSBML_OPERATION_SUCCESS
+        raise ModelError(f"SBML refuses {what}", expected="letters, digits and _", fix="Rename it in the equations.")
+
+
+def _libsbml() -> Any:
+    try:
+        import libsbml
+    except ImportError as error:
+        raise BackendMissing(
+            "SBML needs python-libsbml", got="no module libsbml", fix="Install it: python -m pip install 'ude[sbml]'."
+        ) from error
+    return libsbml

@@ -1,0 +1,97 @@
+"""Equations as a standalone `torch.nn.Module`: source that needs torch and nothing of `ude`."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Mapping
+
+import sympy
+from torch import nn
+
+from ude.models.equations.expression import FormulaPrinter
+from ude.models.export.languages import free_names, functions_in, renamed
+
+_RESERVED = frozenset({"torch", "nn", "self", "t", "u", "rates", *keyword.kwlist, *dir(nn.Module())})
+
+
+class _TorchPrinter(FormulaPrinter):
+    names = {"abs": "torch.abs", "asin": "torch.asin", "acos": "torch.acos", "atan": "torch.atan"}
+
+    def function(self, name: str, arguments: list[str]) -> str:
+        if name == "heaviside":
+            return f"((torch.sign({arguments[0]}) + 1.0)/2.0)"
+        if name in ("min", "max"):
+            text = arguments[0]
+            for argument in arguments[1:]:
+                text = f"torch.{name}imum({text}, {argument})"
+            return text
+        return f"torch.{name}({', '.join(arguments)})"
+
+    def unknown(self, name: str, arguments: list[str]) -> str:
+        return f"self.{name}({', '.join(arguments)})"
+
+    def _print_Pi(self, expr: sympy.Expr) -> str:
+        return "torch.pi"
+
+    def _minmax(self, name: str, expr: sympy.Expr) -> str:
+        ordered = sorted(expr.args, key=sympy.default_sort_key)
+        texts = [self._print(argument) for argument in ordered]
+        # torch.minimum takes no plain number
+        made = [
+            f"torch.as_tensor({text}, dtype=u.dtype, device=u.device)" if argument.is_number else text
+            for argument, text in zip(ordered, texts, strict=True)
+        ]
+        return self.function(name, made)
+
+
+def to_module_source(
+    equations: Mapping[str, sympy.Expr], values: Mapping[str, float], digits: int | None = None
+) -> str:
+    """A module ``RightHandSide`` with ``forward(t, u)``, the form that torchdiffeq takes.
+
+    ``u`` and the result: (*batch, state). Every parameter is a trainable `nn.Parameter` in double precision. Unknown
+    functions are arguments of the constructor. Names that Python or `nn.Module` keep get a trailing underscore.
+    """
+    printer = _TorchPrinter(digits)
+    functions = functions_in(equations)
+    names = free_names((*equations, *values, *functions), _RESERVED)
+    states = [names[state] for state in equations]
+    lines = ["import torch", "from torch import nn", "", "", "class RightHandSide(nn.Module):"]
+    lines.append(
+        f'    """d({", ".join(equations)})/dt = forward(t, u), with u and the result of shape (*batch, state)."""'
+    )
+    arguments = "".join(f", {names[name]}" for name in functions)
+    lines += ["", f"    def __init__(self{arguments}):", "        super().__init__()"]
+    lines += [f"        self.{names[name]} = {names[name]}" for name in functions]
+    lines += [
+        f"        self.{names[name]} = nn.Parameter(torch.tensor({float_text(printer, value)}, dtype=torch.float64))"
+        for name, value in values.items()
+    ]
+    lines += ["", "    def forward(self, t, u):"]
+    lines.append(f"        {', '.join(states)}{',' if len(states) == 1 else ''} = u.unbind(-1)")
+    used = {free.name for rhs in equations.values() for free in rhs.free_symbols}
+    lines += ["        t = torch.as_tensor(t, dtype=u.dtype, device=u.device)"] if "t" in used else []
+    lines += [f"        {names[name]} = self.{names[name]}" for name in values if name in used]
+    lines.append("        rates = [")
+    lines += [f"            {printer.doprint(_numbers_put_in(renamed(rhs, names)))}," for rhs in equations.values()]
+    lines += [
+        "        ]",
+        "        rates = [torch.as_tensor(rate, dtype=u.dtype, device=u.device) for rate in rates]",
+        "        return torch.stack([rate.expand(u.shape[:-1]) for rate in rates], -1)",
+    ]
+    return "\n".join([*lines, ""])
+
+
+def float_text(printer: FormulaPrinter, value: float) -> str:
+    text = printer.number(value)
+    return text if any(mark in text for mark in ".en") else f"{text}.0"
+
+
+def _numbers_put_in(rhs: sympy.Expr) -> sympy.Expr:
+    """Functions of plain numbers, ``exp(2)``, as numbers: torch's functions take tensors only."""
+    fixed = {
+        node: sympy.Float(node.evalf(17))
+        for node in sympy.preorder_traversal(rhs)
+        if node.is_number and not node.is_Number and node != sympy.pi
+    }
+    return rhs.xreplace(fixed)

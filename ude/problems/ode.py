@@ -1,0 +1,372 @@
+"""What is to be solved: right-hand side, initial state, time span, parameters."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from types import CodeType
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ude.errors import InputError
+from ude.problems.function import ODEFunction, innermost
+
+RightHandSide = Callable[[Tensor, Any, Tensor], Tensor]
+
+
+class Parameters(Mapping[str, Any]):
+    """Named parameters, read as ``p["alpha"]`` or ``p.alpha``; a pytree whose leaves are tensors.
+
+    >>> p = Parameters(alpha=1.5, beta=torch.tensor([1.0, 2.0]))
+    >>> p.alpha, p["beta"].shape
+    (1.5, torch.Size([2]))
+    """
+
+    __slots__ = ("_values",)
+    _values: dict[str, Any]
+
+    def __init__(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> None:
+        object.__setattr__(self, "_values", {**(values or {}), **named})
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __getattr__(self, name: str) -> Any:
+        # copy and pickle ask for special names before __init__ has run
+        if name.startswith("__") or name == "_values":
+            raise AttributeError(name)
+        try:
+            return self._values[name]
+        except KeyError:
+            known = ", ".join(self._values) or "none"
+            raise AttributeError(f"no parameter is named {name!r}; the parameters are: {known}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"parameters are frozen: build new ones instead of setting {name!r}, or use ude.remake")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Parameters({', '.join(f'{name}={value!r}' for name, value in self._values.items())})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Parameters, (self._values,))
+
+
+pytree.register_pytree_node(
+    Parameters,
+    lambda p: (list(p.values()), tuple(p)),
+    lambda values, names: Parameters(dict(zip(names, values, strict=True))),
+    serialized_type_name="ude.problems.Parameters",
+    flatten_with_keys_fn=lambda p: ([(pytree.MappingKey(name), value) for name, value in p.items()], tuple(p)),
+)
+
+
+class BoundModule:
+    """A module together with the parameter tensors it shall use; called like the module.
+
+    This is how a network inside `p` travels explicitly: its tensors are leaves of the pytree and the module
+    itself is never written to.
+    """
+
+    def __init__(self, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        self.module, self.tensors = module, dict(tensors)
+
+    def __call__(self, *args: Any) -> Any:
+        return torch.func.functional_call(self.module, self.tensors, args)
+
+
+@dataclass(frozen=True, eq=False)
+class ODEProblem:
+    """The initial value problem ``du/dt = f(u, p, t)``, ``u(tspan[0]) = u0``.
+
+    Args:
+        f: A function, `nn.Module` or `ODEFunction` called as ``f(u, p, t)`` with u of shape ``(*batch, state)`` and t
+            of shape ``(*batch)``; returns du/dt of u's shape. Nothing that is trained may hide in a closure: networks
+            are given in `p`, or f is a module that owns them.
+        u0: Initial state ``(*batch, state)``; numbers become float64.
+        tspan: Start and end; each a number or a tensor of shape ``(*batch)``. The end may precede the start.
+        p: Parameters, any pytree of tensors, numbers and modules; a dict becomes `Parameters`.
+        names: Names of the states, as ``"x, y"`` or a sequence. When left out they are read from an unpacking of u in
+            the source of f (``x, y = u.unbind(-1)``), else they are u1, u2, ...
+
+    Raises:
+        InputError: u0, tspan, p or names cannot be used.
+
+    >>> def decay(u, p, t):
+    ...     return -p.k * u
+    >>> prob = ude.ODEProblem(decay, u0=[1.0, 2.0], tspan=(0.0, 1.0), p=dict(k=2.0), names="x, y")
+    >>> prob.u0.shape, prob.state_names
+    (torch.Size([2]), ('x', 'y'))
+    """
+
+    f: RightHandSide
+    u0: Float[Tensor, "*batch state"]
+    tspan: tuple[Any, Any]
+    p: Any = None
+    names: Sequence[str] | str | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.f):
+            raise InputError("f must be callable as f(u, p, t)", got=type(self.f).__name__, fix="Pass a function.")
+        u0 = state_tensor(self.u0)
+        object.__setattr__(self, "u0", u0)
+        if isinstance(self.f, ODEFunction):
+            self.f.require_size(u0.shape[-1])
+        object.__setattr__(self, "tspan", _time_span(self.tspan, u0))
+        object.__setattr__(self, "p", _tensors(self.p, u0))
+        if self.names is not None:
+            object.__setattr__(self, "names", _checked_names(self.names, u0.shape[-1]))
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the states, given or inferred."""
+        if self.names is not None:
+            return tuple(self.names)
+        count = self.u0.shape[-1]
+        return _names_in_source(self.f, count) or tuple(f"u{i + 1}" for i in range(count))
+
+
+_Problem = TypeVar("_Problem", bound=ODEProblem)
+
+
+def remake(prob: _Problem, **changes: Any) -> _Problem:
+    """Return a copy of the problem with some fields replaced: ``remake(prob, u0=[2.0, 1.0], p=dict(alpha=1.2))``.
+
+    A dict given for `p` updates the named parameters and keeps the others.
+
+    Raises:
+        InputError: A change names no field, or p updates a parameter that the problem does not have.
+
+    >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 1.0), dict(k=2.0, m=1.0))
+    >>> longer = ude.remake(prob, tspan=(0.0, 5.0), p=dict(k=3.0))
+    >>> float(longer.p.k), float(longer.p.m)
+    (3.0, 1.0)
+    """
+    known = [field.name for field in fields(prob)]
+    for name in changes:
+        if name not in known:
+            raise InputError(f"remake cannot change {name!r}", expected=f"one of {', '.join(known)}", got=name)
+    update = changes.get("p")
+    if isinstance(update, Mapping) and isinstance(prob.p, Parameters):
+        for name in update:
+            if name not in prob.p:
+                raise InputError(
+                    "p updates an unknown parameter", expected=f"one of {', '.join(prob.p)}", got=str(name)
+                )
+        changes["p"] = {**prob.p, **update}
+    return replace(prob, **changes)
+
+
+def state_tensor(u0: Any, name: str = "u0") -> Tensor:
+    """Make an initial state a tensor of at least one axis; `name` is what errors call it."""
+    try:
+        tensor = u0 if isinstance(u0, Tensor) else torch.as_tensor(u0, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} must be numbers or a tensor", got=repr(u0), fix=f"({error})") from None
+    if not tensor.is_floating_point():
+        tensor = tensor.to(torch.float64)
+    if tensor.ndim == 0:
+        raise InputError(
+            f"{name} needs a state axis",
+            expected="shape (*batch, state)",
+            got="a scalar",
+            fix=f"Write {name}=[value].",
+        )
+    if tensor.shape[-1] == 0 or tensor.numel() == 0:
+        raise InputError(f"{name} is empty", expected="at least one state", got=f"shape {tuple(tensor.shape)}")
+    return tensor
+
+
+def _time_span(tspan: Any, u0: Tensor) -> tuple[Any, Any]:
+    try:
+        start, end = tspan
+    except (TypeError, ValueError):
+        raise InputError("tspan must be a pair", expected="(start, end)", got=repr(tspan)) from None
+    span = tuple(_time(value, name, u0) for value, name in ((start, "start"), (end, "end")))
+    return span[0], span[1]
+
+
+def _time(value: Any, name: str, u0: Tensor) -> float | Tensor:
+    time = torch.as_tensor(value, dtype=u0.dtype, device=u0.device).detach()
+    if not bool(torch.isfinite(time).all()):
+        raise InputError(f"the {name} of tspan must be finite", got=repr(value))
+    if time.ndim == 0:
+        return float(value)
+    if time.shape != u0.shape[:-1]:
+        raise InputError(
+            f"the {name} of tspan does not fit the batch of u0",
+            expected=f"a number or shape {tuple(u0.shape[:-1])}",
+            got=f"shape {tuple(time.shape)}",
+        )
+    return time
+
+
+def _tensors(p: Any, u0: Tensor) -> Any:
+    """Make every number in the pytree a tensor of u0's kind and every dict a `Parameters`."""
+    if isinstance(p, (dict, Parameters)):
+        return Parameters({str(name): _tensors(value, u0) for name, value in p.items()})
+    if isinstance(p, (list, tuple)):
+        items = [_tensors(value, u0) for value in p]
+        return type(p)(*items) if hasattr(p, "_fields") else type(p)(items)
+    if p is None or isinstance(p, (Tensor, nn.Module)):
+        return p
+    try:
+        return torch.as_tensor(p, dtype=u0.dtype, device=u0.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            "p must be built of numbers, tensors and modules",
+            got=f"{p!r} of type {type(p).__name__}",
+            fix="Capture anything else in f itself.",
+        ) from None
+
+
+def _checked_names(names: Sequence[str] | str, count: int) -> tuple[str, ...]:
+    listed = tuple(part.strip() for part in names.split(",")) if isinstance(names, str) else tuple(names)
+    if len(listed) != count or len(set(listed)) != count:
+        raise InputError(
+            "names do not fit the state", expected=f"{count} different names", got=", ".join(map(str, listed)) or "none"
+        )
+    return listed
+
+
+def _names_in_source(f: RightHandSide, count: int) -> tuple[str, ...] | None:
+    """Find ``x, y = u.unbind(-1)`` or ``x, y = u`` in the source of f, where u is its first argument."""
+    f = innermost(f)
+    function = f.forward if isinstance(f, nn.Module) else f
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType):
+        return None
+    first = 1 if inspect.ismethod(function) else 0
+    return _names_in_code(code, code.co_varnames[first], count) if code.co_argcount > first else None
+
+
+@lru_cache(maxsize=256)
+def _names_in_code(code: CodeType, state: str, count: int) -> tuple[str, ...] | None:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return None
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple)):
+            continue
+        source = node.value
+        if isinstance(source, ast.Call) and isinstance(source.func, ast.Attribute) and source.func.attr == "unbind":
+            source = source.func.value
+        names = [item.id for item in node.targets[0].elts if isinstance(item, ast.Name)]
+        if isinstance(source, ast.Name) and source.id == state and len(names) == count == len(set(names)):
+            return tuple(names)
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class _ModuleSlot:
+    """A module among the leaves: which of its tensors they are, in order."""
+
+    module: nn.Module
+    names: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _ModuleSlot:
+        named = dict(module.named_parameters())
+        return cls(module, tuple(named), tuple(named.values()))
+
+    def bind(self, leaves: Sequence[Tensor]) -> Callable[..., Any]:
+        # functional_call costs tens of microseconds; it changes nothing when the leaves are the module's own tensors
+        if all(leaf is own for leaf, own in zip(leaves, self.tensors, strict=True)):
+            return self.module
+        return BoundModule(self.module, dict(zip(self.names, leaves, strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class FlatRightHandSide:
+    """f with its parameters spread out to a tuple of leaves: what engines and sensitivities see.
+
+    Call: ``rhs(u, leaves, t)`` with u ``(*batch, state)``. The leaves are the tensors of p, then the parameters of
+    modules inside p and of f itself, so that a gradient reaches all of them.
+    """
+
+    f: RightHandSide
+    structure: Any
+    slots: tuple[_ModuleSlot | Tensor | None, ...]
+    own: _ModuleSlot | None
+
+    def __call__(self, u: Tensor, leaves: Sequence[Tensor], t: Tensor, *more: Any) -> Tensor:
+        """Call f; `more` are further arguments of f that an engine knows of, such as the half of a partitioned one."""
+        p = self.parameters(leaves)
+        if self.own is None:
+            return self.f(u, p, t, *more)
+        return self.own.bind(leaves[len(leaves) - len(self.own.names) :])(u, p, t, *more)
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The modules in p."""
+        return tuple(slot.module for slot in self.slots if isinstance(slot, _ModuleSlot))
+
+    def plain_leaves(self) -> tuple[bool, ...]:
+        """Which leaves are tensors of p; the others are parameters of modules."""
+        plain = [
+            isinstance(slot, Tensor)
+            for slot in self.slots
+            if slot is not None
+            for _ in range(len(slot.names) if isinstance(slot, _ModuleSlot) else 1)
+        ]
+        return (*plain, *(False for _ in (self.own.names if self.own else ())))
+
+    def parameters(self, leaves: Sequence[Tensor]) -> Any:
+        """Rebuild p from the leaves."""
+        items: list[Any] = []
+        position = 0
+        for slot in self.slots:
+            if slot is None:
+                items.append(None)
+                continue
+            count = len(slot.names) if isinstance(slot, _ModuleSlot) else 1
+            taken = leaves[position : position + count]
+            items.append(slot.bind(taken) if isinstance(slot, _ModuleSlot) else taken[0])
+            position += count
+        return pytree.tree_unflatten(items, self.structure)
+
+
+def same_shape(value: Any, like: Tensor, call: str, of: str) -> Tensor:
+    """Return what one part of a right-hand side gave, of the shape of the state `like` that is called `of`.
+
+    Parts are checked one by one, since a sum or a concatenation of them would hide a wrong shape.
+    """
+    if isinstance(value, Tensor) and value.shape == like.shape:
+        return value
+    raise InputError(
+        f"{call} must return a tensor of the shape of {of}",
+        expected=str(tuple(like.shape)),
+        got=str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__,
+        fix="Stack the derivatives along the last axis: torch.stack([...], -1).",
+    )
+
+
+def flatten(prob: ODEProblem) -> tuple[FlatRightHandSide, tuple[Tensor, ...]]:
+    """Spread the parameters of a problem out to leaves.
+
+    Returns:
+        The right-hand side over leaves, and the leaves now.
+    """
+    items, structure = pytree.tree_flatten(prob.p)
+    slots = tuple(_ModuleSlot.of(item) if isinstance(item, nn.Module) else item for item in items)
+    own = _ModuleSlot.of(prob.f) if isinstance(prob.f, nn.Module) else None
+    leaves: list[Tensor] = []
+    for slot in (*slots, own):
+        if slot is not None:
+            leaves += slot.tensors if isinstance(slot, _ModuleSlot) else (slot,)
+    return FlatRightHandSide(prob.f, structure, slots, own), tuple(leaves)

@@ -1,0 +1,267 @@
+"""From the arguments of `solve` to a validated `SolveSpec`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ude.engines import SolveSpec
+from ude.engines.structure import structure_of
+from ude.errors import InputError
+from ude.events.step_checks import step_checks
+from ude.methods import (
+    Algorithm,
+    BrownFullBasicInit,
+    CheckInit,
+    Controller,
+    InitializationAlgorithm,
+    NoInit,
+    PIController,
+)
+from ude.problems.ode import ODEProblem, flatten, remake
+from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm
+
+
+class Options(NamedTuple):
+    """The arguments of `solve` that describe one solve, as they were given."""
+
+    saveat: Any = None
+    abstol: Any = 1e-6
+    reltol: Any = 1e-3
+    dt: float | None = None
+    adaptive: bool = True
+    dtmin: float = 0.0
+    dtmax: float = float("inf")
+    maxiters: int = 100_000
+    force_dtmin: bool = False
+    controller: Controller | None = None
+    isoutofdomain: Callable[..., Any] | None = None
+    unstable_check: Callable[..., Any] | None = None
+    internalnorm: Callable[..., Any] | None = None
+    initializealg: InitializationAlgorithm | None = None
+
+
+def specify(prob: ODEProblem, alg: Algorithm, options: Options, sensealg: SensitivityAlgorithm) -> SolveSpec:
+    """Validate; f is not called, so that the derivative at the start is still to be asked for (`UNKNOWN`).
+
+    Raises:
+        InputError: An argument cannot be used.
+    """
+    if not isinstance(alg, Algorithm):
+        raise InputError("alg must be an algorithm object", expected="e.g. Tsit5()", got=repr(alg))
+    batch = tuple(prob.u0.shape[:-1])
+    u0 = prob.u0.reshape(-1, prob.u0.shape[-1])
+    t0, t1 = (_times(value, u0) for value in prob.tspan)
+    structure = structure_of(prob, alg)
+    f, p = flatten(prob if structure.f is None else remake(prob, f=structure.f))
+    _check_numbers(options)
+    gradient = tracked(u0, p)
+    return SolveSpec(
+        f=f,
+        batch=batch,
+        t0=t0,
+        t1=t1,
+        saveat=_save_times(options.saveat, t0, t1, batch),
+        algorithm=alg,
+        abstol=_tolerance(options.abstol, "abstol", u0),
+        reltol=_tolerance(options.reltol, "reltol", u0),
+        controller=_controller(options.controller),
+        first_du=UNKNOWN,
+        dt=options.dt,
+        dtmin=options.dtmin,
+        dtmax=options.dtmax,
+        adaptive=options.adaptive,
+        maxiters=options.maxiters,
+        force_dtmin=options.force_dtmin,
+        checks=step_checks(
+            f,
+            batch,
+            isoutofdomain=options.isoutofdomain,
+            unstable_check=options.unstable_check,
+            internalnorm=options.internalnorm,
+        ),
+        compact=isinstance(sensealg, DiscreteAdjoint) or not gradient,
+        checkpoints=sensealg.checkpoints if gradient and isinstance(sensealg, DiscreteAdjoint) else "all",
+        start=(u0, p),
+        gradient=gradient,
+        mass=structure.mass,
+        initializealg=_initialization(options.initializealg),
+        jac=structure.bound_jac(f),
+        colouring=structure.colouring,
+    )
+
+
+#: The derivative at the start, before it was asked for.
+UNKNOWN = torch.empty(0)
+
+
+def tracked(u0: Tensor, p: Sequence[Tensor]) -> bool:
+    """Whether a gradient by u0 or a leaf may be asked for."""
+    return torch.is_grad_enabled() and (u0.requires_grad or any(leaf.requires_grad for leaf in p))
+
+
+def _initialization(given: InitializationAlgorithm | None) -> InitializationAlgorithm:
+    known = BrownFullBasicInit, CheckInit, NoInit
+    if given is not None and not isinstance(given, known):
+        raise InputError(
+            "initializealg is none that ude has",
+            expected=f"one of {', '.join(f'{one.__name__}()' for one in known)}",
+            got=repr(given),
+        )
+    return BrownFullBasicInit() if given is None else given
+
+
+def _times(value: float | Tensor, u0: Tensor) -> Float[Tensor, "B"]:
+    if isinstance(value, Tensor):
+        return value.reshape(-1)
+    if u0.shape[0] <= _FEW:
+        return _same_times(value, u0.shape[0], u0.dtype, u0.device)
+    return torch.full((u0.shape[0],), value, dtype=u0.dtype, device=u0.device)
+
+
+# Times of so few trajectories are kept for the next solve.
+_FEW = 1024
+
+
+@lru_cache(maxsize=64)
+def _same_times(value: float, count: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "B"]:
+    return torch.full((count,), value, dtype=dtype, device=device)
+
+
+def _controller(controller: Controller | None) -> Controller:
+    if controller is None:
+        return PIController()
+    if isinstance(controller, type) or not hasattr(controller, "factor"):
+        raise InputError("controller must be a controller object", expected="e.g. IController()", got=repr(controller))
+    return controller
+
+
+def _check_numbers(options: Options) -> None:
+    dt, dtmin, dtmax = options.dt, options.dtmin, options.dtmax
+    if dt is not None and not (0 < dt < float("inf")):
+        raise InputError("dt is not a step", expected="a positive number", got=repr(dt))
+    if not (0 <= dtmin < dtmax):
+        raise InputError("dtmin and dtmax are not bounds", expected="0 <= dtmin < dtmax", got=f"{dtmin!r}, {dtmax!r}")
+    if options.maxiters < 1:
+        raise InputError("maxiters allows no step", expected="at least 1", got=repr(options.maxiters))
+    if not options.adaptive and dt is None:
+        raise InputError("adaptive=False needs a step", fix="Give dt.")
+    if not options.adaptive and (options.force_dtmin or options.isoutofdomain is not None):
+        raise InputError(
+            "force_dtmin and isoutofdomain need steps that can change", got="adaptive=False", fix="Leave them out."
+        )
+
+
+@lru_cache(maxsize=64)
+def _number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(value, dtype=dtype, device=device)
+
+
+def _tolerance(value: Any, name: str, u0: Tensor) -> Tensor:
+    if isinstance(value, float) and 1e-300 <= value < float("inf"):
+        return _number(value, u0.dtype, u0.device)
+    tolerance = torch.as_tensor(value, dtype=u0.dtype, device=u0.device).detach()
+    if tolerance.ndim > 1 or (tolerance.ndim == 1 and tolerance.shape[0] != u0.shape[1]):
+        raise InputError(
+            f"{name} does not fit the state",
+            expected=f"a number or {u0.shape[1]} numbers",
+            got=f"shape {tuple(tolerance.shape)}",
+        )
+    lowest = 0.0 if name == "reltol" else 1e-300
+    if not bool((tolerance >= lowest).all()) or not bool(torch.isfinite(tolerance).all()):
+        sign = "zero or more" if name == "reltol" else "positive"
+        raise InputError(f"{name} must be {sign}", got=repr(value), fix="A usual value is 1e-6.")
+    return tolerance
+
+
+def _save_times(saveat: Any, t0: Tensor, t1: Tensor, batch: tuple[int, ...]) -> Float[Tensor, "B T"] | None:
+    if saveat is None:
+        return None
+    if not isinstance(saveat, Tensor):
+        return _checked_times(saveat, t0, t1, batch)
+    # the same times again, as in training, have been checked
+    known = _KNOWN_TIMES.get(saveat)
+    asked = (saveat._version, batch, t0.dtype, t0.data_ptr(), t1.data_ptr(), t0._version, t1._version)
+    if known is None or known[0] != asked:
+        # t0 and t1 are kept, so that no others can come to lie where they lie
+        known = _KNOWN_TIMES[saveat] = (asked, _checked_times(saveat, t0, t1, batch), t0, t1)
+    return known[1]
+
+
+# by the identity of the tensor that the user gave
+_KNOWN_TIMES: Any = WeakIdKeyDictionary()
+
+
+def _checked_times(saveat: Any, t0: Tensor, t1: Tensor, batch: tuple[int, ...]) -> Float[Tensor, "B T"]:
+    times = torch.as_tensor(saveat, dtype=t0.dtype, device=t0.device).detach()
+    if times.ndim == 0:
+        return _regular_times(float(times), t0, t1)
+    if times.ndim == 1:
+        times = times.expand(len(t0), -1)
+    elif tuple(times.shape[:-1]) == batch:
+        times = times.reshape(len(t0), -1)
+    else:
+        raise InputError(
+            "saveat does not fit the batch",
+            expected=f"(time,) or {(*batch, 'time')}".replace("'", ""),
+            got=str(tuple(times.shape)),
+        )
+    _check_save_times(times, t0, t1)
+    return times.contiguous()
+
+
+def _regular_times(every: float, t0: Tensor, t1: Tensor) -> Float[Tensor, "B T"]:
+    if not every > 0:
+        raise InputError("saveat is not a step", expected="a positive number or times", got=repr(every))
+    span = t1 - t0
+    if bool((span != span[0]).any()):
+        raise InputError(
+            "saveat as a number needs trajectories of one length",
+            got="spans of different lengths",
+            fix="Give saveat as times of shape (*batch, time).",
+        )
+    length = float(span[0].abs())
+    count = int(length / every + 1e-9)
+    steps = torch.arange(count + 1, dtype=t0.dtype, device=t0.device) * every
+    if length - count * every > 1e-9 * length:
+        steps = torch.cat([steps, steps.new_tensor([length])])
+    else:
+        steps[-1] = length
+    sign = 1.0 if float(span[0]) >= 0 else -1.0
+    times = t0.unsqueeze(-1) + sign * steps
+    # the last save is the end itself, not the end plus a rounding error
+    times[:, -1] = t1
+    return times
+
+
+def _check_save_times(times: Tensor, t0: Tensor, t1: Tensor) -> None:
+    if times.shape[-1] == 0:
+        raise InputError("saveat is empty", expected="at least one time", fix="Leave it out to save every step.")
+    if not bool(torch.isfinite(times).all()):
+        raise InputError("saveat must be finite", got="NaN or infinity among the times")
+    sign = torch.where(t1 >= t0, 1.0, -1.0).to(times.dtype).unsqueeze(-1)
+    wrong = ((times[:, 1:] - times[:, :-1]) * sign < 0).nonzero()
+    if len(wrong):
+        lane, i = (int(x) for x in wrong[0])
+        word = "increase" if float(sign[lane]) > 0 else "decrease"
+        before, after = float(times[lane, i]), float(times[lane, i + 1])
+        raise InputError(
+            f"saveat must {word}",
+            got=f"saveat[{i + 1}]={after:g} follows saveat[{i}]={before:g}",
+            fix="Sort it, or swap tspan to integrate backwards.",
+        )
+    low, high = torch.minimum(t0, t1).unsqueeze(-1), torch.maximum(t0, t1).unsqueeze(-1)
+    outside = ((times < low) | (times > high)).nonzero()
+    if len(outside):
+        lane, i = (int(x) for x in outside[0])
+        raise InputError(
+            "saveat lies outside tspan",
+            expected=f"times from {float(low[lane]):g} to {float(high[lane]):g}",
+            got=f"saveat[{i}]={float(times[lane, i]):g}",
+        )
