@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ude.discovery.refit.closed_system import Array, ClosedForm, Constant
+from ude.discovery.refit.closed_system import Array, ClosedSystem, Constant
 from ude.discovery.refit.integration import Integrator
 from ude.models.equations.expression import parse_expression
 
@@ -31,9 +31,9 @@ class Case:
     start: tuple[float, ...]
     times: Array
 
-    def system(self) -> ClosedForm:
+    def system(self) -> ClosedSystem:
         constants = {name: Constant(value) for name, value in self.values.items()}
-        return ClosedForm(tuple(self.rates), {s: parse_expression(rate) for s, rate in self.rates.items()}, constants)
+        return ClosedSystem(tuple(self.rates), {s: parse_expression(rate) for s, rate in self.rates.items()}, constants)
 
 
 CASES = (

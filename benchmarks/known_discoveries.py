@@ -4,8 +4,8 @@ fisher: Fisher-KPP on a ring of 26 cells, the reaction u - u**2 unknown, .5 and 
     et al., arXiv:2001.04385).
 hudson_bay: hare and lynx pelts 1900-1920, both interactions unknown, noise log-normal as in B. Carpenter's case study
     for Stan (Predator-Prey Population Dynamics, 2018); expected are hare*lynx and hare*lynx.
-pinene: isomerisation of alpha-pinene at 189.5 C (R. E. Fuguitt, J. E. Hawkins, J. Am. Chem. Soc. 69 (1947) 319; numbers
-    as in COPSBenchmark.jl, MIT), the dimerisation of allo-ocimene unknown; expected is c0*y3 - c1*y5. Least squares
+pinene: isomerization of alpha-pinene at 189.5 C (R. E. Fuguitt, J. E. Hawkins, J. Am. Chem. Soc. 69 (1947) 319; numbers
+    as in COPSBenchmark.jl, MIT), the dimerization of allo-ocimene unknown; expected is c0*y3 - c1*y5. Least squares
     with the known form gives c0 = 2.745e-4 and c1 = 3.998e-5 a minute.
 
     python -m benchmarks.known_discoveries [CASE ...] [--seeds 1]     # writes known_discoveries.md
@@ -124,7 +124,7 @@ def outcome(model: ude.UDE, data: ude.Dataset, expected: dict[str, set[str]], se
 
 
 CASES: dict[str, tuple[str, Callable[[int], Outcome]]] = {
-    "pinene": ("alpha-pinene, dimerisation unknown", pinene),
+    "pinene": ("alpha-pinene, dimerization unknown", pinene),
     "hudson_bay": ("Hudson Bay, interactions unknown", hudson_bay),
     "fisher": ("Fisher-KPP, .5 % noise", lambda seed: fisher(seed, 0.005)),
     "fisher25": ("Fisher-KPP, 2.5 % noise", lambda seed: fisher(seed, 0.025)),

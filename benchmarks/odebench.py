@@ -8,7 +8,7 @@ and "solutions", whose first entry holds a dict {"t": [T], "y": [dim][T]} for ea
 
 The equations are found from the trajectory of the first initial condition: clean, every second of its 512 points; or
 with 5 % noise (each number multiplied by 1 + .05 N(0, 1)) and half of the points dropped at random. They are integrated
-from the first initial condition (reconstruction) and from the second (generalisation) and compared with the clean
+from the first initial condition (reconstruction) and from the second (generalization) and compared with the clean
 trajectories: counted is R2 > .9 (mean over the states), as published. Clean: ODEFormer .80 and .33 of all 63 systems,
 SINDy .66 and .37.
 
@@ -31,7 +31,7 @@ import numpy as np
 
 import ude
 from benchmarks.recovery import read
-from ude.discovery.refit.closed_system import Array, ClosedForm
+from ude.discovery.refit.closed_system import Array, ClosedSystem
 from ude.discovery.refit.integration import BudgetSpent, Integrator
 from ude.errors import DataError, UdeError
 
@@ -70,7 +70,7 @@ def discovered(t: Array, u: Array, seed: int) -> ude.Discovery:
     return ude.discover(fit, seed=seed, progress=False)
 
 
-def r_squared(system: ClosedForm, values: dict[str, float], t: Array, truth: Array) -> float:
+def r_squared(system: ClosedSystem, values: dict[str, float], t: Array, truth: Array) -> float:
     """Mean over the states of 1 - SSE/SST, from the true initial condition; -inf where the solution breaks down."""
     integrator = Integrator(system)
     integrator.max_calls = 1_000_000
@@ -96,11 +96,11 @@ def run(system: dict[str, Any], noise: float) -> dict[str, Any]:
     try:
         found = discovered(t[kept], data, 0)
     except UdeError as error:
-        return record | {"reconstruction": -np.inf, "generalisation": -np.inf, "error": str(error)}
+        return record | {"reconstruction": -np.inf, "generalization": -np.inf, "error": str(error)}
     closed, values = found.chosen.closed, dict(found.final.values)
     return record | {
         "reconstruction": r_squared(closed, values, t, clean),
-        "generalisation": r_squared(closed, values, *trajectory(system, 1)),
+        "generalization": r_squared(closed, values, *trajectory(system, 1)),
         "equations": found.model.text(4),
         "verdict": found.verdict.kind,
         "cpu": round(time.process_time() - began, 1),
@@ -115,7 +115,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     ]
     for noise in sorted({row["noise"] for row in records}):
         own = [row for row in records if row["noise"] == noise]
-        shares = [np.mean([row[key] > 0.9 for row in own]) for key in ("reconstruction", "generalisation")]
+        shares = [np.mean([row[key] > 0.9 for row in own]) for key in ("reconstruction", "generalization")]
         seconds = np.median([row["cpu"] for row in own if "cpu" in row])
         name = "clean" if noise == 0 else f"{100 * noise:g} %, half dropped"
         lines.append(f"| {name} | {len(own)} | {shares[0]:.2f} | {shares[1]:.2f} | {seconds:.0f} |")
@@ -123,7 +123,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     for row in sorted(records, key=lambda r: (r["noise"], r["id"])):
         text = row.get("equations", row.get("error", "")).replace("\n", "; ").replace("|", "\\|")
         lines.append(
-            f"| {row['id']} | {row['noise']:g} | {row['reconstruction']:.3f} | {row['generalisation']:.3f} | `{text}` |"
+            f"| {row['id']} | {row['noise']:g} | {row['reconstruction']:.3f} | {row['generalization']:.3f} | `{text}` |"
         )
     return "\n".join([*lines, ""])
 

@@ -4,10 +4,10 @@
 network. Stages: derivative matching; multiple shooting in four windows with three continuity penalties; single
 shooting. Everything is float64, tolerance 1e-4, states in logarithms.
 
-ude's fits are measured as they come, from data to trained model, everything included (smoothing, optimisers, history).
+ude's fits are measured as they come, from data to trained model, everything included (smoothing, optimizers, history).
 Of torchdiffeq the time of one loss and gradient of each stage of simulations is measured, at the weights that ude
 found, and multiplied by the evaluations that ude's stage took; the whole recipe is not run with torchdiffeq, as that
-takes long. What this grants torchdiffeq: its optimisers cost nothing, windows are one batch, and the derivative
+takes long. What this grants torchdiffeq: its optimizers cost nothing, windows are one batch, and the derivative
 matching, which simulates nothing, takes the time that it takes in ude. Of dopri5 with backpropagation and with the
 adjoint the faster counts. ude's default recipe takes Gauss-Newton steps: an iteration has one Jacobian, which
 torchdiffeq gets by one backward pass a residual, and some trials, which are simulations alone. "gradients" is the
@@ -37,8 +37,8 @@ WINDOWS = ((0, 8), (8, 15), (15, 22), (22, 30))  # first and last point, as ude 
 MATCHING, MULTIPLE, SINGLE = "derivatives", "multiple shooting", "single shooting"
 BY_GRADIENTS = (
     ude.DerivativeMatching(),
-    ude.MultipleShooting(optimisers=(ude.LBFGS(30),)),
-    ude.SingleShooting(optimisers=(ude.LBFGS(120),)),
+    ude.MultipleShooting(optimizers=(ude.LBFGS(30),)),
+    ude.SingleShooting(optimizers=(ude.LBFGS(120),)),
 )
 RECIPES: dict[str, tuple[ude.fitting.stages.stages.Stage, ...] | None] = {"default": None, "gradients": BY_GRADIENTS}
 

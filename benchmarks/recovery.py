@@ -133,8 +133,8 @@ def table(records: Iterable[dict[str, Any]]) -> str:
 
 def _wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
     share = hits / n
-    centre, half = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, 100 * (centre - half) / (1 + z * z / n)), 100 * (centre + half) / (1 + z * z / n)
+    center, half = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, 100 * (center - half) / (1 + z * z / n)), 100 * (center + half) / (1 + z * z / n)
 
 
 def main(

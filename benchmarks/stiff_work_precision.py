@@ -5,7 +5,7 @@
 writes `stiff_work_precision.png` and `stiff_work_precision.md` beside this file. One rule of counting for all: every
 evaluation of f counts, those of Newton's iterations and of error estimates too, and a Jacobian of n states counts as n,
 whether by n vector-Jacobian products (ours), by differences (SciPy's Radau and BDF, whose `nfev` leaves them out), or
-by differences that are counted already (LSODA's `nfev`). Factorisations count nothing. Every solver gets the same
+by differences that are counted already (LSODA's `nfev`). Factorizations count nothing. Every solver gets the same
 tolerances, with an abstol for each problem in proportion to reltol.
 """
 

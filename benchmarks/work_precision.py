@@ -126,7 +126,7 @@ def draw(curves: dict[str, dict[str, Curve]], path: Path) -> None:
         for i, (name, curve) in enumerate(found.items()):
             style = "--" if name in PEERS else "-"
             label = f"SciPy {name}" if name in PEERS else name
-            color = "black" if name == "DOP853" else "grey" if name == "RK45" else f"C{i}"
+            color = "black" if name == "DOP853" else "gray" if name == "RK45" else f"C{i}"
             axis.loglog(curve.calls, curve.errors, style, color=color, marker="o", markersize=3, label=label)
         axis.set(title=problem, xlabel="calls of f", ylabel="scaled error at the end")
         axis.grid(alpha=0.3)

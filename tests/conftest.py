@@ -14,7 +14,7 @@ import torch
 from ude.engines import FUSED
 from ude.threads import threads_for
 
-# Derandomised: the same examples on every run and every machine. No deadline: a slow machine is not a wrong result.
+# Derandomized: the same examples on every run and every machine. No deadline: a slow machine is not a wrong result.
 hypothesis.settings.register_profile("ude", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("ude")
 

@@ -132,7 +132,7 @@ def draw(runs: dict[float, tuple[ude.Fit, Discovery]]) -> Figure:
 # %% [markdown]
 # ## When this fails
 #
-# **Less than a cycle.** The data turn once round the centre. With half a turn, the plane of x and y is hardly
+# **Less than a cycle.** The data turn once round the center. With half a turn, the plane of x and y is hardly
 # visited, and many formulas agree along one thin curve.
 #
 # **Rates that are fitted too.** Here 1.3 and 1.8 are given. If they were fitted, each network could hold any multiple

@@ -86,15 +86,15 @@ def network() -> torch.nn.Module:
 def train(rate: torch.nn.Module, t: Tensor, seen: Tensor, iterations: int) -> float:
     """Fit the parameters of `rate`, in place; the root mean square residual."""
     prob = problem(rate)
-    optimiser = torch.optim.LBFGS(rate.parameters(), max_iter=iterations, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(rate.parameters(), max_iter=iterations, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = 100 * (ude.solve(prob, ude.KenCarp4(), saveat=t, **COMPILED).u - seen).square().mean()
         value.backward()
         return value
 
-    optimiser.step(loss)
+    optimizer.step(loss)
     with torch.no_grad():
         return float((ude.solve(prob, ude.KenCarp4(), saveat=t, **COMPILED).u - seen).square().mean().sqrt())
 

@@ -161,15 +161,15 @@ def fit_restitution(model: ude.Model, seen: Tensor, t: Tensor) -> float:
     """Restitution from measured positions (time,), with the model as it is."""
     restitution = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
     model.requires_grad_(False)  # only the restitution is sought
-    optimiser = torch.optim.LBFGS([restitution], max_iter=12, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([restitution], max_iter=12, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = 1e4 * (with_stop(model, restitution, t).u[:, 0] - seen).square().mean()
         value.backward()
         return value
 
-    optimiser.step(loss)
+    optimizer.step(loss)
     return restitution.item()
 
 

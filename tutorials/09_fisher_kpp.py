@@ -44,8 +44,8 @@ START = 0.5 * (np.tanh((X - 0.4) / 0.02) - np.tanh((X - 0.6) / 0.02))
 # %% [markdown]
 # ## From a PDE to an ODE
 #
-# The second derivative becomes differences of neighbours, and one equation becomes 26. The coast is a ring, so that
-# `torch.roll` gives every place its neighbours.
+# The second derivative becomes differences of neighbors, and one equation becomes 26. The coast is a ring, so that
+# `torch.roll` gives every place its neighbors.
 
 
 # %%
@@ -101,7 +101,7 @@ def train(data: ude.Dataset) -> ude.Fit:
 #
 # ## A formula
 #
-# `discover` reads equations, and 26 of them with shifted neighbours are more than it can read. Its parts do the same
+# `discover` reads equations, and 26 of them with shifted neighbors are more than it can read. Its parts do the same
 # by hand. The search is given samples of the network; each of the simplest adequate formulas is put in its place with
 # `replace` and fitted to the *snapshots*, and these decide by $N \log(\text{SSE}/N) + \text{complexity} \log N$.
 

@@ -108,15 +108,15 @@ def train(seen: Tensor, iterations: int) -> Corrected:
     model = Corrected()
     for share in (0.15, 0.3, 0.6, 1.0):
         count = max(int(share * (len(seen) + 2)), 10)
-        optimiser = torch.optim.LBFGS(model.parameters(), max_iter=iterations, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS(model.parameters(), max_iter=iterations, line_search_fn="strong_wolfe")
 
-        def loss(optimiser: torch.optim.LBFGS = optimiser, count: int = count) -> Tensor:
-            optimiser.zero_grad()
+        def loss(optimizer: torch.optim.LBFGS = optimizer, count: int = count) -> Tensor:
+            optimizer.zero_grad()
             value = ((waveform(orbit(model, count).u) - seen[: count - 2]) / seen.std()).square().mean()
             value.backward()
             return value
 
-        optimiser.step(loss)
+        optimizer.step(loss)
     return model
 
 

@@ -14,7 +14,7 @@ from ude.discovery.candidate import (
     evaluate,
     is_regular,
     merged_constants,
-    normalised_error,
+    normalized_error,
     pareto_front,
 )
 from ude.discovery.search.library import LibraryRegressor
@@ -46,7 +46,7 @@ x, y, c0, c1, c2 = sp.symbols("x y c0 c1 c2")
         (c0 * x**2 / (c1 + x**2), 11),  # as c0/(1 + c1/x**2)
         (c0 * x * y / (x + c1 * y), 11),
         (c0 * x / (c1 + x), 9),  # both writings are as long
-        (c0 * x**2 / (c1 * x + x**2), 13),  # x is not cancelled
+        (c0 * x**2 / (c1 * x + x**2), 13),  # x is not canceled
         (c0 * x + c0, 6),  # a constant that stands twice is fitted once
         (sp.Integer(0), 1),
     ],
@@ -119,9 +119,9 @@ def test_names_that_sympy_knows_are_plain_symbols() -> None:
 def test_error_ignores_what_the_nuisance_directions_can_take_up() -> None:
     t = np.linspace(0.0, 1.0, 50)
     samples = Samples({"x": t}, t**2 + 7.0 * t - 3.0, nuisance=np.stack([t, np.ones(50)], axis=1))
-    assert normalised_error(samples, t**2) < 1e-25
-    assert normalised_error(samples, np.zeros(50)) == pytest.approx(1.0)
-    assert normalised_error(samples, 0.9 * t**2) == pytest.approx(0.01)
+    assert normalized_error(samples, t**2) < 1e-25
+    assert normalized_error(samples, np.zeros(50)) == pytest.approx(1.0)
+    assert normalized_error(samples, 0.9 * t**2) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from ude.errors import DataError, InputError
 from ude.fitting import Dataset, FitOptions, InitialValue, SolverOptions, fit, load_fit
 from ude.fitting.coordinates import Coordinates, InnerField
 from ude.fitting.smoothing import smooth
-from ude.fitting.stages.hidden_states import DrivenMatch, DrivenStates
+from ude.fitting.stages.hidden_states import HiddenStateMatching, HiddenStates
 
 TRUTH = dict(a=0.9, b=0.4, c=0.3, d=0.6)
 SHORT = FitOptions(derivative_iterations=(5, 5), continuity=(1.0,), multiple_iterations=2, single_iterations=(0, 2))
@@ -37,13 +37,13 @@ def two_columns(noise: float = 0.0, seed: int = 0) -> Dataset:
     return Dataset.from_arrays(t, u[:, :2] + noise * np.random.default_rng(seed).normal(size=(len(t), 2)), "x, y")
 
 
-def driven(k: float = 0.6) -> tuple[ude.Model, DrivenStates, torch.Tensor]:
+def driven(k: float = 0.6) -> tuple[ude.Model, HiddenStates, torch.Tensor]:
     """z' = y(t) - k z along y = sin t, with x between them in the order of states and never used."""
     model = ude.UDE(["dz/dt = y - k*z", "dy/dt = -y"], fit=f"k={k}")
     t = torch.stack([torch.linspace(0, 4, 401), torch.linspace(1, 3, 401)]).double()
     z = torch.stack([torch.full_like(t, torch.nan), torch.sin(t)], -1)
     field = InnerField(model, Coordinates([False, False], [1.0, 1.0]))
-    return model, DrivenStates(field, [0], t, z), torch.tensor([[0.5, 0.0], [2.0, 0.0]], dtype=torch.float64)
+    return model, HiddenStates(field, [0], t, z), torch.tensor([[0.5, 0.0], [2.0, 0.0]], dtype=torch.float64)
 
 
 # ---------------------------------------------------------------- simulated along the others
@@ -81,7 +81,7 @@ def test_a_hidden_state_that_blows_up_holds_its_last_value():
     model = ude.UDE(["dz/dt = b*z**2 + 0*y", "dy/dt = -y"], fit="b=1")
     t = torch.linspace(0, 2, 21).double().unsqueeze(0)
     z = torch.stack([torch.full_like(t, torch.nan), torch.ones_like(t)], -1)
-    states = DrivenStates(InnerField(model, Coordinates([False, False], [1.0, 1.0])), [0], t, z)
+    states = HiddenStates(InnerField(model, Coordinates([False, False], [1.0, 1.0])), [0], t, z)
     starts = torch.tensor([[1.0, 0.0]], dtype=torch.float64, requires_grad=True)
     found = states.along(starts, SolverOptions(1e-6, maxiters=60))[0, :, 0]
     assert torch.isfinite(found).all()
@@ -95,7 +95,7 @@ def test_the_true_model_matches_the_rates_and_another_does_not():
     model.set_values(TRUTH)
     data = two_columns()
     field = InnerField(model, Coordinates([False] * 3, [1.0] * 3))
-    match = DrivenMatch.along(
+    match = HiddenStateMatching.along(
         field, [2], data, smooth(data), lambda c: np.concatenate([c, np.full((*c.shape[:-1], 1), np.nan)], -1)
     )
     starts = torch.tensor([[3.0, 0.5, 0.2]], dtype=torch.float64)

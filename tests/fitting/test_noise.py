@@ -1,4 +1,4 @@
-"""Noise models: densities of SciPy, scales that maximise the likelihood, and errors for data they cannot give."""
+"""Noise models: densities of SciPy, scales that maximize the likelihood, and errors for data they cannot give."""
 
 from __future__ import annotations
 
@@ -87,24 +87,24 @@ def test_a_mean_below_zero_costs_more_the_further_it_lies_and_has_a_finite_gradi
     assert (gradient[:3] < 0).all()
 
 
-def test_scales_that_minimise_the_likelihood_are_the_closed_forms():
+def test_scales_that_minimize_the_likelihood_are_the_closed_forms():
     generator = np.random.default_rng(0)
     mean = generator.uniform(1.0, 5.0, size=(200, 2))
     observed = np.stack([mean[:, 0] + 0.3 * generator.normal(size=200), mean[:, 1] * np.exp(0.1 * mean[:, 0])], -1)
     mask = generator.random((200, 2)) > 0.3
     data = tensor(np.where(mask, observed, np.nan))
     likelihood = Likelihood({"a": Gaussian(), "b": LogNormal()}, data, torch.as_tensor(mask), [1.0, 1.0])
-    optimiser = torch.optim.LBFGS(
+    optimizer = torch.optim.LBFGS(
         [likelihood.logs], max_iter=200, line_search_fn="strong_wolfe", tolerance_change=1e-14
     )
 
     def closure():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = likelihood(tensor(mean), data, torch.as_tensor(mask))
         loss.backward()
         return loss
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     found = likelihood.fitted()
     a = np.sqrt(np.mean((observed - mean)[:, 0][mask[:, 0]] ** 2))
     b = np.sqrt(np.mean(np.log(observed / mean)[:, 1][mask[:, 1]] ** 2))
@@ -129,19 +129,19 @@ def test_what_is_given_is_not_estimated():
         (NegativeBinomial(0.05), lambda g, mean: g.negative_binomial(20.0, 20.0 / (20.0 + mean)).astype(float)),
     ],
 )
-def test_stabilised_data_are_as_noisy_everywhere(model, draw):
+def test_stabilized_data_are_as_noisy_everywhere(model, draw):
     """Standard deviation one, for small and for large means; and the derivative is that of differences."""
     mean = np.array([5.0, 20.0, 100.0, 1000.0])
     drawn = draw(np.random.default_rng(0), np.tile(mean, (20_000, 1)))
-    np.testing.assert_allclose(model.stabilised(drawn)[0].std(0), 1.0, rtol=0.06)
-    difference = (model.stabilised(mean + 1e-4)[0] - model.stabilised(mean - 1e-4)[0]) / 2e-4
-    np.testing.assert_allclose(model.stabilised(mean)[1], difference, rtol=1e-6)
+    np.testing.assert_allclose(model.stabilized(drawn)[0].std(0), 1.0, rtol=0.06)
+    difference = (model.stabilized(mean + 1e-4)[0] - model.stabilized(mean - 1e-4)[0]) / 2e-4
+    np.testing.assert_allclose(model.stabilized(mean)[1], difference, rtol=1e-6)
 
 
-def test_stabilising_needs_numbers():
-    assert np.array_equal(Gaussian(2.0).stabilised(REAL)[0], REAL)
+def test_stabilizing_needs_numbers():
+    assert np.array_equal(Gaussian(2.0).stabilized(REAL)[0], REAL)
     with pytest.raises(InputError, match="sigma of LogNormal is open. Take the noise models of a fit"):
-        LogNormal().stabilised(REAL)
+        LogNormal().stabilized(REAL)
 
 
 def test_outliers_pull_students_t_less_than_a_gaussian():

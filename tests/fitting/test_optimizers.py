@@ -38,33 +38,33 @@ def test_parameters_keep_their_shapes():
     np.testing.assert_allclose(b.detach(), 1.0, atol=1e-6)
 
 
-@pytest.mark.parametrize("optimiser", [adam, lbfgs])
-def test_a_loss_that_turns_nan_beyond_a_wall_is_not_entered(optimiser):
+@pytest.mark.parametrize("optimizer", [adam, lbfgs])
+def test_a_loss_that_turns_nan_beyond_a_wall_is_not_entered(optimizer):
     # sqrt is NaN for x > 1, and the slope leads there.
     x = leaf(0.9)
-    loss = optimiser(Objective(lambda: torch.sqrt(1.0 - x).sum(), [x]), 200)
+    loss = optimizer(Objective(lambda: torch.sqrt(1.0 - x).sum(), [x]), 200)
     assert torch.isfinite(x).all()
     assert float(x.detach()) <= 1.0
     assert loss < float(np.sqrt(0.1))
     np.testing.assert_allclose(torch.sqrt(1.0 - x.detach()), [loss])
 
 
-@pytest.mark.parametrize("optimiser", [adam, lbfgs])
-def test_a_gradient_that_is_not_finite_is_rejected(optimiser):
+@pytest.mark.parametrize("optimizer", [adam, lbfgs])
+def test_a_gradient_that_is_not_finite_is_rejected(optimizer):
     x = leaf(0.0, 1.0)  # the slope of sqrt at 0 is infinite
-    optimiser(Objective(lambda: x.sqrt().sum(), [x]), 20)
+    optimizer(Objective(lambda: x.sqrt().sum(), [x]), 20)
     np.testing.assert_array_equal(x.detach(), [0.0, 1.0])
 
 
-@pytest.mark.parametrize("optimiser", [adam, lbfgs])
-def test_a_loss_that_is_never_finite_leaves_the_parameters_alone(optimiser):
+@pytest.mark.parametrize("optimizer", [adam, lbfgs])
+def test_a_loss_that_is_never_finite_leaves_the_parameters_alone(optimizer):
     x = leaf(0.3, 0.7)
-    assert optimiser(Objective(lambda: x.sum() * torch.nan, [x]), 20) == np.inf
+    assert optimizer(Objective(lambda: x.sum() * torch.nan, [x]), 20) == np.inf
     np.testing.assert_array_equal(x.detach(), [0.3, 0.7])
 
 
-@pytest.mark.parametrize("optimiser", [adam, lbfgs])
-def test_interruption_leaves_the_best_point(optimiser):
+@pytest.mark.parametrize("optimizer", [adam, lbfgs])
+def test_interruption_leaves_the_best_point(optimizer):
     x = leaf(-1.2, 1.0)
     seen = []
 
@@ -76,12 +76,12 @@ def test_interruption_leaves_the_best_point(optimiser):
         return value
 
     with pytest.raises(KeyboardInterrupt):
-        optimiser(Objective(loss, [x]), 100)
+        optimizer(Objective(loss, [x]), 100)
     assert torch.equal(x.detach(), min(seen, key=lambda pair: pair[0])[1])
 
 
-@pytest.mark.parametrize("optimiser", [adam, lbfgs])
-def test_best_point_is_kept_not_the_last(optimiser):
+@pytest.mark.parametrize("optimizer", [adam, lbfgs])
+def test_best_point_is_kept_not_the_last(optimizer):
     x = leaf(0.5)
     seen = []
 
@@ -90,22 +90,22 @@ def test_best_point_is_kept_not_the_last(optimiser):
         seen.append(float(value.detach()))
         return value
 
-    best = optimiser(Objective(loss, [x]), 60)
+    best = optimizer(Objective(loss, [x]), 60)
     assert best == min(seen)
     assert float(loss().detach()) == best
 
 
-@pytest.mark.parametrize("optimiser", [adam, lbfgs])
-def test_a_stalled_run_ends_early(optimiser):
+@pytest.mark.parametrize("optimizer", [adam, lbfgs])
+def test_a_stalled_run_ends_early(optimizer):
     x = leaf(1.0)
     objective = Objective(lambda: 1.0 + 1e-9 * torch.sin(1e3 * x).sum(), [x])
-    optimiser(objective, 400)
+    optimizer(objective, 400)
     assert objective.evaluations < 200
 
 
-@pytest.mark.parametrize("optimiser", [adam, lbfgs])
-def test_no_parameters_is_no_work(optimiser):
-    optimiser(Objective(lambda: torch.zeros(()), []), 10)
+@pytest.mark.parametrize("optimizer", [adam, lbfgs])
+def test_no_parameters_is_no_work(optimizer):
+    optimizer(Objective(lambda: torch.zeros(()), []), 10)
 
 
 def test_a_parameter_that_the_loss_does_not_use_stays():
@@ -114,10 +114,10 @@ def test_a_parameter_that_the_loss_does_not_use_stays():
     assert float(unused.detach()) == 5.0
 
 
-@pytest.mark.parametrize("optimiser", [adam, lbfgs])
-def test_every_iteration_is_reported_with_a_falling_loss(optimiser):
+@pytest.mark.parametrize("optimizer", [adam, lbfgs])
+def test_every_iteration_is_reported_with_a_falling_loss(optimizer):
     x = leaf(-1.2, 1.0)
     losses: list[float] = []
-    optimiser(Objective(lambda: rosenbrock(x), [x]), 30, on_iteration=losses.append)
+    optimizer(Objective(lambda: rosenbrock(x), [x]), 30, on_iteration=losses.append)
     assert 10 < len(losses) <= 30
     assert (np.diff(losses) <= 0).all()

@@ -121,7 +121,7 @@ def test_a_heavy_residual_decides(expression):
         model,
         line_data(noise=0.0),
         stages="derivatives",
-        penalties=[ude.Residual(expression, weight=1e4)],
+        penalties=[ude.ResidualPenalty(expression, weight=1e4)],
         options=FitOptions(derivative_iterations=(100, 400)),
     )
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_a_heavy_residual_decides(expression):
 
 def test_smallness_makes_the_unknown_function_small(lotka_volterra_data, half_known):
     sizes = []
-    for penalties in ([], [ude.Smallness("U1", weight=10.0)]):
+    for penalties in ([], [ude.MagnitudePenalty("U1", weight=10.0)]):
         result = single(half_known, lotka_volterra_data(), stages="derivatives", penalties=penalties)
         with torch.no_grad():
             calls = result.model.record_calls(torch.as_tensor(result.train.trajectories[0].u))
@@ -146,10 +146,16 @@ def test_smallness_makes_the_unknown_function_small(lotka_volterra_data, half_kn
         ({"priors": {"z": ude.NormalPrior(0, 1)}}, r"z is not a parameter of the model: expected one of k"),
         ({"priors": {"k": 1.0}}, r"the prior of k is not usable: expected ude.NormalPrior or ude.LogNormalPrior, got"),
         ({"priors": {"k": ude.LogNormalPrior(1, 1)}}, r"k may become negative, .*\. Bound it: fit=\"k in \[0, inf\]\""),
-        ({"penalties": ["dx/dt"]}, r"penalties are not usable: expected ude.Residual\(...\) or ude.Smallness"),
-        ({"penalties": [ude.Residual("dx/dt - z")]}, r"residual 'dx/dt - z' names 'z': expected states \(x\), their"),
-        ({"penalties": [ude.Residual("V(x)")]}, r"residual 'V\(x\)' calls V: .* Write V without its arguments"),
-        ({"penalties": [ude.Smallness("V")]}, r"V is not an unknown function of the model"),
+        (
+            {"penalties": ["dx/dt"]},
+            r"penalties are not usable: expected ude.ResidualPenalty\(...\) or ude.MagnitudePenalty",
+        ),
+        (
+            {"penalties": [ude.ResidualPenalty("dx/dt - z")]},
+            r"residual 'dx/dt - z' names 'z': expected states \(x\), their",
+        ),
+        ({"penalties": [ude.ResidualPenalty("V(x)")]}, r"residual 'V\(x\)' calls V: .* Write V without its arguments"),
+        ({"penalties": [ude.MagnitudePenalty("V")]}, r"V is not an unknown function of the model"),
         ({"noise": {"y": ude.Gaussian()}}, r"noise does not name every observable once: expected x, got y"),
         ({"noise": ude.Poisson()}, r"the data of 'x' cannot have Poisson noise: expected whole numbers"),
         ({"stages": ["derivatives", 3]}, r"stages are not usable: .*, or objects such as ude.SingleShooting\(\), got"),
@@ -171,10 +177,19 @@ def test_a_prior_of_a_parameter_that_is_not_fitted_is_refused():
         (lambda: ude.NormalPrior(0.0, 0.0), r"sd of NormalPrior is not usable: expected a positive number, got 0"),
         (lambda: ude.NormalPrior(np.inf, 1.0), r"mean of NormalPrior is not usable: expected a finite number, got inf"),
         (lambda: ude.LogNormalPrior(-1.0, 1.0), r"median of LogNormalPrior is not usable: expected a positive number"),
-        (lambda: ude.Residual("x", weight=-1.0), r"weight of Residual is not usable: expected a positive number"),
-        (lambda: ude.Residual(3), r"the expression of a Residual is no text: expected \"dx/dt - y\", got 3"),
-        (lambda: ude.Smallness("U", size=0.0), r"size of Smallness is not usable: expected a positive number, got 0"),
-        (lambda: ude.SingleShooting(ude.Adam()), r"optimisers of SingleShooting are not usable: expected a tuple such"),
+        (
+            lambda: ude.ResidualPenalty("x", weight=-1.0),
+            r"weight of ResidualPenalty is not usable: expected a positive number",
+        ),
+        (
+            lambda: ude.ResidualPenalty(3),
+            r"the expression of a ResidualPenalty is no text: expected \"dx/dt - y\", got 3",
+        ),
+        (
+            lambda: ude.MagnitudePenalty("U", size=0.0),
+            r"size of MagnitudePenalty is not usable: expected a positive number, got 0",
+        ),
+        (lambda: ude.SingleShooting(ude.Adam()), r"optimizers of SingleShooting are not usable: expected a tuple such"),
         (
             lambda: ude.MultipleShooting(window_steps=0),
             r"window_steps of MultipleShooting is not usable: .* at least 1",
@@ -211,8 +226,8 @@ def test_models_without_networks_are_fitted_by_least_squares(lotka_volterra_data
     data = lotka_volterra_data(noise=0.05)
     model = ude.UDE(LOTKA_VOLTERRA, fit="a=1, b=1, c=1, d=1")
     found = [
-        single(model, data, stages=ude.SingleShooting(optimisers))
-        for optimisers in (None, (ude.LevenbergMarquardt(50),), (ude.LBFGS(300),))
+        single(model, data, stages=ude.SingleShooting(optimizers))
+        for optimizers in (None, (ude.LevenbergMarquardt(50),), (ude.LBFGS(300),))
     ]
     losses = [result.history.loss.iloc[-1] for result in found]
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)

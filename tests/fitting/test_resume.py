@@ -39,7 +39,7 @@ def run(out):
     model, data = case()
     stages = [
         ude.DerivativeMatching((ude.Adam(60), ude.LBFGS(40))),
-        ude.MultipleShooting(continuity=(1.0, 10.0), optimisers=(ude.LBFGS(12),)),
+        ude.MultipleShooting(continuity=(1.0, 10.0), optimizers=(ude.LBFGS(12),)),
         ude.SingleShooting((ude.Adam(15, weight_decay=1e-3), ude.LBFGS(12))),
     ]
     options = ude.FitOptions(checkpoint_seconds=0.2)
@@ -213,7 +213,7 @@ def test_run_json_says_what_was_asked_for(lotka_volterra_data, half_known, tmp_p
     fit(half_known, lotka_volterra_data(points=11), progress=False, options=SHORT, out=tmp_path, stages="derivatives")
     asked = json.loads((tmp_path / "run.json").read_text())
     assert asked["seed"] == 0
-    assert asked["stages"] == ["DerivativeMatching(optimisers=None)"]
+    assert asked["stages"] == ["DerivativeMatching(optimizers=None)"]
 
 
 def test_a_run_of_another_function_of_the_same_name_is_another_run():

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from ude.methods.esdirk import DiagonallyImplicitTableau, KenCarp3, KenCarp4, KenCarp5
-from ude.methods.order_conditions import additive_defects, coloured_trees, rooted_trees
+from ude.methods.order_conditions import additive_defects, colored_trees, rooted_trees
 
 METHODS = [KenCarp3().tableau, KenCarp4().tableau, KenCarp5().tableau]
 # the published fractions have 25 correct digits
@@ -22,11 +22,11 @@ def largest(defects) -> float:
     return max(abs(float(x)) for row in defects.values() for x in row)
 
 
-def test_coloured_trees_are_counted_right():
-    # with one colour they are the rooted trees; with two, a tree of n nodes has at most 2^(n-1) colourings
+def test_colored_trees_are_counted_right():
+    # with one color they are the rooted trees; with two, a tree of n nodes has at most 2^(n-1) colorings
     for nodes in range(1, 6):
-        assert len(coloured_trees(nodes, 1)) == len(rooted_trees(nodes))
-    assert [len(coloured_trees(nodes, 2)) for nodes in range(1, 5)] == [1, 2, 7, 26]
+        assert len(colored_trees(nodes, 1)) == len(rooted_trees(nodes))
+    assert [len(colored_trees(nodes, 2)) for nodes in range(1, 5)] == [1, 2, 7, 26]
 
 
 @pytest.mark.parametrize("tableau", METHODS, ids=name)

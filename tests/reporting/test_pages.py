@@ -111,7 +111,7 @@ def test_surfaces_share_one_scale_and_veil_what_is_outside() -> None:
 def test_network_without_a_formula_is_one_surface_and_its_caption_names_no_formula() -> None:
     function = replace(example().functions[0], formula=None, grid_formula=None)
     figure, caption = dict(pages.figures(replace(example(), functions=[function])))["term_U1"]
-    assert [axis.get_title(loc="left") for axis in figure.axes] == ["U1: network", ""]  # and the scale of colours
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["U1: network", ""]  # and the scale of colors
     assert "formula" not in caption
     assert "Dots" in caption
 

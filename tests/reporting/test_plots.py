@@ -29,7 +29,7 @@ def drawn(figure: Figure) -> bytes:
 
 
 def points(axis: Axes, face: str | None = None) -> np.ndarray:
-    """Coordinates of all markers without a line, of those with the given face colour."""
+    """Coordinates of all markers without a line, of those with the given face color."""
     lines = [line for line in axis.lines if line.get_linestyle() == "None" and len(line.get_xdata()) > 0]
     chosen = [line for line in lines if face is None or to_hex(line.get_markerfacecolor()) == face]
     return np.concatenate([np.column_stack(line.get_data()) for line in chosen]) if chosen else np.empty((0, 2))
@@ -74,7 +74,7 @@ def test_years_are_written_as_years() -> None:
     assert {"1900", "1910", "1920"} <= set(labels)
 
 
-def test_several_trajectories_differ_in_marker_as_well_as_colour() -> None:
+def test_several_trajectories_differ_in_marker_as_well_as_color() -> None:
     figure = plots.data_and_model([DATA, DATA], [MODEL, MODEL], LABELS)
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 21]
     assert len({line.get_marker() for line in lines}) == 2
@@ -166,10 +166,10 @@ def test_history_puts_the_stages_one_after_another() -> None:
     assert axis.get_yscale() == "log"
 
 
-def test_neighbouring_colours_differ_in_grey_or_in_line_style() -> None:
-    grey = [float(np.dot(to_rgb(colour), (0.299, 0.587, 0.114))) for colour in plots.COLOURS]
+def test_neighboring_colors_differ_in_gray_or_in_line_style() -> None:
+    gray = [float(np.dot(to_rgb(color), (0.299, 0.587, 0.114))) for color in plots.COLOURS]
     for i in range(6):
-        assert abs(grey[i] - grey[i + 1]) > 0.05 or plots.LINES[i % 6] != plots.LINES[(i + 1) % 6]
+        assert abs(gray[i] - gray[i + 1]) > 0.05 or plots.LINES[i % 6] != plots.LINES[(i + 1) % 6]
     assert len(set(plots.COLOURS)) == len(plots.MARKERS) == 7
 
 

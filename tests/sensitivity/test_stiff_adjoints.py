@@ -42,7 +42,7 @@ def five_point(f: Callable[[np.ndarray], float], theta: np.ndarray, relative_ste
     return np.array(found)
 
 
-# --- the exact derivative of the discretisation itself --------------------------------------------------------------
+# --- the exact derivative of the discretization itself --------------------------------------------------------------
 
 
 def driven(u: Tensor, p, t: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ def test_a_span_of_length_zero_and_a_read_of_the_start_give_the_identity(alg):
 
 
 @pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.Rodas4()], ids=name)
-def test_the_gradient_of_a_trajectory_does_not_depend_on_its_neighbours(alg):
+def test_the_gradient_of_a_trajectory_does_not_depend_on_its_neighbors(alg):
     mu = torch.tensor([1.0, 300.0], dtype=torch.float64, requires_grad=True)
     ends = torch.tensor([3.0, 1.5], dtype=torch.float64)
 
@@ -286,7 +286,7 @@ def test_stages_that_newtons_iteration_solves_slowly_are_solved_for_the_gradient
 
 def test_a_step_whose_own_jacobian_misleads_is_solved_again_all_the_same():
     """From u = 0 the Jacobian of ``10 - 1000 u^3`` is zero and its simplified iteration diverges; the step may have
-    been taken with the Jacobian of one before. Its neighbour in the batch needs no rescue and keeps its digits."""
+    been taken with the Jacobian of one before. Its neighbor in the batch needs no rescue and keeps its digits."""
 
     def f(u: Tensor, p: Any, t: Tensor) -> Tensor:
         return 10 - p.rate * u**3

@@ -11,7 +11,7 @@ from ude.cli.toml_reader import TomlReader
 from ude.errors import InputError, ModelError, UdeError
 
 if TYPE_CHECKING:
-    from ude.discovery import Knowledge
+    from ude.discovery import TermConstraints
     from ude.fitting import Dataset
     from ude.fitting.noise import NoiseModel
     from ude.models import UDE, Parameter
@@ -383,7 +383,7 @@ def regressor_names() -> dict[str, str]:
     """Name in files and options -> class in `ude.discovery`, for those that this release has."""
     from ude import discovery
 
-    known = {"library": "LibraryRegressor", "operon": "Operon", "pysr": "PySR", "sindy": "Sindy"}
+    known = {"library": "LibraryRegressor", "operon": "Operon", "pysr": "PySR", "sindy": "SINDy"}
     return {name: kind for name, kind in known.items() if kind in discovery.__all__}
 
 
@@ -400,15 +400,15 @@ def regressors(names: list[str] | None, seed: int) -> list[Any] | None:
 
 
 def knowledge_fields() -> tuple[str, ...]:
-    """What may be known of an unknown function: the fields of `ude.Knowledge`, but for its name."""
-    from ude.discovery import Knowledge
+    """What may be known of an unknown function: the fields of `ude.TermConstraints`, but for its name."""
+    from ude.discovery import TermConstraints
 
-    return tuple(f.name for f in fields(Knowledge) if f.name != "term")
+    return tuple(f.name for f in fields(TermConstraints) if f.name != "term")
 
 
-def knowledge(name: str, table: Mapping[str, Any]) -> Knowledge | None:
+def knowledge(name: str, table: Mapping[str, Any]) -> TermConstraints | None:
     """What a section ``[unknown.U1]`` says of U1; None where it is only about the network."""
-    from ude.discovery import Knowledge
+    from ude.discovery import TermConstraints
 
     known = knowledge_fields()
     given: dict[str, Any] = {
@@ -417,7 +417,7 @@ def knowledge(name: str, table: Mapping[str, Any]) -> Knowledge | None:
     for key in ("positive", "negative", "dimensionless_constants"):
         if not isinstance(given.get(key, False), bool):
             raise InputError(f"{key} is neither true nor false", expected="true or false", got=repr(given[key]))
-    return Knowledge(name, **given) if given else None
+    return TermConstraints(name, **given) if given else None
 
 
 def _networks(specification: Specification, model: UDE) -> list[Any] | None:

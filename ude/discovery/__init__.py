@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ude.discovery.assessment.assessment import Belief, BeliefOptions
+from ude.discovery.assessment.assessment import Assessment, AssessmentOptions
 from ude.discovery.assessment.stability import Equilibrium, Stability
 from ude.discovery.assessment.support import Support, TermSupport
 from ude.discovery.assessment.verdict import Rival, Verdict
 from ude.discovery.candidate import Candidate, Samples, SymbolicRegressor
-from ude.discovery.constraints.term_constraints import Knowledge
+from ude.discovery.constraints.term_constraints import TermConstraints
 from ude.discovery.discover import discover
 from ude.discovery.result import Discovery, SupportWarning
 from ude.discovery.saved import SavedDiscovery, load
@@ -15,29 +15,29 @@ from ude.discovery.search.fronts import SearchWarning
 from ude.discovery.search.library import LibraryRegressor
 from ude.discovery.search.operon import Operon
 from ude.discovery.search.pysr import PySR
-from ude.discovery.search.sindy import Sindy
+from ude.discovery.search.sindy import SINDy
 from ude.discovery.selection.selection import SelectionOptions
 
 __all__ = [
-    "Belief",
-    "BeliefOptions",
+    "Assessment",
+    "AssessmentOptions",
     "Candidate",
     "Discovery",
     "Equilibrium",
-    "Knowledge",
     "LibraryRegressor",
     "Operon",
     "PySR",
     "Rival",
+    "SINDy",
     "Samples",
     "SavedDiscovery",
     "SearchWarning",
     "SelectionOptions",
-    "Sindy",
     "Stability",
     "Support",
     "SupportWarning",
     "SymbolicRegressor",
+    "TermConstraints",
     "TermSupport",
     "Verdict",
     "discover",

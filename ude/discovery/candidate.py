@@ -266,7 +266,7 @@ def project_out(samples: Samples, columns: Array) -> Array:
     return np.asarray(weighted - basis @ (basis.T @ weighted))
 
 
-def normalised_error(samples: Samples, values: Array) -> float:
+def normalized_error(samples: Samples, values: Array) -> float:
     """``|P(y - values)|^2 / |P y|^2`` with P the weighted projection beside the nuisance columns."""
     both = project_out(samples, np.stack([samples.output - values, samples.output], axis=1))
     wrong, whole = float(both[:, 0] @ both[:, 0]), float(both[:, 1] @ both[:, 1])

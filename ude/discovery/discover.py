@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ude.discovery.assessment.assessment import BeliefOptions
+from ude.discovery.assessment.assessment import AssessmentOptions
 from ude.discovery.candidate import Candidate, Samples, SymbolicRegressor
-from ude.discovery.constraints.term_constraints import Knowledge, knowledge_by_term
+from ude.discovery.constraints.term_constraints import TermConstraints, knowledge_by_term
 from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
 from ude.discovery.result import Discovery
 from ude.discovery.sampling import (
@@ -36,7 +36,7 @@ from ude.models import FunctionModel
 from ude.progress import ProgressBar
 from ude.threads import SMALL, threads_for
 
-KnowledgeLike = Knowledge | str | Sequence[Knowledge | str] | None
+KnowledgeLike = TermConstraints | str | Sequence[TermConstraints | str] | None
 
 
 def discover(
@@ -46,7 +46,7 @@ def discover(
     max_candidates: int | None = None,
     options: SelectionOptions | None = None,
     knowledge: KnowledgeLike = None,
-    belief: BeliefOptions | None = None,
+    belief: AssessmentOptions | None = None,
     source: str = "auto",
     seed: int = 0,
     progress: bool = True,
@@ -68,7 +68,7 @@ def discover(
     equations (`FunctionModel.to_ude`). regressors: one or several searches; None: `LibraryRegressor()`, and `Operon()`
     where pyoperon is installed. Of several, one that fails is left out with a warning.
     max_candidates: how many formulas of each function are put back; options: the other settings of the selection.
-    knowledge: what is known of terms beforehand, `Knowledge` objects or their text; what disagrees is left out.
+    knowledge: what is known of terms beforehand, `TermConstraints` objects or their text; what disagrees is left out.
     belief: settings of the sixth step. source: of the samples: "networks", "smooth" (the smoothed data, see
     `sampling`), or "auto": the smoothed data where only derivatives were fitted (``stages="derivatives"``) and they
     give all unknown functions, else the networks.
@@ -111,7 +111,7 @@ def discover(
         refit = fit_closed_form if out is None else KeptRefits(out)
         selection = _selected(fit, found, chosen_options, refit, bar, _allowed_by(known, samples))
         final, interrupted = _on_all_data(fit, selection, chosen_options.fit, bar)
-        discovery = Discovery(fit, samples, found, selection, final, interrupted, belief or BeliefOptions(), along)
+        discovery = Discovery(fit, samples, found, selection, final, interrupted, belief or AssessmentOptions(), along)
         return discovery if interrupted else _weighed(discovery, bar)
 
 
@@ -158,7 +158,7 @@ def _selected(
         )
 
 
-def _allowed_by(known: Mapping[str, Knowledge], samples: Mapping[str, Samples]) -> Allowed:
+def _allowed_by(known: Mapping[str, TermConstraints], samples: Mapping[str, Samples]) -> Allowed:
     """Whether a formula agrees with what is known of its term."""
     return lambda term, candidate: term not in known or known[term].why_not(candidate, samples[term]) is None
 

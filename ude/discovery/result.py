@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import sympy as sp
 
-from ude.discovery.assessment.assessment import Belief, BeliefOptions, Subject, assess
+from ude.discovery.assessment.assessment import Assessment, AssessmentOptions, Subject, assess
 from ude.discovery.assessment.intervals import profile_interval
 from ude.discovery.assessment.stability import Stability
 from ude.discovery.assessment.support import Support
@@ -74,13 +74,13 @@ class Discovery:
     selection: Selection
     final: EmbeddedFit
     interrupted: bool
-    belief_options: BeliefOptions = BeliefOptions()
+    belief_options: AssessmentOptions = AssessmentOptions()
     along: Mapping[str, Array | float] = field(default_factory=dict)
 
     # -- how far it can be believed -------------------------------------------------------------------------------
 
     @cached_property
-    def belief(self) -> Belief:
+    def belief(self) -> Assessment:
         """Verdict, inclusion, intervals, support, stability and confounding together; a second or two of work."""
         fit, system = self.fit, open_system(self.fit)
         everything = observed(fit, fit.data)

@@ -17,7 +17,7 @@ from sympy.core.function import AppliedUndef
 
 from ude.discovery.candidate import Array, Samples, evaluate
 from ude.discovery.refit.closed_system import Constant, Forcing, Trajectory
-from ude.discovery.refit.partial_system import OpenSystem
+from ude.discovery.refit.partial_system import PartialSystem
 from ude.errors import ModelError
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.noise import Gaussian, NoiseModel, StudentT
@@ -149,7 +149,7 @@ def smooth_errors(fit: Fit) -> dict[str, float]:
     found = dict(zip(names, np.broadcast_to(fit.noise, len(names)).tolist(), strict=True))
     for name, model in _uneven(fit).items():
         values = fit.train.select([name]).values()[:, 0]
-        deviation = 1.0 / model.stabilised(values[np.isfinite(values)])[1]
+        deviation = 1.0 / model.stabilized(values[np.isfinite(values)])[1]
         found[name] /= float(np.sqrt(np.mean(deviation**2)))
     return found
 
@@ -236,7 +236,7 @@ def _points(fit: Fit, states: Array, times: Array, owners: Array) -> Points:
     return Points(states, times, {name: values.numpy() for name, values in own.items()})
 
 
-def open_system(fit: Fit) -> OpenSystem:
+def open_system(fit: Fit) -> PartialSystem:
     """The fit's equations with its networks still unknown, and its parameters as they were fitted.
 
     Raises ModelError for a model without equations or without networks.
@@ -253,13 +253,13 @@ def open_system(fit: Fit) -> OpenSystem:
     positive = tuple(state for state, flag in zip(model.states, fit.positive, strict=True) if flag)
     measurement = fit.measurement
     if measurement.names == model.states and not measurement.formulas:
-        return OpenSystem(
+        return PartialSystem(
             model.states, equations, calls, parameters, TIME, positive, noise=_uneven(fit), errors=smooth_errors(fit)
         )
     parsed = Observation(measurement.formulas).parsed if measurement.formulas else {}
     columns = {name: parsed[name].expression if name in parsed else sp.Symbol(name) for name in measurement.names}
     sizes = tuple(float(size) for size in fit.state_scale)
-    return OpenSystem(
+    return PartialSystem(
         model.states, equations, calls, parameters, TIME, positive, columns, sizes, _uneven(fit), smooth_errors(fit)
     )
 

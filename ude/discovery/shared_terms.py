@@ -17,7 +17,7 @@ from sympy.core.function import AppliedUndef
 from torch import Tensor, nn
 
 from ude.discovery.candidate import Samples
-from ude.discovery.constraints.term_constraints import Knowledge
+from ude.discovery.constraints.term_constraints import TermConstraints
 from ude.discovery.sampling import equations_of
 from ude.errors import InputError, ModelError
 from ude.fitting.result import Fit
@@ -38,7 +38,7 @@ class Relation:
 def read_relation(term: str, text: str, terms: tuple[str, ...]) -> Relation:
     """From "-k*U2", "0.5*U2" or "U2". Raises InputError for what is no multiple of one other term."""
     wrong = InputError(
-        f"Knowledge of {term}: shared",
+        f"TermConstraints of {term}: shared",
         expected=f'a multiple of another term ({", ".join(terms)}), "-k*U2"',
         got=repr(text),
     )
@@ -70,7 +70,7 @@ class _Picked(nn.Module):
 
 
 def tied(
-    fit: Fit, samples: Mapping[str, Samples], knowledge: Mapping[str, Knowledge]
+    fit: Fit, samples: Mapping[str, Samples], knowledge: Mapping[str, TermConstraints]
 ) -> tuple[Fit, dict[str, Samples]]:
     """The fit with shared terms written as multiples of the others, and samples of the terms that are left.
 
@@ -92,20 +92,20 @@ def _check(relations: list[Relation], samples: Mapping[str, Samples], model: UDE
     for relation in relations:
         if relation.other in dropped:
             raise InputError(
-                f"Knowledge of {relation.term}: shared",
+                f"TermConstraints of {relation.term}: shared",
                 expected="a term that is not shared itself",
                 got=relation.other,
                 fix="Write all as multiples of the same term.",
             )
         if model.calls[relation.term] != model.calls[relation.other]:
             raise InputError(
-                f"Knowledge of {relation.term}: shared",
+                f"TermConstraints of {relation.term}: shared",
                 expected=f"a term of the same arguments ({', '.join(model.calls[relation.term])})",
                 got=f"{relation.other}({', '.join(model.calls[relation.other])})",
             )
         if relation.factor in {*model.states, *model.values(), *samples[relation.term].inputs}:
             raise InputError(
-                f"Knowledge of {relation.term}: shared", expected="a new name for the factor", got=relation.factor
+                f"TermConstraints of {relation.term}: shared", expected="a new name for the factor", got=relation.factor
             )
 
 
@@ -115,7 +115,7 @@ def _estimated(relation: Relation, samples: Mapping[str, Samples]) -> float:
     factor = float(mine @ others) / max(float(others @ others), 1e-300)
     if factor <= 0:
         raise InputError(
-            f"Knowledge of {relation.term}: shared",
+            f"TermConstraints of {relation.term}: shared",
             expected=f"a factor {relation.factor} above zero",
             got=f"{factor:.3g} from the networks",
             fix="Is the sign right?",

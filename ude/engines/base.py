@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ude.engines.mass_matrix import MassMatrix
 from ude.errors import EngineRefused
-from ude.methods import Algorithm, BrownFullBasicInit, Colouring, Controller, InitializationAlgorithm
+from ude.methods import Algorithm, BrownFullBasicInit, Coloring, Controller, InitializationAlgorithm
 
 #: Which states of a solve are kept for the way back: all, the first alone, or at most so many.
 Checkpoints = Literal["all", "logarithmic"] | int
@@ -83,7 +83,7 @@ class SolveSpec:
         initializealg: How states are made consistent with a singular M.
         failed: Trajectories without a consistent start; they take no step.
         jac: df/du of f's author, called like f; returns ``(*batch, n, n)``.
-        colouring: Which columns or rows of df/du one product finds together.
+        coloring: Which columns or rows of df/du one product finds together.
     """
 
     f: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
@@ -110,7 +110,7 @@ class SolveSpec:
     initializealg: InitializationAlgorithm = field(default_factory=BrownFullBasicInit)
     failed: Bool[Tensor, "B"] | None = None
     jac: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor] | None = None
-    colouring: Colouring | None = None
+    coloring: Coloring | None = None
     force_dtmin: bool = False
     checks: StepChecks = NO_CHECKS
     resume: StepControl | None = None
@@ -172,7 +172,7 @@ class ForwardResult:
         retcode: `ReturnCode` of each trajectory (B,).
         t_end: Time reached (B,).
         nf: Calls of f on the whole batch.
-        njacs, nw: Jacobians and factorisations of the whole batch.
+        njacs, nw: Jacobians and factorizations of the whole batch.
         switches: Of a method that switches, how often each trajectory did (B,).
         stiff: Of such a method, which trajectories ended with the implicit one (B,).
         nproducts: Jacobian-vector and vector-Jacobian products of the whole batch.

@@ -40,7 +40,7 @@ def derivative(
             return work(u, t)
         if not spec.mass.singular:
             return torch.linalg.solve_ex(spec.mass.matrix, work(u, t).unsqueeze(-1))[0].squeeze(-1)
-        du, jacobian, of_t = work.linearise(u, t)
+        du, jacobian, of_t = work.linearize(u, t)
         right = du - spec.mass.algebraic(du + of_t)
         return _solved(_matrix(spec, spec.mass, jacobian), right)
 
@@ -79,7 +79,7 @@ def consistent(
             step, _, singular = _newton_step(Jacobians(spec, p), mass, start, spec.t0)
             return u, singular | ~(_size(step, start) <= options.abstol)
         if not isinstance(options, BrownFullBasicInit):
-            raise TypeError(f"{options!r} is no initialisation of ude's")
+            raise TypeError(f"{options!r} is no initialization of ude's")
         solution, failed = _solve(spec, mass, start, p, options)
     if not (torch.is_grad_enabled() and (u.requires_grad or any(leaf.requires_grad for leaf in p))):
         return solution, failed

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ude.engines.base import SolveSpec, as_batch
 from ude.errors import InputError
-from ude.methods.coloring import Colouring
+from ude.methods.coloring import Coloring
 
 
 class Jacobians:
@@ -34,12 +34,12 @@ class Jacobians:
         self.calls += 1
         return as_batch(self.spec, u, t, self.p)
 
-    def linearise(self, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def linearize(self, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return f (B, n), df/du (B, n, n) and df/dt (B, n)."""
         u, t = u.detach().requires_grad_(), t.detach().requires_grad_()
         with torch.enable_grad():
             du = self(u, t)
-        if self.spec.jac is None and self.spec.colouring is None:
+        if self.spec.jac is None and self.spec.coloring is None:
             of_u, of_t = self.rows(du, (u, t))
             return du.detach(), of_u, of_t
         of_t = Pusher(self, du, (t,))(torch.ones_like(t))
@@ -58,9 +58,9 @@ class Jacobians:
         """df/du where f has been called already; with `keep` the graph of du is not freed."""
         if self.spec.jac is not None:
             return self._given(u, t)
-        if self.spec.colouring is not None:
+        if self.spec.coloring is not None:
             self.jacobians += 1
-            return self._coloured(du, u, self.spec.colouring)
+            return self._colored(du, u, self.spec.coloring)
         return self.rows(du, (u,), keep=keep)[0]
 
     def _given(self, u: Tensor, t: Tensor) -> Float[Tensor, "B n n"]:
@@ -72,20 +72,20 @@ class Jacobians:
             matrix = self.spec.jac(u.detach().view(*batch, count), self.p, t.detach().view(batch))
         return _checked(matrix, u, batch).reshape(-1, count, count)
 
-    def _coloured(self, du: Tensor, u: Tensor, colouring: Colouring) -> Float[Tensor, "B n n"]:
-        colour = torch.tensor(colouring.colour, device=u.device)
-        rows, columns = (torch.tensor(part, device=u.device) for part in (colouring.rows, colouring.columns))
-        seeds = torch.nn.functional.one_hot(colour, colouring.count).T.to(u.dtype)
+    def _colored(self, du: Tensor, u: Tensor, coloring: Coloring) -> Float[Tensor, "B n n"]:
+        color = torch.tensor(coloring.color, device=u.device)
+        rows, columns = (torch.tensor(part, device=u.device) for part in (coloring.rows, coloring.columns))
+        seeds = torch.nn.functional.one_hot(color, coloring.count).T.to(u.dtype)
         seeds = seeds.unsqueeze(1).expand(-1, u.shape[0], -1)
         matrix = u.new_zeros(*u.shape, u.shape[1])
-        if colouring.by == "columns":
+        if coloring.by == "columns":
             push = Pusher(self, du, (u,))
             pushed = torch.stack([push(seed) for seed in seeds])
-            matrix[:, rows, columns] = pushed[colour[columns], :, rows].T
+            matrix[:, rows, columns] = pushed[color[columns], :, rows].T
         else:
             found = self._products(du, (u,), seeds, keep=True)[0]
             if found is not None:
-                matrix[:, rows, columns] = found[colour[rows], :, columns].T
+                matrix[:, rows, columns] = found[color[rows], :, columns].T
         return matrix
 
     def rows(self, du: Tensor, inputs: Sequence[Tensor], *, keep: bool = False) -> list[Tensor]:
@@ -200,7 +200,7 @@ def require_right(spec: SolveSpec, u: Float[Tensor, "B n"], p: Sequence[Tensor])
     Raises:
         InputError: They differ, or jac returns another shape.
     """
-    if spec.jac is None and spec.colouring is None:
+    if spec.jac is None and spec.coloring is None:
         return
     work = Jacobians(spec, [leaf.detach() for leaf in p])
     free = FreeJacobian(work, u, spec.t0)

@@ -14,7 +14,7 @@ from ude.engines.base import SolveSpec
 from ude.engines.initialization import consistent, derivative
 from ude.engines.mass_matrix import MassMatrix
 from ude.errors import InputError
-from ude.methods import Algorithm, Colouring
+from ude.methods import Algorithm, Coloring
 from ude.problems.function import ExplicitForm, ODEFunction
 from ude.problems.ode import FlatRightHandSide, ODEProblem
 
@@ -26,14 +26,14 @@ _FOR_DAES = "Rodas5P(), Rodas4(), KenCarp4(), KenCarp5(), Kvaerno5(), TRBDF2() o
 class Structure:
     """Args:
     f: The right-hand side to solve instead of the problem's; None is the problem's own.
-    mass, colouring: As of `SolveSpec`.
+    mass, coloring: As of `SolveSpec`.
     jac: As of `ODEFunction`.
     """
 
     f: ExplicitForm | None = None
     mass: MassMatrix | None = None
     jac: Callable[..., Tensor] | None = None
-    colouring: Colouring | None = None
+    coloring: Coloring | None = None
 
     def bound_jac(self, f: FlatRightHandSide) -> Callable[[Tensor, Sequence[Tensor], Tensor], Tensor] | None:
         """The user's Jacobian as a function of the leaves."""
@@ -53,7 +53,7 @@ def structure_of(prob: ODEProblem, alg: Algorithm) -> Structure:
     if not isinstance(f, ODEFunction):
         return Structure()
     if f.mass_matrix is None:
-        return Structure(jac=f.jac, colouring=f.colouring)
+        return Structure(jac=f.jac, coloring=f.coloring)
     mass = MassMatrix.of(f.mass_matrix.to(prob.u0))
     if mass.singular and not alg.solves_daes:
         raise InputError(
@@ -64,7 +64,7 @@ def structure_of(prob: ODEProblem, alg: Algorithm) -> Structure:
         )
     if not alg.takes_mass_matrix:
         return Structure(f=ExplicitForm(f.f, mass.matrix))
-    return Structure(mass=mass, jac=f.jac, colouring=f.colouring)
+    return Structure(mass=mass, jac=f.jac, coloring=f.coloring)
 
 
 def started(spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> tuple[Float[Tensor, "B n"], SolveSpec]:

@@ -23,7 +23,7 @@ Caller = Callable[..., Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Stretch:
+class ObservedSegment:
     """One leg, as observers need it.
 
     Args:
@@ -54,7 +54,7 @@ class Observer:
     batch: tuple[int, ...]
     columns: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
-    def times(self, leg: Stretch) -> tuple[Float[Tensor, "B k"], Bool[Tensor, "B k"]]:
+    def times(self, leg: ObservedSegment) -> tuple[Float[Tensor, "B k"], Bool[Tensor, "B k"]]:
         """The times at which to look, in the order of time, and which of them count; the others are the leg's end."""
         sign, start, end = (item.unsqueeze(-1) for item in (leg.sign, leg.start, leg.end))
         running = (start != end) | leg.fresh.unsqueeze(-1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ude.engines import SolveSpec
 from ude.events.event import Event
-from ude.events.progress import Leg
+from ude.events.progress import Segment
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ def _firsts(times: Float[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
     return new
 
 
-def dense_of(legs: list[Leg], u0: Tensor) -> Callable[[Tensor], Tensor]:
+def dense_of(legs: list[Segment], u0: Tensor) -> Callable[[Tensor], Tensor]:
     """Dense output over all legs; at the time of an event it gives the state before it."""
 
     def read(times: Float[Tensor, "B T"]) -> Float[Tensor, "B T n"]:

@@ -30,7 +30,7 @@ from ude.events.run import EventRun, preset_times
 
 
 @dataclass(frozen=True, eq=False)
-class Leg:
+class Segment:
     """One stretch of every trajectory between events: from `start` to `end` (equal where a trajectory had ended)."""
 
     start: Float[Tensor, "B"]
@@ -107,7 +107,7 @@ class Progress:
         self.codes = torch.where(which, int(code), self.codes)
         self.running = self.running & ~which
 
-    def arrive(self, run: EventRun, leg: Leg, located: Located) -> None:
+    def arrive(self, run: EventRun, leg: Segment, located: Located) -> None:
         """Take the state to the end of the leg, let what happens there happen, and be ready for the next."""
         failed = located.codes != ReturnCode.Success
         reached, live_t = located.t, located.live_t

@@ -22,9 +22,9 @@ from torch import Tensor
 from ude.engines.initialization import derivative
 from ude.engines.return_code import ReturnCode
 from ude.events.callbacks import ContinuousCallback, PeriodicCallback, PresetTimeCallback, VectorContinuousCallback
-from ude.events.observers import Stretch
+from ude.events.observers import ObservedSegment
 from ude.events.outcome import EventSolve, collect, dense_of
-from ude.events.progress import Leg, Located, Progress, choose_first_times, fire_preset
+from ude.events.progress import Located, Progress, Segment, choose_first_times, fire_preset
 from ude.events.run import EventRun, preset_times, rounding
 from ude.events.watch import Watch, component_of
 from ude.sensitivity import Solved
@@ -40,7 +40,7 @@ def solve_with_events(run: EventRun, u0: Float[Tensor, "B n"]) -> EventSolve:
     began = clock.perf_counter()
     spec = run.spec
     state = Progress.start(run, u0)
-    legs: list[Leg] = []
+    legs: list[Segment] = []
     pieces: list[tuple[Tensor, Tensor, Tensor]] = []
     fire_preset(run, state, spec.t0)
     choose_first_times(run, state)
@@ -77,7 +77,7 @@ def solve_with_events(run: EventRun, u0: Float[Tensor, "B n"]) -> EventSolve:
     )
 
 
-def _one_leg(run: EventRun, state: Progress) -> tuple[Leg, Located, Tensor, Tensor, Tensor]:
+def _one_leg(run: EventRun, state: Progress) -> tuple[Segment, Located, Tensor, Tensor, Tensor]:
     spec, engine = run.spec, run.engine
     u = state.u
     first = derivative(spec, u.detach(), state.t, run.p)
@@ -150,7 +150,7 @@ def _one_leg(run: EventRun, state: Progress) -> tuple[Leg, Located, Tensor, Tens
         watched=watch.discrete,
         codes=torch.where(state.running, result.retcode, 0),
     )
-    leg = Leg(state.t, end, lambda asked: run.project(read(asked)))
+    leg = Segment(state.t, end, lambda asked: run.project(read(asked)))
     return leg, located, times, run.project(live[:, : times.shape[1]]), inside & state.running.unsqueeze(-1)
 
 
@@ -158,7 +158,7 @@ def _asked(run: EventRun, state: Progress, watch: Watch, end: Tensor) -> list[tu
     """Of every observer, the times in this leg at which it looks, and which of them count."""
     if not state.observers:
         return []
-    leg = Stretch(
+    leg = ObservedSegment(
         start=state.t,
         end=end,
         fresh=state.running & (state.t == run.spec.t0),
@@ -236,7 +236,7 @@ def _observe_still(run: EventRun, state: Progress) -> None:
     """Trajectories that have ended at their start have no leg; what there is to see of them is that."""
     still, nothing = ~state.running, state.t.new_empty(len(state.t), 0)
     if bool(still.any()):
-        leg = Stretch(state.t, state.t, still, still, nothing, torch.zeros_like(state.t), run.spec.sign)
+        leg = ObservedSegment(state.t, state.t, still, still, nothing, torch.zeros_like(state.t), run.spec.sign)
         asked = [observer.times(leg) for observer in state.observers]
         count = sum(looked.shape[1] for looked, _ in asked)
         _observe(run, state, asked, state.u.unsqueeze(1).expand(-1, count, -1))

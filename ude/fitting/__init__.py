@@ -11,7 +11,7 @@ from ude.fitting.noise import Gaussian, LogNormal, NegativeBinomial, NoiseModel,
 from ude.fitting.optimizers.gauss_newton import GaussNewton
 from ude.fitting.optimizers.optimizers import LBFGS, Adam, LevenbergMarquardt
 from ude.fitting.options import FitOptions
-from ude.fitting.penalties import LogNormalPrior, NormalPrior, Residual, Smallness
+from ude.fitting.penalties import LogNormalPrior, MagnitudePenalty, NormalPrior, ResidualPenalty
 from ude.fitting.result import Fit
 from ude.fitting.shooting import SolverOptions
 from ude.fitting.smoothing import Smoothing, smooth
@@ -37,6 +37,7 @@ __all__ = [
     "LevenbergMarquardt",
     "LogNormal",
     "LogNormalPrior",
+    "MagnitudePenalty",
     "MultipleShooting",
     "NegativeBinomial",
     "NoiseModel",
@@ -44,9 +45,8 @@ __all__ = [
     "ParameterIntervals",
     "Poisson",
     "RelativeAbsolute",
-    "Residual",
+    "ResidualPenalty",
     "SingleShooting",
-    "Smallness",
     "Smoothing",
     "SolverOptions",
     "StudentT",

@@ -72,7 +72,7 @@ def fit(
     noise:    a noise model such as `Gaussian()` for all columns, or a dict column -> noise model, whose scales are
               estimated with the rest; None: least squares
     priors:   parameter -> `NormalPrior` or `LogNormalPrior`
-    penalties: `Residual`s and `Smallness`
+    penalties: `ResidualPenalty`s and `MagnitudePenalty`
     callback: called with an `Iteration` after each; True ends the stage
     out:      a folder that keeps every evaluation, and the best fit so far at intervals. The same call after a crash, a
               kill or Ctrl-C goes on where it was, and ends with the same bits as a run without interruption.

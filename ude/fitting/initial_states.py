@@ -116,7 +116,7 @@ def _read(state: str, given: Any, number: int) -> InitialValue:
 
 @dataclass(frozen=True, eq=False)
 class InitialStates:
-    """Where trajectories begin, as a function of offsets that an optimiser may move freely.
+    """Where trajectories begin, as a function of offsets that an optimizer may move freely.
 
     A fitted state begins at ``z = z₀ + offset·spread`` in inner coordinates; one within [a, b] at
     ``u = a + (b - a) sigmoid(logit((u₀ - a)/(b - a)) + offset)``, with one bound at ``u = a ± (u₀ - a) exp(offset)``.

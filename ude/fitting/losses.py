@@ -1,4 +1,4 @@
-"""What a fit minimises: Gaussian misfit in natural units over a scale a state, and a prior on network weights."""
+"""What a fit minimizes: Gaussian misfit in natural units over a scale a state, and a prior on network weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ude.models import Model, Neural
 
 # What a number costs at least that a failed solve did not reach, in squared scales: as if it were this far off. Finite,
-# so that an optimiser can compare two failures (the one that got further is better), and far above any fit to keep.
+# so that an optimizer can compare two failures (the one that got further is better), and far above any fit to keep.
 COST_OF_A_MISSING_POINT = 100.0
 
 

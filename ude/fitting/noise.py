@@ -78,9 +78,9 @@ class NoiseModel(ABC):
     def cost(
         self, predicted: Float[Tensor, "*any"], observed: Float[Tensor, "*any"], estimated: Mapping[str, Tensor]
     ) -> Float[Tensor, "*any"]:
-        """-log p of each observation, normalised; finite for every finite prediction."""
+        """-log p of each observation, normalized; finite for every finite prediction."""
 
-    def stabilised(self, y: Array) -> tuple[Array, Array]:
+    def stabilized(self, y: Array) -> tuple[Array, Array]:
         """y in a unit in which its noise is of one size wherever y is, and the derivative of that by y; no scale may be
         open. As here: y itself, where it is anyway."""
         return y, np.ones_like(y)
@@ -144,7 +144,7 @@ class LogNormal(NoiseModel):
         log = observed.log()
         return HALF_LOG_TWO_PI + log + sigma.log() + 0.5 * ((log - mean.log()) / sigma) ** 2 + outside
 
-    def stabilised(self, y: Array) -> tuple[Array, Array]:
+    def stabilized(self, y: Array) -> tuple[Array, Array]:
         sigma = self._number("sigma")
         return np.log(y) / sigma, 1.0 / (sigma * y)
 
@@ -180,7 +180,7 @@ class RelativeAbsolute(NoiseModel):
         variance = _tensor(scales["absolute"]) ** 2 + (_tensor(scales["relative"]) * predicted) ** 2
         return HALF_LOG_TWO_PI + 0.5 * variance.log() + 0.5 * (observed - predicted) ** 2 / variance
 
-    def stabilised(self, y: Array) -> tuple[Array, Array]:
+    def stabilized(self, y: Array) -> tuple[Array, Array]:
         a, b = self._number("absolute"), self._number("relative")
         return np.arcsinh(b * y / a) / b, 1.0 / np.hypot(a, b * y)
 
@@ -234,7 +234,7 @@ class Poisson(NoiseModel):
         mean, outside = _positive(predicted, observed)
         return mean - observed * mean.log() + torch.lgamma(observed + 1) + outside
 
-    def stabilised(self, y: Array) -> tuple[Array, Array]:
+    def stabilized(self, y: Array) -> tuple[Array, Array]:
         root = np.sqrt(y + _ANSCOMBE)
         return 2.0 * root, 1.0 / root
 
@@ -270,7 +270,7 @@ class NegativeBinomial(NoiseModel):
         counted = torch.lgamma(r) + torch.lgamma(observed + 1) - torch.lgamma(observed + r)
         return counted + r * torch.log1p(mean / r) + observed * torch.log1p(r / mean) + outside
 
-    def stabilised(self, y: Array) -> tuple[Array, Array]:
+    def stabilized(self, y: Array) -> tuple[Array, Array]:
         spread, y = self._number("dispersion"), y + _ANSCOMBE
         return 2.0 * np.arcsinh(np.sqrt(spread * y)) / np.sqrt(spread), 1.0 / np.sqrt(y * (1.0 + spread * y))
 

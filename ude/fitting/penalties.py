@@ -1,6 +1,6 @@
 """What is known beside the data: priors on parameters, smallness of a correction, residuals of equations.
 
-Every one of them is a vector of numbers whose sum of squares adds to the loss, so that each optimiser, least squares
+Every one of them is a vector of numbers whose sum of squares adds to the loss, so that each optimizer, least squares
 too, can use it. The loss is a mean square in scales of the data; see `ude.fit`.
 """
 
@@ -119,11 +119,11 @@ class Penalty(ABC):
 
 
 @dataclass(frozen=True)
-class Smallness(Penalty):
+class MagnitudePenalty(Penalty):
     """``weight mean (U / size)²`` along the smoothed data: the unknown function U explains only what the known part of
     the model cannot. `size` is U's unit; the output scale of its network when left out.
 
-    >>> ude.Smallness("U1", weight=1e-2).output  # given to fit as penalties=[...]
+    >>> ude.MagnitudePenalty("U1", weight=1e-2).output  # given to fit as penalties=[...]
     'U1'
     """
 
@@ -154,7 +154,7 @@ _RATE = re.compile(r"\bd([^\W\d]\w*)/dt\b")
 
 
 @dataclass(frozen=True)
-class Residual(Penalty):
+class ResidualPenalty(Penalty):
     """``weight mean (expression / size)²`` at points along the smoothed data: physics that the model should obey.
 
     expression: of states, parameters, `t`, unknown functions by their bare name (``U1``, its value), and ``dx/dt``, the
@@ -162,7 +162,7 @@ class Residual(Penalty):
         dI/dt + dR/dt"`` conserves a sum
     size:       the unit of the expression
 
-    >>> conserved = ude.Residual("dS/dt + dI/dt + dR/dt", weight=1.0)  # given to fit as penalties=[conserved]
+    >>> conserved = ude.ResidualPenalty("dS/dt + dI/dt + dR/dt", weight=1.0)  # given to fit as penalties=[conserved]
     >>> conserved.size
     1.0
     """
@@ -176,7 +176,7 @@ class Residual(Penalty):
         _check_number(self, "size", positive=True)
         if not isinstance(self.expression, str):
             raise InputError(
-                "the expression of a Residual is no text", expected='"dx/dt - y"', got=repr(self.expression)
+                "the expression of a ResidualPenalty is no text", expected='"dx/dt - y"', got=repr(self.expression)
             )
 
     def bind(self, scene: Scene) -> Bound:
@@ -240,7 +240,9 @@ def check_known(model: Model, priors: Mapping[str, ParameterPrior], penalties: I
     for penalty in penalties:
         if not isinstance(penalty, Penalty):
             raise InputError(
-                "penalties are not usable", expected="ude.Residual(...) or ude.Smallness(...)", got=repr(penalty)
+                "penalties are not usable",
+                expected="ude.ResidualPenalty(...) or ude.MagnitudePenalty(...)",
+                got=repr(penalty),
             )
     table = model.parameters_table
     for name, prior in priors.items():

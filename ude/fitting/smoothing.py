@@ -3,7 +3,7 @@
 The derivatives are what the first stage of a fit matches (collocation; Varah 1982, Ramsay et al. 2007). Each state is
 a Gaussian process y = mean + f(t) + noise, whose length scale, amplitude and noise come from the marginal likelihood
 (Rasmussen & Williams 2006, 5.4.1) of all trajectories together; the derivative is that of the posterior mean. Long
-trajectories get a smoothing spline by generalised cross-validation instead, since a Gaussian process costs n^3.
+trajectories get a smoothing spline by generalized cross-validation instead, since a Gaussian process costs n^3.
 States that are positive keep a positive smooth. Gaps need nothing: each state has its own times.
 """
 
@@ -27,7 +27,7 @@ Curve = Callable[[Array], tuple[Array, Array, Array]]
 
 LONGEST_GAUSSIAN_PROCESS = 250  # points in a trajectory; 0.1 s a state there, a spline beyond
 _RARE = 0.25
-_SMALLEST_NOISE = 1e-8  # of noise variance to signal variance: what float64 needs to factorise the kernel
+_SMALLEST_NOISE = 1e-8  # of noise variance to signal variance: what float64 needs to factorize the kernel
 
 
 @dataclass(frozen=True)
@@ -196,14 +196,14 @@ _KERNELS = (_squared_exponential, _matern)
 def _gaussian_processes(times: list[Array], values: list[Array], inverse: Callable[[Array], Array]) -> _StateFit:
     """`inverse` maps what is smoothed to the units of u, in which the noise is wanted."""
     means = [float(v.mean()) for v in values]
-    centred = [v - m for v, m in zip(values, means, strict=True)]
+    centered = [v - m for v, m in zip(values, means, strict=True)]
     distances = [t[:, None] - t[None, :] for t in times]
-    likeliest = [(*_most_likely(kernel, distances, centred, times), kernel) for kernel in _KERNELS]
+    likeliest = [(*_most_likely(kernel, distances, centered, times), kernel) for kernel in _KERNELS]
     cost, length, ratio, kernel = min(likeliest, key=lambda found: found[0])
-    amplitude = _profile(kernel, distances, centred, length, ratio)[1]
+    amplitude = _profile(kernel, distances, centered, length, ratio)[1]
     curves: list[Curve] = []
     squares, freedom = 0.0, 0.0
-    for t, v, c, m, d in zip(times, values, centred, means, distances, strict=True):
+    for t, v, c, m, d in zip(times, values, centered, means, distances, strict=True):
         gram = kernel(d, length)[0]
         inverted = cho_solve(cho_factor(gram + ratio * np.eye(len(t)), lower=True), np.eye(len(t)))
         curves.append(_posterior(partial(kernel, length=length), t, (inverted @ c, m), (amplitude, inverted)))
@@ -232,14 +232,14 @@ def _posterior(
 def _profile(
     kernel: Callable[..., tuple[Array, Array, float]],
     distances: list[Array],
-    centred: list[Array],
+    centered: list[Array],
     length: float,
     ratio: float,
 ) -> tuple[float, float]:
     """-log marginal likelihood with the amplitude at its best, up to a constant, and that amplitude's square:
     s² = Σ yᵀ(R+ηI)⁻¹y / n,  n/2 log s² + ½ Σ log|R+ηI|."""
     quadratic, logdet, n = 0.0, 0.0, 0
-    for d, c in zip(distances, centred, strict=True):
+    for d, c in zip(distances, centered, strict=True):
         factor = cho_factor(kernel(d, length)[0] + ratio * np.eye(len(c)), lower=True)
         quadratic += float(c @ cho_solve(factor, c))
         logdet += 2.0 * float(np.log(np.diag(factor[0])).sum())
@@ -249,7 +249,7 @@ def _profile(
 
 
 def _most_likely(
-    kernel: Callable[..., tuple[Array, Array, float]], distances: list[Array], centred: list[Array], times: list[Array]
+    kernel: Callable[..., tuple[Array, Array, float]], distances: list[Array], centered: list[Array], times: list[Array]
 ) -> tuple[float, float, float]:
     """(objective, length scale, noise ratio): a grid over both, since the likelihood has local optima, then refined.
 
@@ -257,12 +257,12 @@ def _most_likely(
     """
     spacing = float(np.median(np.concatenate([np.diff(t) for t in times])))
     span = max(float(np.ptp(t)) for t in times)
-    centre, width = np.log(np.sqrt(spacing * span)), max(np.log(span / spacing) / 2.0, 1.0)
+    center, width = np.log(np.sqrt(spacing * span)), max(np.log(span / spacing) / 2.0, 1.0)
     low, high = np.log(spacing) - np.log(2.0), np.log(span) + np.log(4.0)
 
     def objective(x: Array) -> float:
-        value = _profile(kernel, distances, centred, float(np.exp(x[0])), float(np.exp(x[1])))[0]
-        return value + 0.5 * ((x[0] - centre) / width) ** 2
+        value = _profile(kernel, distances, centered, float(np.exp(x[0])), float(np.exp(x[1])))[0]
+        return value + 0.5 * ((x[0] - center) / width) ** 2
 
     grid = [np.array([x, y]) for x in np.linspace(low, high, 9) for y in np.log([1e-7, 1e-5, 1e-3, 1e-2, 1e-1, 0.5])]
     start = min(grid, key=objective)

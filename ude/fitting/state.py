@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.errors import InputError
-from ude.fitting import starting_values as initialise
+from ude.fitting import starting_values as initialize
 from ude.fitting.coordinates import Coordinates, InnerField
 from ude.fitting.data.dataset import Array, Dataset
 from ude.fitting.initial_states import InitialStates, InitialValue, starting_values
@@ -23,7 +23,7 @@ from ude.fitting.losses import Prior, network_weights
 from ude.fitting.measurement import Measurement
 from ude.fitting.noise import Likelihood, NoiseModel
 from ude.fitting.optimizers.gauss_newton import GaussNewton
-from ude.fitting.optimizers.optimizers import LBFGS, Adam, LevenbergMarquardt, Objective, Optimiser
+from ude.fitting.optimizers.optimizers import LBFGS, Adam, LevenbergMarquardt, Objective, Optimizer
 from ude.fitting.options import FitOptions
 from ude.fitting.penalties import ParameterPrior, Penalty, Scene, bind_all
 from ude.fitting.posterior.function_prior import FunctionPrior, FunctionPriors, function_priors
@@ -31,7 +31,7 @@ from ude.fitting.posterior.posterior import Posterior, Scales, WindowStarts, net
 from ude.fitting.shooting import Shooting, Windows, cut
 from ude.fitting.smooth_points import Points
 from ude.fitting.smoothing import interpolate_rare, rarely_seen, smooth
-from ude.fitting.stages.hidden_states import DrivenMatch
+from ude.fitting.stages.hidden_states import HiddenStateMatching
 from ude.fitting.stages.stage_log import StageLog
 from ude.fitting.stages.stages import Callback, Stage
 from ude.fitting.stiffness import algorithm_for
@@ -116,7 +116,7 @@ class Training:
     def _place_states(self, values: Array) -> None:
         """Which states are seen and which hidden, the coordinates of all, and where they start."""
         setup, measurement, states = self.setup, self.setup.measurement, self.model.states
-        self.driven: DrivenMatch | None = None
+        self.driven: HiddenStateMatching | None = None
         self.hidden = [states.index(state) for state in measurement.unmeasured]
         self.columns = [measurement.column_of[s] for s in states if s in measurement.column_of]
         starts = starting_values(setup.initial, self.spread_out(self.train.first_values()))
@@ -174,16 +174,18 @@ class Training:
         first = np.stack([self.smoothing(i, tr.t[:1])[0][0] for i, tr in enumerate(self.train.trajectories)])
         starts = starting_values(setup.initial, self.spread_out(first))
         self.starts = self.field.coordinates.inner(self.initial.inside(torch.as_tensor(starts)))
-        initialise.redraw_networks(self.model, setup.seed)
+        initialize.redraw_networks(self.model, setup.seed)
         points = Points.along(self.train, self.smoothing)
         # columns and their rates, in logarithms where they are positive
         columns = Coordinates(self.positive_columns(), self.scale.numpy())
-        unset = initialise.unset_parameters(self.model)
-        rate = initialise.rate_of(columns.inner(points.u), columns.inner_rate(points.u, points.du))
-        self.model.set_values(initialise.start_values(unset, rate))
+        unset = initialize.unset_parameters(self.model)
+        rate = initialize.rate_of(columns.inner(points.u), columns.inner_rate(points.u, points.du))
+        self.model.set_values(initialize.start_values(unset, rate))
         self.inputs.begin(self.model.values())
         if self.hidden:
-            self.driven = DrivenMatch.along(self.field, self.hidden, self.train, self.smoothing, self.spread_out)
+            self.driven = HiddenStateMatching.along(
+                self.field, self.hidden, self.train, self.smoothing, self.spread_out
+            )
             rows = torch.arange(len(self.train)).repeat_interleave(self.driven.states.t.shape[1])
             points = Points(*self.driven.points(self.starts, options.solver), rows)
         else:
@@ -191,7 +193,7 @@ class Training:
         self.points = points
         self.belief = self._belief()
         if options.rescale:
-            initialise.set_network_scales(self.model, points.u, points.du, points.t, self.overrides(points)())
+            initialize.set_network_scales(self.model, points.u, points.du, points.t, self.overrides(points)())
         self._choose_algorithm()
         relative = max(float(np.sqrt(np.mean((self.noise / self.scale.numpy()) ** 2))), 1e-3)
         observations = sum(self.train.counts().values())
@@ -309,7 +311,7 @@ class Training:
 
     # -- for stages -----------------------------------------------------------------------------------------------
 
-    def default_optimisers(self, first: int, second: int, residuals: int) -> tuple[Optimiser, ...]:
+    def default_optimizers(self, first: int, second: int, residuals: int) -> tuple[Optimizer, ...]:
         """Gauss-Newton steps with networks; least squares where there are few parameters and few squares; else Adam,
         then L-BFGS."""
         if residuals and network_weights(self.model) and self.likelihood is None:
@@ -342,8 +344,8 @@ class Training:
             posterior=posterior,
         )
 
-    def stage(self, stage: Stage, optimisers: Sequence[Optimiser], rounds: int = 1) -> StageLog:
-        total = rounds * sum(optimiser.iterations for optimiser in optimisers)
+    def stage(self, stage: Stage, optimizers: Sequence[Optimizer], rounds: int = 1) -> StageLog:
+        total = rounds * sum(optimizer.iterations for optimizer in optimizers)
         return StageLog(self, stage, self.bar.stage(stage.name, total))
 
     def smooth_starts(self, windows: Windows) -> Tensor:
@@ -371,7 +373,7 @@ class Training:
         (most,) = self.log(lambda: np.array([float(shooting.most_steps(starts))]))
         return replace(shooting, options=replace(shooting.options, maxiters=int(most)))
 
-    def match_driven(self, stage: Stage, driven: DrivenMatch, optimisers: Sequence[Optimiser]) -> None:
+    def match_driven(self, stage: Stage, driven: HiddenStateMatching, optimizers: Sequence[Optimizer]) -> None:
         """Match the rates of the measured states, the others being simulated along."""
         offset = torch.zeros_like(self.starts, requires_grad=True)
         starts = self.starts
@@ -384,8 +386,8 @@ class Training:
 
         self._starts_now = lambda: now().detach()
         try:
-            with self.stage(stage, optimisers) as log:
-                log.minimise(self.objective(loss, [offset], residuals=None), optimisers)
+            with self.stage(stage, optimizers) as log:
+                log.minimize(self.objective(loss, [offset], residuals=None), optimizers)
         finally:
             self._starts_now = None
             self.starts = now().detach().clone()
@@ -396,9 +398,9 @@ class Training:
         rounds: Sequence[tuple[Shooting, float]],
         starts: Tensor,
         heads: Tensor,
-        optimisers: Sequence[Optimiser],
+        optimizers: Sequence[Optimizer],
     ) -> None:
-        """Optimise model and window starts with one loss and continuity penalty after another; `heads`: each
+        """Optimize model and window starts with one loss and continuity penalty after another; `heads`: each
         trajectory's first window, whose start is the trajectory's."""
         # Offsets in units of the spread: numbers near one, as the weights are.
         offset = torch.zeros_like(starts, requires_grad=True)
@@ -417,14 +419,14 @@ class Training:
             self._posterior(case, place, offset, bool(more), weight, slack)
             for (case, weight), slack in zip(rounds, _slacks(len(rounds)), strict=True)
         ]
-        optimisers = self._usable(stage, optimisers, posteriors)
-        if any(isinstance(optimiser, LevenbergMarquardt | GaussNewton) for optimiser in optimisers):
+        optimizers = self._usable(stage, optimizers, posteriors)
+        if any(isinstance(optimizer, LevenbergMarquardt | GaussNewton) for optimizer in optimizers):
             self.meter.hurry()  # a Jacobian takes many sweeps
         if self.likelihood is not None and self.likelihood.logs.numel():
             more.append(self.likelihood.logs)
         self._starts_now = lambda: now().detach()[heads]
         try:
-            with self.stage(stage, optimisers, len(rounds)) as log:
+            with self.stage(stage, optimizers, len(rounds)) as log:
                 last: Shooting | None = None
                 for (shooting, continuity), posterior in zip(rounds, posteriors, strict=True):
                     if shooting is not last:
@@ -438,11 +440,11 @@ class Training:
 
                     squares = residuals if self.likelihood is None else None
                     objective = self.objective(loss, more, residuals=squares, posterior=posterior)
-                    log.minimise(objective, optimisers)
+                    log.minimize(objective, optimizers)
         finally:
             self._starts_now = None
             self.starts = now().detach()[heads].clone()
-            if any(isinstance(optimiser, GaussNewton) for optimiser in optimisers):
+            if any(isinstance(optimizer, GaussNewton) for optimizer in optimizers):
                 self._keep_prior()
 
     def _posterior(
@@ -467,24 +469,24 @@ class Training:
         )
 
     def _usable(
-        self, stage: Stage, optimisers: Sequence[Optimiser], posteriors: Sequence[Posterior]
-    ) -> Sequence[Optimiser]:
-        """The optimisers, or those that serve where Gauss-Newton steps cannot be taken."""
-        if not any(isinstance(optimiser, GaussNewton) for optimiser in optimisers):
-            return optimisers
+        self, stage: Stage, optimizers: Sequence[Optimizer], posteriors: Sequence[Posterior]
+    ) -> Sequence[Optimizer]:
+        """The optimizers, or those that serve where Gauss-Newton steps cannot be taken."""
+        if not any(isinstance(optimizer, GaussNewton) for optimizer in optimizers):
+            return optimizers
         reasons = [posterior.why_not() for posterior in posteriors]
         if self.likelihood is not None:
             reasons.insert(0, "noise models are given, whose scales it does not estimate")
         reason = next((reason for reason in reasons if reason is not None), None)
         if reason is None:
-            return optimisers
-        if stage.optimisers is not None:
+            return optimizers
+        if stage.optimizers is not None:
             raise InputError(f"GaussNewton cannot be used: {reason}", fix="Use Adam() and LBFGS().")
         self.notes.append(f"{stage.name} by L-BFGS: {reason}")
         return (LBFGS(self.options.single_iterations[1]),)
 
     def _keep_prior(self) -> None:
-        """Have later stages, whatever their optimisers, keep the prior that the data chose."""
+        """Have later stages, whatever their optimizers, keep the prior that the data chose."""
         weights, scales = network_tensors(self.model), self.scales
         factor = (self.unit / 2.0) ** 0.5  # a nat in the loss
         whitener = factor * torch.as_tensor(self.functions.whitener(scales.functions))

@@ -1,7 +1,7 @@
 """Numbers only: tableaus and step-size controllers. No torch below this line."""
 
 from ude.methods.bdf import FBDF
-from ude.methods.coloring import Colouring
+from ude.methods.coloring import Coloring
 from ude.methods.controller import Controller, IController, PIController, PIDController
 from ude.methods.esdirk import (
     TRBDF2,
@@ -52,7 +52,7 @@ __all__ = [
     "BrownFullBasicInit",
     "CandyRoz4",
     "CheckInit",
-    "Colouring",
+    "Coloring",
     "Controller",
     "DiagonallyImplicitRungeKutta",
     "DiagonallyImplicitTableau",

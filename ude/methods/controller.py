@@ -60,7 +60,7 @@ SMALLEST_FILTERED_ERROR = 2.0**-52
 # steps alone, in any batch, in any engine.
 FACTOR_GRID = 2.0**-10
 # Factors above this are rounded to halves. They belong to errors far below the tolerance, of which most digits can be
-# rounding (1e-9 of a tolerance of 1e-3 has four left): the fine grid would flip between neighbours there, and how
+# rounding (1e-9 of a tolerance of 1e-3 has four left): the fine grid would flip between neighbors there, and how
 # exactly a step triples matters to nobody.
 LARGE_FACTOR, LARGE_FACTOR_GRID = 2.0, 0.5
 
@@ -133,7 +133,7 @@ class IController:
     Args:
         gamma: Safety factor.
         qmin, qmax: The smallest and the largest factor by which a step may change.
-        qsteady_min, qsteady_max: Between these an accepted step's size is kept: implicit methods save a factorisation.
+        qsteady_min, qsteady_max: Between these an accepted step's size is kept: implicit methods save a factorization.
 
     Raises:
         InputError: A number is out of its range.

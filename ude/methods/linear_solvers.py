@@ -14,7 +14,7 @@ class LinearSolver:
 
 @dataclass(frozen=True)
 class LU(LinearSolver):
-    """Form the matrix and factorise it once a step: the choice up to some hundred states.
+    """Form the matrix and factorize it once a step: the choice up to some hundred states.
 
     >>> ude.KenCarp4().linsolve == ude.LU()
     True

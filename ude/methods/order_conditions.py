@@ -110,25 +110,25 @@ def order_defects(tableau: RungeKuttaTableau, weights: Sequence[Number], order: 
     }
 
 
-#: A tree whose every node but the root has a colour: which of the parts of f it stands for.
-ColouredTree = tuple[tuple[int, "ColouredTree"], ...]
+#: A tree whose every node but the root has a color: which of the parts of f it stands for.
+ColoredTree = tuple[tuple[int, "ColoredTree"], ...]
 
 
 @cache
-def coloured_trees(nodes: int, colours: int) -> tuple[ColouredTree, ...]:
-    """All rooted trees of exactly `nodes` nodes with every node but the root in one of the colours."""
+def colored_trees(nodes: int, colors: int) -> tuple[ColoredTree, ...]:
+    """All rooted trees of exactly `nodes` nodes with every node but the root in one of the colors."""
     if nodes == 1:
         return ((),)
-    found: set[ColouredTree] = set()
+    found: set[ColoredTree] = set()
     for sizes in _partitions(nodes - 1, nodes - 1):
-        branches = [[(c, tree) for c in range(colours) for tree in coloured_trees(n, colours)] for n in sizes]
+        branches = [[(c, tree) for c in range(colors) for tree in colored_trees(n, colors)] for n in sizes]
         found |= {tuple(sorted(chosen)) for chosen in product(*branches)}
     return tuple(sorted(found))
 
 
 def additive_defects(
     parts: Sequence[Sequence[Sequence[Number]]], columns: Sequence[Sequence[Number]], order: int
-) -> dict[ColouredTree, list[Number]]:
+) -> dict[ColoredTree, list[Number]]:
     """Order conditions of an additive method, coupling of its parts included; all zero up to `order` when they hold.
 
     Args:
@@ -141,19 +141,19 @@ def additive_defects(
     stages = len(parts[0])
 
     @cache
-    def weights(tree: ColouredTree) -> tuple[Number, ...]:
+    def weights(tree: ColoredTree) -> tuple[Number, ...]:
         phi: list[Number] = [1] * stages
-        for colour, child in tree:
+        for color, child in tree:
             inner = weights(child)
-            phi = [x * _dot(row, inner[: len(row)]) for x, row in zip(phi, parts[colour], strict=True)]
+            phi = [x * _dot(row, inner[: len(row)]) for x, row in zip(phi, parts[color], strict=True)]
         return tuple(phi)
 
-    def plain(tree: ColouredTree) -> Tree:
+    def plain(tree: ColoredTree) -> Tree:
         return tuple(plain(child) for _, child in tree)
 
-    defects: dict[ColouredTree, list[Number]] = {}
+    defects: dict[ColoredTree, list[Number]] = {}
     for nodes in range(1, order + 1):
-        for tree in coloured_trees(nodes, len(parts)):
+        for tree in colored_trees(nodes, len(parts)):
             powers = [_dot(column, weights(tree)) for column in columns]
             power = nodes - 1 if len(columns) > 1 else 0
             powers += [0] * (power + 1 - len(powers))

@@ -94,7 +94,7 @@ def _symmetric(half: Sequence[Number]) -> tuple[Number, ...]:
 
 
 def _between(weights: Sequence[Number]) -> tuple[Number, ...]:
-    """What Verlet steps of these sizes leave at their seams: half of each neighbour."""
+    """What Verlet steps of these sizes leave at their seams: half of each neighbor."""
     padded = (Fraction(0), *weights, Fraction(0))
     return tuple((left + right) / 2 for left, right in zip(padded[:-1], padded[1:], strict=True))
 

@@ -95,7 +95,7 @@ def _dense_layers(sizes: list[int], activation: type[nn.Module], seed: int) -> n
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
     for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
-        # nn.Linear's own initialisation would draw from the global random state.
+        # nn.Linear's own initialization would draw from the global random state.
         linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float64)
         bound = math.sqrt(6.0 / (fan_in + fan_out))
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Parameters of a model: numbers with bounds, stored so that an optimiser may move them freely."""
+"""Parameters of a model: numbers with bounds, stored so that an optimizer may move them freely."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ude.errors import InputError
-from ude.models.equations.expression import did_you_mean, is_name, normalise_name
+from ude.models.equations.expression import did_you_mean, is_name, normalize_name
 
 _MARGIN = 1e-9
 """A value on a bound is moved inside by this fraction: the transforms reach their bounds only at infinity."""
@@ -21,7 +21,7 @@ _MARGIN = 1e-9
 class Parameter:
     """A number in a model, in natural units.
 
-    value:  the number; None: not known yet, to be initialised by training (allowed only when fitted)
+    value:  the number; None: not known yet, to be initialized by training (allowed only when fitted)
     fitted: whether training may change it
     lower, upper: bounds, None for none
 
@@ -112,7 +112,7 @@ def parse_parameters(text: str, *, fitted: bool = True) -> dict[str, Parameter]:
                 expected='NAME, NAME=NUMBER or NAME=NUMBER in [LOWER, UPPER], such as "a=0.5, d in [0, 2]"',
                 got=repr(text[position:].strip()),
             )
-        name = normalise_name(match["name"])
+        name = normalize_name(match["name"])
         if name in result:
             raise InputError(f"the list of parameters names {name} twice", got=repr(text))
         value = None if match["value"] is None else float(match["value"])
@@ -144,12 +144,12 @@ def merge_parameters(
         name = key if isinstance(key, str) else getattr(key, "name", None)
         if not isinstance(name, str) or not is_name(name):
             raise InputError("the name of a parameter is not a name", expected="letters, digits and _", got=repr(key))
-        name = normalise_name(name)
+        name = normalize_name(name)
         if entry is None or isinstance(entry, Parameter):
             table[name] = Parameter(None, True) if entry is None else entry
         else:
             table[name] = Parameter(finite(entry, f"parameter {name}"), fitted)
-    unset = {normalise_name(str(key)) for key, entry in (parameters or {}).items() if entry is None}
+    unset = {normalize_name(str(key)) for key, entry in (parameters or {}).items() if entry is None}
     for name, wanted in _fit_entries(fit).items():
         given = table.get(name, Parameter())
         if wanted.value is not None and given.value is not None and wanted.value != given.value:
@@ -293,7 +293,7 @@ class ParameterStore(nn.Module):
             scale.fill_(distance)
             raw.fill_(math.log(math.expm1(1.0)))
         else:
-            # On the bound: the scale stays, so that an optimiser can still leave it.
+            # On the bound: the scale stays, so that an optimizer can still leave it.
             raw.fill_(math.log(math.expm1(_MARGIN)))
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ude.errors import InputError
-from ude.methods.coloring import Colouring, colour
+from ude.methods.coloring import Coloring, color
 
 
 class ODEFunction(nn.Module):
@@ -27,7 +27,7 @@ class ODEFunction(nn.Module):
         jac: ``jac(u, p, t)`` returns df/du of shape ``(*batch, state, state)``, used by implicit methods in the place
             of automatic differentiation. It is checked against it once, at the start.
         jac_prototype: Where df/du may have entries: a tensor, sparse or dense, or a SciPy sparse matrix, of shape
-            (state, state), nonzero there. df/du is then computed in as many products as the pattern has colours.
+            (state, state), nonzero there. df/du is then computed in as many products as the pattern has colors.
 
     Raises:
         InputError: An argument cannot be used.
@@ -61,11 +61,11 @@ class ODEFunction(nn.Module):
         self.f, self.jac = f, jac
         # not persistent: it is no trained state, and a saved f is read by the same f
         self.register_buffer("mass_matrix", matrix, persistent=False)
-        self.colouring: Colouring | None = None
+        self.coloring: Coloring | None = None
         pattern = None if jac_prototype is None else _square(jac_prototype, "jac_prototype")
         if pattern is not None:
             rows, columns = (pattern != 0).nonzero(as_tuple=True)
-            self.colouring = colour(len(pattern), rows.tolist(), columns.tolist())
+            self.coloring = color(len(pattern), rows.tolist(), columns.tolist())
         given = matrix if pattern is None else pattern
         self.size = None if given is None else len(given)
         if pattern is not None and matrix is not None and len(pattern) != len(matrix):

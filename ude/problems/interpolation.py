@@ -309,7 +309,7 @@ def _secants(t: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pchip_slopes(t: Float[Tensor, "time"], values: Float[Tensor, "time channel"]) -> Tensor:
-    """Weighted harmonic means of the neighbouring secants, zero where they differ in sign (Fritsch & Butland)."""
+    """Weighted harmonic means of the neighboring secants, zero where they differ in sign (Fritsch & Butland)."""
     width, secant = _secants(t, values)
     w1, w2 = 2 * width[1:] + width[:-1], width[1:] + 2 * width[:-1]
     same = secant[:-1] * secant[1:] > 0
@@ -330,7 +330,7 @@ def _pchip_end(h0: Tensor, h1: Tensor, s0: Tensor, s1: Tensor) -> Tensor:
 
 
 def _akima_slopes(t: Float[Tensor, "time"], values: Float[Tensor, "time channel"]) -> Tensor:
-    """Akima's weighted means of the neighbouring secants; secants beyond the ends are extrapolated linearly."""
+    """Akima's weighted means of the neighboring secants; secants beyond the ends are extrapolated linearly."""
     _, secant = _secants(t, values)
     first, last = 2 * secant[0] - secant[1], 2 * secant[-1] - secant[-2]
     m = torch.stack([2 * first - secant[0], first, *secant, last, 2 * last - secant[-1]])

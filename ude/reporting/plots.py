@@ -4,8 +4,8 @@ Every function returns a `matplotlib.figure.Figure` of its own and leaves pyplot
 figure stays behind, and drawing from several threads is safe. Show a figure in a notebook by naming it on the last
 line of a cell, or keep it with ``figure.savefig("name.png")``.
 
-Colours are those of Okabe and Ito (Color Universal Design, 2008), which readers with any colour vision can tell
-apart. A line style or a marker always says the same as the colour, so that the figures survive printing in grey.
+Colors are those of Okabe and Ito (Color Universal Design, 2008), which readers with any color vision can tell
+apart. A line style or a marker always says the same as the color, so that the figures survive printing in gray.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def data_and_model(
     for state, (axis, name) in enumerate(zip(axes, labels.states, strict=True)):
         for i, measured in enumerate(data):
             start = np.inf if held_out_from is None else held_out_from[i]
-            _points(axis, measured, state, colour=i if len(data) > 1 else state, start=start)
+            _points(axis, measured, state, color=i if len(data) > 1 else state, start=start)
         for i, line in enumerate(model):
             style = _line(i if len(data) > 1 else state, solid=True)
             axis.plot(line.t, line.u[:, state], **style)
@@ -320,16 +320,16 @@ def _line(index: int, *, solid: bool = False, thin: bool = False) -> dict:
     }
 
 
-def _points(axis: Axes, measured: Series, state: int, *, colour: int, start: float) -> None:
+def _points(axis: Axes, measured: Series, state: int, *, color: int, start: float) -> None:
     late = measured.t >= start
-    for chosen, face in ((~late, COLOURS[colour % len(COLOURS)]), (late, "white")):
+    for chosen, face in ((~late, COLOURS[color % len(COLOURS)]), (late, "white")):
         axis.plot(
             measured.t[chosen],
             measured.u[chosen, state],
             linestyle="none",
-            marker=MARKERS[colour % len(MARKERS)],
+            marker=MARKERS[color % len(MARKERS)],
             markersize=5.5,
-            markeredgecolor=COLOURS[colour % len(COLOURS)],
+            markeredgecolor=COLOURS[color % len(COLOURS)],
             markerfacecolor=face,
             zorder=3,
         )
@@ -348,10 +348,10 @@ def _last(data: Sequence[Series], model: Sequence[Series]) -> float:
 
 def _key(axis: Axes, *, held_out: bool, start: bool = False) -> None:
     """A legend of shapes rather than of lines: it holds for every panel and every trajectory."""
-    grey = {"color": INK, "markersize": 6}
-    axis.plot([], [], "o", label="data", **grey)  # type: ignore[arg-type]
+    gray = {"color": INK, "markersize": 6}
+    axis.plot([], [], "o", label="data", **gray)  # type: ignore[arg-type]
     if held_out:
-        axis.plot([], [], "o", markerfacecolor="white", label="data held out", **grey)  # type: ignore[arg-type]
+        axis.plot([], [], "o", markerfacecolor="white", label="data held out", **gray)  # type: ignore[arg-type]
     axis.plot([], [], "-", color=INK, linewidth=1.8, label="model")
     if start:
         axis.plot([], [], "*", color=INK, markersize=11, label="start of the model")

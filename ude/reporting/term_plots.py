@@ -67,7 +67,7 @@ def _surfaces(function: Function) -> Figure:
     low, high = float(met.min()), float(met.max())
     high = high if high > low else low + 1.0
     figure, axes = _new(1, len(panels), width=1.0 + 4.25 * len(panels), height=4.0)
-    # a colour map whose lightness rises evenly: it reads the same in grey
+    # a color map whose lightness rises evenly: it reads the same in gray
     levels = np.linspace(low, high, 13)
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
         filled = axis.contourf(x, y, np.clip(values, low, high), levels=levels, cmap="cividis", extend="neither")

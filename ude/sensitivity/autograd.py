@@ -21,7 +21,7 @@ class Autograd:
     so it is the choice for second derivatives and small problems. With ESDIRK methods derivatives beyond the second
     are not right.
 
-    Source: "discretise, then optimise"; A. Griewank, A. Walther, Evaluating Derivatives, 2nd ed.
+    Source: "discretize, then optimize"; A. Griewank, A. Walther, Evaluating Derivatives, 2nd ed.
 
     >>> k = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 1.0), dict(k=k))

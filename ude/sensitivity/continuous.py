@@ -154,7 +154,7 @@ def solve_back(
         mass=_mass_of(spec.mass, together=z.shape[1] > states),
         initializealg=BrownFullBasicInit(),
         jac=None,
-        colouring=None,
+        coloring=None,
     )
     if backward.mass is None:
         backward = replace(backward, first_du=f(z, p, span[0]))

@@ -16,7 +16,7 @@ from ude.sensitivity.reading import Gradient, connect
 
 @dataclass(frozen=True)
 class DiscreteAdjoint:
-    """Differentiate the discretisation itself: reverse through the accepted steps, step sizes held constant.
+    """Differentiate the discretization itself: reverse through the accepted steps, step sizes held constant.
 
     The gradient is exact for the numbers that the solve returned, whatever the tolerance. Memory is one state a
     step; the stages of a step are recomputed when its turn comes. First derivatives only.
@@ -34,7 +34,7 @@ class DiscreteAdjoint:
     Raises:
         InputError: checkpoints is none of these.
 
-    Source: "discretise, then optimise"; E. Hairer et al., Solving ODEs I, II.6, transposed; A. Griewank, A. Walther,
+    Source: "discretize, then optimize"; E. Hairer et al., Solving ODEs I, II.6, transposed; A. Griewank, A. Walther,
     Evaluating Derivatives, 2nd ed., chapter 12.
 
     >>> k = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)

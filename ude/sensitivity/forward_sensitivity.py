@@ -155,7 +155,7 @@ class ForwardSensitivity:
                 mass=None if spec.mass is None else spec.mass.repeated(1 + count),
                 initializealg=BrownFullBasicInit(),
                 jac=None,
-                colouring=None,
+                coloring=None,
                 checks=NO_CHECKS,
                 resume=None,
                 compact=False,

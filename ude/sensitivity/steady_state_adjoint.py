@@ -62,7 +62,7 @@ class SteadyStateAdjoint:
         t, column = torch.zeros_like(spec.t0), arrived.unsqueeze(-1)
         at = torch.where(column, u, 0.0).detach()
         with torch.no_grad():
-            _, jacobian, _ = Work(spec, tuple(leaf.detach() for leaf in p)).linearise(at, t)
+            _, jacobian, _ = Work(spec, tuple(leaf.detach() for leaf in p)).linearize(at, t)
             unit = torch.eye(at.shape[1], dtype=at.dtype, device=at.device)
             jacobian = torch.where(column.unsqueeze(-1), jacobian, unit)
             self._require_isolated(jacobian)

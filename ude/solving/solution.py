@@ -31,7 +31,7 @@ class Statistics:
         why_not: For every engine that was considered first, the sentence that says why it did not run.
         algorithm, sensealg: Names of what was used; sensealg is "none" when no gradient was possible.
         seconds: Wall-clock time of the forward solve.
-        njacs, nw: Jacobians df/du and factorisations of implicit methods, each of the whole batch.
+        njacs, nw: Jacobians df/du and factorizations of implicit methods, each of the whole batch.
         why_algorithm: Why `solve` chose this algorithm, one sentence; empty when it was given.
         switches: Of an algorithm that switches (`AutoSwitch`), how often each trajectory changed its method
             ``(*batch)``; None of others.

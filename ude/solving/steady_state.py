@@ -284,8 +284,8 @@ def _newton(spec: SolveSpec, method: SSRootfind, u: Tensor, p: tuple[Tensor, ...
     converged, steps, rejected = ~open_, torch.zeros_like(open_, dtype=torch.int64), torch.zeros_like(t)
     for _ in range(method.maxiters):
         scale = method.abstol + method.reltol * u.abs()
-        du, jacobian, _ = work.linearise(u, t)
-        work.factorisations += 1
+        du, jacobian, _ = work.linearize(u, t)
+        work.factorizations += 1
         lu, pivots, _ = torch.linalg.lu_factor_ex(jacobian)
         change = -torch.linalg.lu_solve(lu, pivots, du.unsqueeze(-1)).squeeze(-1)
         size = _norm(change, scale)
@@ -304,7 +304,7 @@ def _newton(spec: SolveSpec, method: SSRootfind, u: Tensor, p: tuple[Tensor, ...
         rejected=rejected.to(torch.int64),
         nf=work.calls,
         njacs=work.jacobians,
-        nw=work.factorisations,
+        nw=work.factorizations,
     )
 
 

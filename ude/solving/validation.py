@@ -93,7 +93,7 @@ def specify(prob: ODEProblem, alg: Algorithm, options: Options, sensealg: Sensit
         mass=structure.mass,
         initializealg=_initialization(options.initializealg),
         jac=structure.bound_jac(f),
-        colouring=structure.colouring,
+        coloring=structure.coloring,
     )
 
 

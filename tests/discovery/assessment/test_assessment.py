@@ -22,10 +22,10 @@ from ude.discovery.assessment.intervals import profile_interval, wald_intervals
 from ude.discovery.assessment.stability import equilibria, screen
 from ude.discovery.assessment.support import TermSupport
 from ude.discovery.candidate import complexity
-from ude.discovery.refit.closed_system import ClosedForm, Constant, Forcing, Trajectory
+from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing, Trajectory
 from ude.discovery.refit.embedding import FitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator
-from ude.discovery.refit.partial_system import OpenSystem
+from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.sampling import forcing
 from ude.discovery.selection.selection import select
 from ude.errors import DataError, InputError
@@ -183,9 +183,7 @@ def test_a_formula_is_not_called_identified_while_its_residuals_hang_together() 
     errors = noise(60, 0.01)
     swinging = decay(lambda u: 0.0 * u[..., 0], 3.0 * np.exp(-0.5 * t) + 0.03 * np.sin(3 * t) + errors, t, sp.S.Zero)
     assert swinging.verdict.kind == "no formula fits"
-    assert str(swinging.verdict).startswith(
-        "Close, but not the whole truth: neighbouring residuals of x (correlation 0"
-    )
+    assert str(swinging.verdict).startswith("Close, but not the whole truth: neighboring residuals of x (correlation 0")
     still = decay(lambda u: 0.0 * u[..., 0], 3.0 * np.exp(-0.5 * t) + errors, t, sp.S.Zero)
     assert still.verdict.kind == "zero"
 
@@ -205,7 +203,7 @@ def test_summands_read_the_same_whatever_their_constants_are_called() -> None:
 
 
 def test_without_resampling_the_weights_are_those_of_the_scores_and_with_it_less_sure() -> None:
-    system = OpenSystem(("x",), {"x": sp.Function("U")(x)}, {"U": ("x",)})
+    system = PartialSystem(("x",), {"x": sp.Function("U")(x)}, {"U": ("x",)})
     data = [Trajectory(T, (3.0 * np.exp(-0.5 * T) + noise(25, 0.15))[:, None])]
     front = Offers(c0 * x, c0 + c1 * x, c0 * x**2).search(Samples({"x": T}, T))
     ranked = select(system, {"U": front}, data, options=replace(FAST, simplify=False)).ranked
@@ -223,7 +221,7 @@ def test_without_resampling_the_weights_are_those_of_the_scores_and_with_it_less
 
 
 def test_intervals_are_those_of_linear_regression_where_the_model_is_a_line() -> None:
-    system = ClosedForm(("x",), {"x": c0}, {"c0": Constant(0.5)})
+    system = ClosedSystem(("x",), {"x": c0}, {"c0": Constant(0.5)})
     values = 1.0 + 0.7 * T + noise(25, 0.2)
     data = [Trajectory(T, values[:, None])]
     fit = fit_closed_form(system, data, options=FitOptions(rtol=1e-10))
@@ -239,7 +237,7 @@ def test_intervals_are_those_of_linear_regression_where_the_model_is_a_line() ->
 
 
 def test_a_constant_that_leaves_no_trace_has_no_interval() -> None:
-    system = ClosedForm(("x",), {"x": -(c0 + c1) * x}, {"c0": Constant(0.2), "c1": Constant(0.3)})
+    system = ClosedSystem(("x",), {"x": -(c0 + c1) * x}, {"c0": Constant(0.2), "c1": Constant(0.3)})
     data = [Trajectory(T, (np.exp(-0.5 * T) + noise(25, 0.01))[:, None])]
     fit = fit_closed_form(system, data)
     table = wald_intervals(system, fit, data)
@@ -269,7 +267,7 @@ def test_predictions_away_from_the_data_warn(zero: Discovery) -> None:
 
 
 def test_rest_and_runaway_are_told() -> None:
-    logistic = ClosedForm(("x",), {"x": a * x * (1 - x)}, {"a": Constant(1.0)})
+    logistic = ClosedSystem(("x",), {"x": a * x * (1 - x)}, {"a": Constant(1.0)})
     data = [Trajectory(T, np.full((25, 1), np.nan))]
     calm = screen(logistic, {"a": 1.0}, np.array([[0.1]]), data, np.ones(1))
     assert (calm.bounded, calm.checked) == (True, True)
@@ -314,7 +312,7 @@ def test_forcing_is_that_of_interpolation() -> None:
 
 def test_a_forced_system_is_integrated_with_its_corners() -> None:
     """dx/dt = f(t) with f a step: the integral is known."""
-    system = ClosedForm(("x",), {"x": k * a}, {"k": Constant(1.0), "a": Constant(0.0, fitted=False)})
+    system = ClosedSystem(("x",), {"x": k * a}, {"k": Constant(1.0), "a": Constant(0.0, fitted=False)})
     step = Forcing((0.0, 2.0, 6.0), (1.0, 3.0, 3.0), None, True)
     found = Integrator(system).solve(T, np.array([0.0]), {"k": 1.0, "a": step}, np.ones(1))
     assert found is not None
@@ -345,6 +343,6 @@ def test_observables_and_conditions_reach_the_discovery() -> None:
 def test_rest_is_found_where_a_formula_has_a_corner() -> None:
     """dx/dt = 1 - x |x|, at rest at 1 with slope -2; SymPy alone writes d|x|/dx with real and imaginary parts."""
     x = sp.Symbol("x")
-    [rest] = equilibria(ClosedForm(("x",), {"x": 1 - x * sp.Abs(x)}), {}, np.linspace(0.1, 2.0, 20)[:, None])
+    [rest] = equilibria(ClosedSystem(("x",), {"x": 1 - x * sp.Abs(x)}), {}, np.linspace(0.1, 2.0, 20)[:, None])
     assert rest.state == pytest.approx({"x": 1.0})
     assert np.real(rest.eigenvalues) == pytest.approx([-2.0])

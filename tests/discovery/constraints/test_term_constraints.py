@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from ude.discovery import Candidate, Knowledge, LibraryRegressor, Operon, PySR, Samples, Sindy, SymbolicRegressor
+from ude.discovery import Candidate, LibraryRegressor, Operon, PySR, Samples, SINDy, SymbolicRegressor, TermConstraints
 from ude.discovery.candidate import complexity
 from ude.discovery.constraints.term_constraints import contains, knowledge_by_term, operators_of, read_knowledge
 from ude.discovery.constraints.units import Units, dimension_of
@@ -25,7 +25,7 @@ def _samples() -> Samples:
     return Samples({"x": a, "y": b}, 0.5 * a * b, "U1")
 
 
-def front(samples: Samples, searches: Sequence[SymbolicRegressor], known: Knowledge) -> list[Candidate]:
+def front(samples: Samples, searches: Sequence[SymbolicRegressor], known: TermConstraints) -> list[Candidate]:
     """The merged front of one term."""
     return fronts({samples.name: samples}, searches, {samples.name: known})[samples.name]
 
@@ -34,37 +34,37 @@ def _candidate(expression: sp.Expr, **constants: float) -> Candidate:
     return Candidate(expression, constants, complexity(expression, constants), 0.1, "test")
 
 
-def _admitted(known: Knowledge, expression: sp.Expr, **constants: float) -> bool:
+def _admitted(known: TermConstraints, expression: sp.Expr, **constants: float) -> bool:
     return known.why_not(_candidate(expression, **constants), _samples()) is None
 
 
 @pytest.mark.parametrize(
     ("known", "yes", "no"),
     [
-        (Knowledge("U1", variables="x"), c0 * x, c0 * x * y),
-        (Knowledge("U1", operators="+ * ^"), c0 * x**2 + c1, c0 / x),
-        (Knowledge("U1", operators="*, /"), c0 * x / y, c0 + x),
-        (Knowledge("U1", max_complexity=6), c0 * x * y, c0 * x * y + c1),
-        (Knowledge("U1", positive=True), c0 * y**2, c0 * y),
-        (Knowledge("U1", negative=True), -c0 * x, c0 * x),
-        (Knowledge("U1", increasing="x"), c0 * x / (c1 + x), c0 * (x - 3) ** 2),
-        (Knowledge("U1", decreasing="x"), c0 / (c1 + x), c0 * x),
-        (Knowledge("U1", increasing="y"), c0 * y * sp.Abs(y), c0 * sp.Abs(y)),
-        (Knowledge("U1", even="y"), c0 * sp.cos(y) * x, c0 * y * x),
-        (Knowledge("U1", odd="y"), c0 * sp.sin(y) + c1 * y**3, c0 * y + c1),
-        (Knowledge("U1", symmetric="x, y"), c0 * (x - y) ** 2, c0 * (x - y)),
-        (Knowledge("U1", zero_at="x=0"), c0 * x * y, c0 * y),
-        (Knowledge("U1", zero_at="x=0, y=1"), c0 * (x + y - 1), c0 * (x + y)),
-        (Knowledge("U1", zero_at="x=0 or y=0"), c0 * x * y, c0 * x),
-        (Knowledge("U1", forbidden="exp"), c0 * x, c0 * sp.exp(-x)),
-        (Knowledge("U1", forbidden="x**2, x/(K + x)"), c0 * x * y, c0 * x * y / (c1 + x)),
-        (Knowledge("U1", required="x*y"), c0 * x * y / (c1 + x), c0 * x + y),
-        (Knowledge("U1", units="x: m, y: s -> m/s"), c0 * x / y, x + x / y),
-        (Knowledge("U1", units="x: m, y: m -> m"), c0 * x * sp.exp(-y / x), c0 * x * sp.exp(-y)),
-        (Knowledge("U1", units="x: m, y: s -> m/s", dimensionless_constants=True), c0 * x / y, c0 * x),
+        (TermConstraints("U1", variables="x"), c0 * x, c0 * x * y),
+        (TermConstraints("U1", operators="+ * ^"), c0 * x**2 + c1, c0 / x),
+        (TermConstraints("U1", operators="*, /"), c0 * x / y, c0 + x),
+        (TermConstraints("U1", max_complexity=6), c0 * x * y, c0 * x * y + c1),
+        (TermConstraints("U1", positive=True), c0 * y**2, c0 * y),
+        (TermConstraints("U1", negative=True), -c0 * x, c0 * x),
+        (TermConstraints("U1", increasing="x"), c0 * x / (c1 + x), c0 * (x - 3) ** 2),
+        (TermConstraints("U1", decreasing="x"), c0 / (c1 + x), c0 * x),
+        (TermConstraints("U1", increasing="y"), c0 * y * sp.Abs(y), c0 * sp.Abs(y)),
+        (TermConstraints("U1", even="y"), c0 * sp.cos(y) * x, c0 * y * x),
+        (TermConstraints("U1", odd="y"), c0 * sp.sin(y) + c1 * y**3, c0 * y + c1),
+        (TermConstraints("U1", symmetric="x, y"), c0 * (x - y) ** 2, c0 * (x - y)),
+        (TermConstraints("U1", zero_at="x=0"), c0 * x * y, c0 * y),
+        (TermConstraints("U1", zero_at="x=0, y=1"), c0 * (x + y - 1), c0 * (x + y)),
+        (TermConstraints("U1", zero_at="x=0 or y=0"), c0 * x * y, c0 * x),
+        (TermConstraints("U1", forbidden="exp"), c0 * x, c0 * sp.exp(-x)),
+        (TermConstraints("U1", forbidden="x**2, x/(K + x)"), c0 * x * y, c0 * x * y / (c1 + x)),
+        (TermConstraints("U1", required="x*y"), c0 * x * y / (c1 + x), c0 * x + y),
+        (TermConstraints("U1", units="x: m, y: s -> m/s"), c0 * x / y, x + x / y),
+        (TermConstraints("U1", units="x: m, y: m -> m"), c0 * x * sp.exp(-y / x), c0 * x * sp.exp(-y)),
+        (TermConstraints("U1", units="x: m, y: s -> m/s", dimensionless_constants=True), c0 * x / y, c0 * x),
     ],
 )
-def test_statements_let_through_what_agrees_and_nothing_else(known: Knowledge, yes: sp.Expr, no: sp.Expr) -> None:
+def test_statements_let_through_what_agrees_and_nothing_else(known: TermConstraints, yes: sp.Expr, no: sp.Expr) -> None:
     constants = {"c0": 2.0, "c1": 3.0}
     for expression, expected in ((yes, True), (no, False)):
         own = {name: v for name, v in constants.items() if sp.Symbol(name) in expression.free_symbols}
@@ -73,12 +73,12 @@ def test_statements_let_through_what_agrees_and_nothing_else(known: Knowledge, y
 
 @pytest.mark.parametrize(
     "search",
-    [LibraryRegressor(), Sindy(unary=True), Operon(generations=8, population=100, functions=("exp", "sin"))],
+    [LibraryRegressor(), SINDy(unary=True), Operon(generations=8, population=100, functions=("exp", "sin"))],
     ids=["library", "sindy", "operon"],
 )
-def test_every_search_obeys(search: LibraryRegressor | Sindy | Operon) -> None:
+def test_every_search_obeys(search: LibraryRegressor | SINDy | Operon) -> None:
     samples = replace(_samples(), output=0.5 * _samples().inputs["x"] ** 2 + 0.01 * _samples().inputs["y"])
-    known = Knowledge("U1", variables="x", operators="+ * / ^", positive=True, zero_at="x=0", max_complexity=12)
+    known = TermConstraints("U1", variables="x", operators="+ * / ^", positive=True, zero_at="x=0", max_complexity=12)
     found = front(samples, [search], known)
     assert "c0*x**2" in {str(c.expression) for c in found}
     assert any(c.pareto for c in found)
@@ -90,7 +90,7 @@ def test_every_search_obeys(search: LibraryRegressor | Sindy | Operon) -> None:
 
 
 def test_searches_are_told_so_that_they_look_through_less() -> None:
-    known = Knowledge("U1", operators="+ * ^ exp", max_complexity=11)
+    known = TermConstraints("U1", operators="+ * ^ exp", max_complexity=11)
     pysr = informed(PySR(), known)
     assert isinstance(pysr, PySR)
     assert (pysr.binary_operators, pysr.unary_operators, pysr.maxsize) == (("+", "*"), ("exp",), 11)
@@ -106,7 +106,7 @@ def test_searches_are_told_so_that_they_look_through_less() -> None:
 
 def test_known_constants_are_put_in_where_they_fit() -> None:
     samples = replace(_samples(), output=-9.81 * np.sin(_samples().inputs["y"]))
-    found = front(samples, [LibraryRegressor()], Knowledge("U1", constants={"g": 9.81}))
+    found = front(samples, [LibraryRegressor()], TermConstraints("U1", constants={"g": 9.81}))
     [best] = [c for c in found if str(c.expression) == "-9.81*sin(y)"]
     assert best.constants == {}
     assert best.complexity < min(c.complexity for c in found if str(c.expression) == "c0*sin(y)")
@@ -116,7 +116,7 @@ def test_nothing_left_says_what_stood_in_the_way() -> None:
     with pytest.raises(
         ModelError, match=r"no formula found for U1 agrees with what is known of it: c0\*y: not positive"
     ):
-        front(_samples(), [Only(_candidate(c0 * y, c0=1.0))], Knowledge("U1", positive=True))
+        front(_samples(), [Only(_candidate(c0 * y, c0=1.0))], TermConstraints("U1", positive=True))
 
 
 class Only:
@@ -128,15 +128,15 @@ class Only:
 
 
 def test_knowledge_is_read_from_text() -> None:
-    assert read_knowledge("U1: positive; zero_at x=0; variables x, y; max_complexity 12") == Knowledge(
+    assert read_knowledge("U1: positive; zero_at x=0; variables x, y; max_complexity 12") == TermConstraints(
         "U1", positive=True, zero_at="x=0", variables=("x", "y"), max_complexity=12
     )
-    assert read_knowledge("U1: units = x: m -> m/s; forbidden exp, x/(K + x)") == Knowledge(
+    assert read_knowledge("U1: units = x: m -> m/s; forbidden exp, x/(K + x)") == TermConstraints(
         "U1", units="x: m -> m/s", forbidden=("exp", "x/(K + x)")
     )
-    assert read_knowledge("U1 = -k*U2") == Knowledge("U1", shared="-k*U2")
+    assert read_knowledge("U1 = -k*U2") == TermConstraints("U1", shared="-k*U2")
     assert read_knowledge("U1: constants g=9.81").constants == {"g": 9.81}
-    assert list(knowledge_by_term(["U1: positive", Knowledge("U2", odd="x")], ["U1", "U2"])) == ["U1", "U2"]
+    assert list(knowledge_by_term(["U1: positive", TermConstraints("U2", odd="x")], ["U1", "U2"])) == ["U1", "U2"]
 
 
 @pytest.mark.parametrize(
@@ -145,11 +145,11 @@ def test_knowledge_is_read_from_text() -> None:
         ("positive", "expected .TERM: statement; statement.*, got positive"),
         ("U1: positiv", "got positiv. Did you mean positive"),
         ("U1: max_complexity many", "expected a whole number"),
-        ("U1: operators + gamma", "Knowledge of U1: operators: expected any of .* got gamma"),
-        ("U1: zero_at x", "Knowledge of U1: zero_at: expected"),
+        ("U1: operators + gamma", "TermConstraints of U1: operators: expected any of .* got gamma"),
+        ("U1: zero_at x", "TermConstraints of U1: zero_at: expected"),
         ("U1: units m/s", "units: expected"),
         ("U1: units x: m+s -> m", "unit 'm"),
-        ("U1: forbidden x**", "Knowledge of U1: the form 'x"),
+        ("U1: forbidden x**", "TermConstraints of U1: the form 'x"),
         ("U1: constants g=0", "numbers that are not zero"),
         ("U1: positive; negative", "expected one of them, got both"),
         ("U1: symmetric x", "two arguments or more"),
@@ -161,10 +161,12 @@ def test_what_cannot_be_read_is_refused(text: str, message: str) -> None:
 
 
 def test_names_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(InputError, match="Knowledge of U1: odd: expected arguments of U1: x, y, got z"):
-        front(_samples(), [LibraryRegressor()], Knowledge("U1", odd="z"))
-    with pytest.raises(InputError, match="Knowledge of U1: units: expected those of every argument, got none for y"):
-        front(_samples(), [LibraryRegressor()], Knowledge("U1", units="x: m -> m"))
+    with pytest.raises(InputError, match="TermConstraints of U1: odd: expected arguments of U1: x, y, got z"):
+        front(_samples(), [LibraryRegressor()], TermConstraints("U1", odd="z"))
+    with pytest.raises(
+        InputError, match="TermConstraints of U1: units: expected those of every argument, got none for y"
+    ):
+        front(_samples(), [LibraryRegressor()], TermConstraints("U1", units="x: m -> m"))
     with pytest.raises(InputError, match="knowledge of U3: expected one of the unknown functions: U1, U2"):
         knowledge_by_term("U3: positive", ["U1", "U2"])
     with pytest.raises(InputError, match="knowledge of U1 is given twice"):

@@ -8,7 +8,7 @@ import sympy as sp
 
 from ude.discovery.refit import c_integrator as native
 from ude.discovery.refit.c_integrator import DONE, NOWHERE, SPENT, STIFF, Program
-from ude.discovery.refit.closed_system import ClosedForm, Constant, Forcing
+from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing
 from ude.discovery.refit.integration import BudgetSpent, Integrator
 from ude.errors import EngineRefused
 from ude.models.equations.expression import sigmoid
@@ -21,11 +21,11 @@ START = np.array([0.7, 0.4])
 VALUES = {"a": 0.8, "b": 0.6}
 
 
-def _system(dx: sp.Expr, dy: sp.Expr = -Y / 2) -> ClosedForm:
-    return ClosedForm(("x", "y"), {"x": dx, "y": sp.sympify(dy)}, {"a": Constant(0.8), "b": Constant(0.6)})
+def _system(dx: sp.Expr, dy: sp.Expr = -Y / 2) -> ClosedSystem:
+    return ClosedSystem(("x", "y"), {"x": dx, "y": sp.sympify(dy)}, {"a": Constant(0.8), "b": Constant(0.6)})
 
 
-def _python_only(system: ClosedForm) -> Integrator:
+def _python_only(system: ClosedSystem) -> Integrator:
     integrator = Integrator(system)
     integrator._native = {True: None, False: None}
     return integrator

@@ -11,7 +11,7 @@ import sympy as sp
 from scipy.integrate import solve_ivp
 
 import ude
-from ude.discovery.refit.closed_system import ClosedForm, Constant, Trajectory, state_scale
+from ude.discovery.refit.closed_system import ClosedSystem, Constant, Trajectory, state_scale
 from ude.discovery.refit.embedding import FitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator
 from ude.errors import DataError, InputError, ModelError
@@ -45,7 +45,7 @@ HARE = [
 LYNX = [4, 6.1, 9.8, 35.2, 59.4, 41.7, 19, 13, 8.3, 9.1, 7.4, 8, 12.3, 19.5, 45.7, 51.1, 29.7, 15.8, 9.7, 10.1, 8.6]
 PELTS = Trajectory(np.arange(21.0), np.stack([HARE, LYNX], axis=1))
 
-LOTKA_VOLTERRA = ClosedForm(
+LOTKA_VOLTERRA = ClosedSystem(
     ("hare", "lynx"),
     {"hare": a * hare - b * hare * lynx, "lynx": d * hare * lynx - c * lynx},
     {"a": Constant(0.5, 0.0), "b": Constant(0.02, 0.0), "c": Constant(0.8, 0.0), "d": Constant(0.02, 0.0)},
@@ -74,9 +74,9 @@ def test_hudson_bay_with_log_normal_noise_is_that_of_stans_case_study() -> None:
     assert sigma == pytest.approx([0.25, 0.25], rel=0.15)
 
 
-def test_jacobian_of_stabilised_counts_is_that_of_differences() -> None:
+def test_jacobian_of_stabilized_counts_is_that_of_differences() -> None:
     rates = {"x": -k * sp.Symbol("x")}
-    decay = ClosedForm(("x",), rates, {"k": Constant(0.4)}, noise={"x": ude.Poisson()})
+    decay = ClosedSystem(("x",), rates, {"k": Constant(0.4)}, noise={"x": ude.Poisson()})
     data = [Trajectory(np.arange(6.0), np.array([[50.0], [31.0], [24.0], [14.0], [12.0], [6.0]]))]
     fixed = FitOptions(max_iterations=1)
     fit = fit_closed_form(decay, data, np.array([[50.0]]), np.ones(1), fixed)
@@ -153,7 +153,7 @@ def test_initial_states_stay_where_they_are_put_when_not_fitted() -> None:
 
 def test_fixed_constants_do_not_move_and_bounds_hold() -> None:
     parameters = {**LOTKA_VOLTERRA.parameters, "a": Constant(0.6, fitted=False), "c": Constant(0.7, 0.0, 0.8)}
-    system = ClosedForm(LOTKA_VOLTERRA.states, LOTKA_VOLTERRA.equations, parameters)
+    system = ClosedSystem(LOTKA_VOLTERRA.states, LOTKA_VOLTERRA.equations, parameters)
     fit = fit_closed_form(system, [PELTS])
     assert fit.values["a"] == 0.6
     assert fit.values["c"] <= 0.8
@@ -164,7 +164,9 @@ def test_stiff_constants_are_found() -> None:
     y1, y2, y3, k1, k2, k3 = sp.symbols("y1 y2 y3 k1 k2 k3")
     rates = {"y1": -k1 * y1 + k3 * y2 * y3, "y2": k1 * y1 - k2 * y2**2 - k3 * y2 * y3, "y3": k2 * y2**2}
     truth = {"k1": 0.04, "k2": 3e7, "k3": 1e4}
-    system = ClosedForm(("y1", "y2", "y3"), rates, {name: Constant(1.5 * value, 0.0) for name, value in truth.items()})
+    system = ClosedSystem(
+        ("y1", "y2", "y3"), rates, {name: Constant(1.5 * value, 0.0) for name, value in truth.items()}
+    )
     times = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, 40)])
     u0 = np.array([1.0, 0.0, 0.0])
 
@@ -190,7 +192,7 @@ def test_stiff_constants_are_found() -> None:
     ],
 )
 def test_a_formula_that_blows_up_costs_little_and_raises_nothing(rate: sp.Expr) -> None:
-    system = ClosedForm(
+    system = ClosedSystem(
         ("hare", "lynx"),
         {"hare": rate, "lynx": d * hare * lynx - c * lynx},
         {"k": Constant(0.5), "c": Constant(0.8), "d": Constant(0.02)},
@@ -206,7 +208,7 @@ def test_a_formula_that_blows_up_costs_little_and_raises_nothing(rate: sp.Expr) 
 def test_a_power_that_turns_complex_is_no_solution() -> None:
     """x falls below zero, and x**(3/2) is complex there: for Python's floats a value like any other."""
     x = sp.Symbol("x")
-    system = ClosedForm(("x",), {"x": -1 + k * x ** sp.Rational(3, 2)}, {"k": Constant(0.1)})
+    system = ClosedSystem(("x",), {"x": -1 + k * x ** sp.Rational(3, 2)}, {"k": Constant(0.1)})
     integrator = Integrator(system)
     assert integrator.solve(np.array([0.0, 0.3]), np.array([0.5]), {"k": 0.1}, np.ones(1)) is not None
     assert integrator.solve(np.array([0.0, 2.0]), np.array([0.5]), {"k": 0.1}, np.ones(1)) is None
@@ -226,7 +228,7 @@ def test_the_budget_ends_a_fit_and_keeps_the_best_so_far() -> None:
 
 def test_growing_stretches_rescue_a_start_that_is_out_of_phase() -> None:
     poor = {name: Constant(constant.start * 2.0, 0.0) for name, constant in LOTKA_VOLTERRA.parameters.items()}
-    system = ClosedForm(LOTKA_VOLTERRA.states, LOTKA_VOLTERRA.equations, poor)
+    system = ClosedSystem(LOTKA_VOLTERRA.states, LOTKA_VOLTERRA.equations, poor)
     rescued = fit_closed_form(system, [PELTS])
     alone = fit_closed_form(system, [PELTS], options=FitOptions(horizons=()))
     assert rescued.sse < 2.0 < alone.sse
@@ -241,7 +243,7 @@ def test_more_starts_repeat_themselves_and_never_do_worse() -> None:
 
 def test_time_may_stand_in_the_equations() -> None:
     x = sp.Symbol("x")
-    system = ClosedForm(("x",), {"x": k * sp.cos(t)}, {"k": Constant(1.0)})
+    system = ClosedSystem(("x",), {"x": k * sp.cos(t)}, {"k": Constant(1.0)})
     times = np.linspace(0.0, 6.0, 20)
     fit = fit_closed_form(system, [Trajectory(times, 0.5 + 3.0 * np.sin(times)[:, None])])
     assert fit.values["k"] == pytest.approx(3.0, rel=1e-6)
@@ -251,7 +253,7 @@ def test_time_may_stand_in_the_equations() -> None:
 
 def test_absolute_values_have_sensitivities() -> None:
     v = sp.Symbol("v")
-    system = ClosedForm(("v",), {"v": -k * v * sp.Abs(v)}, {"k": Constant(0.2, 0.0)})
+    system = ClosedSystem(("v",), {"v": -k * v * sp.Abs(v)}, {"k": Constant(0.2, 0.0)})
     times = np.linspace(0.0, 5.0, 20)
     fit = fit_closed_form(system, [Trajectory(times, (-3.0 / (1.0 + 0.5 * 3.0 * times))[:, None])])
     assert fit.values["k"] == pytest.approx(0.5, rel=1e-5)
@@ -265,11 +267,11 @@ def test_scale_is_the_deviation_of_the_data() -> None:
 
 def test_wrong_input_is_refused_in_words() -> None:
     with pytest.raises(ModelError, match=r"unknown symbol in dx/dt = q\*x: expected one of \['t', 'x'\], got q"):
-        ClosedForm(("x",), {"x": sp.Symbol("q") * sp.Symbol("x")})
+        ClosedSystem(("x",), {"x": sp.Symbol("q") * sp.Symbol("x")})
     with pytest.raises(ModelError, match="no equation for y"):
-        ClosedForm(("x", "y"), {"x": sp.Symbol("x")})
+        ClosedSystem(("x", "y"), {"x": sp.Symbol("x")})
     with pytest.raises(ModelError, match="dx/dt still holds an unknown function: U1"):
-        ClosedForm(("x",), {"x": sp.Function("U1")(sp.Symbol("x"))})
+        ClosedSystem(("x",), {"x": sp.Function("U1")(sp.Symbol("x"))})
     with pytest.raises(DataError, match="times of a trajectory must increase. Sort the rows"):
         Trajectory(np.array([0.0, 2.0, 1.0]), np.zeros((3, 1)))
     with pytest.raises(DataError, match=r"trajectory: expected t \(T,\) and u \(T, state\)"):
@@ -280,6 +282,6 @@ def test_wrong_input_is_refused_in_words() -> None:
         fit_closed_form(LOTKA_VOLTERRA, [])
     with pytest.raises(DataError, match="nothing was observed"):
         fit_closed_form(LOTKA_VOLTERRA, [Trajectory(np.arange(3.0), np.full((3, 2), np.nan))])
-    system = ClosedForm(("x",), {"x": k * sp.Symbol("x")}, {"k": Constant(-1.0, 0.0)})
+    system = ClosedSystem(("x",), {"x": k * sp.Symbol("x")}, {"k": Constant(-1.0, 0.0)})
     with pytest.raises(InputError, match="start value of k: expected within 0 to inf, got -1"):
         fit_closed_form(system, [Trajectory(np.arange(3.0), np.ones((3, 1)))])

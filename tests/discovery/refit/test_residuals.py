@@ -9,15 +9,15 @@ import pytest
 import sympy as sp
 
 from ude.discovery.candidate import Candidate, complexity
-from ude.discovery.refit.closed_system import ClosedForm, Constant, Trajectory
+from ude.discovery.refit.closed_system import ClosedSystem, Constant, Trajectory
 from ude.discovery.refit.embedding import fit_closed_form
 from ude.discovery.refit.integration import Integrator
-from ude.discovery.refit.partial_system import OpenSystem
+from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.refit.residuals import dependence, residual_tables
 from ude.discovery.selection.selection import SelectionOptions, select
 
 x, c0, c1, c2, c3 = sp.symbols("x c0 c1 c2 c3")
-LINE = ClosedForm(("x",), {"x": sp.Symbol("k")}, {"k": Constant(1.0)})
+LINE = ClosedSystem(("x",), {"x": sp.Symbol("k")}, {"k": Constant(1.0)})
 T = np.linspace(0.0, 1.0, 40)
 
 
@@ -49,7 +49,7 @@ def test_a_curve_taken_for_a_line_is_seen_where_the_noise_is_as_large() -> None:
 
 def test_residuals_come_back_in_their_places() -> None:
     values = np.array([[1.0, np.nan, 2.0], [np.nan, 5.0, 6.0]]).T
-    system = ClosedForm(("x", "y"), {"x": c0, "y": c0}, {"c0": Constant(0.5)})
+    system = ClosedSystem(("x", "y"), {"x": c0, "y": c0}, {"c0": Constant(0.5)})
     data = [Trajectory(np.arange(3.0), values), Trajectory(np.arange(3.0), 2.0 * values)]
     fit = fit_closed_form(system, data, np.array([[1.0, 4.0], [2.0, 8.0]]))
     tables = residual_tables(data, fit)
@@ -60,8 +60,8 @@ def test_residuals_come_back_in_their_places() -> None:
 
 def test_formulas_are_tried_however_complex_until_nothing_is_left() -> None:
     """dx/dt = 1 - x + .5 sin 3x: far beyond what is tried first, where simple formulas are near."""
-    system = OpenSystem(("x",), {"x": sp.Function("U1")(x)}, {"U1": ("x",)})
-    true = ClosedForm(("x",), {"x": 1 - x + sp.sin(3 * x) / 2}, {})
+    system = PartialSystem(("x",), {"x": sp.Function("U1")(x)}, {"U1": ("x",)})
+    true = ClosedSystem(("x",), {"x": 1 - x + sp.sin(3 * x) / 2}, {})
     times = np.linspace(0.0, 4.0, 80)
     states = [Integrator(true).solve(times, np.array([start]), {}, np.ones(1)) for start in (0.0, 3.0)]
     data = [Trajectory(times, own) for own in states if own is not None]

@@ -11,7 +11,7 @@ import sympy as sp
 
 import ude
 from ude.discovery.candidate import Candidate, Samples
-from ude.discovery.constraints.term_constraints import Knowledge
+from ude.discovery.constraints.term_constraints import TermConstraints
 from ude.discovery.search.fronts import SearchWarning
 from ude.discovery.search.fronts_cache import FOLDER, fronts_kept_in
 from ude.errors import InputError, ModelError
@@ -43,7 +43,7 @@ class Fixed:
         ]
 
 
-def front_kept_in(folder: Path, own: Samples, searches: list, knowledge: Knowledge | None = None, **told) -> list:
+def front_kept_in(folder: Path, own: Samples, searches: list, knowledge: TermConstraints | None = None, **told) -> list:
     known = {} if knowledge is None else {own.name: knowledge}
     return fronts_kept_in(folder, {own.name: own}, searches, known, **told)[own.name]
 
@@ -70,7 +70,7 @@ def test_another_question_is_searched(samples: Samples, tmp_path: Path) -> None:
     nearly = replace(samples, output=samples.output * (1 + 1e-15))
     front_kept_in(tmp_path, nearly, [Fixed()])
     front_kept_in(tmp_path, nearly, [Fixed(FORMULAS[:1])])
-    front_kept_in(tmp_path, nearly, [Fixed(FORMULAS[:1])], Knowledge("U", max_complexity=30))
+    front_kept_in(tmp_path, nearly, [Fixed(FORMULAS[:1])], TermConstraints("U", max_complexity=30))
     assert len(CALLS) == 4
 
 

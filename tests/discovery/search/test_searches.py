@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from ude.discovery import Candidate, LibraryRegressor, Operon, PySR, Samples, Sindy, SymbolicRegressor
+from ude.discovery import Candidate, LibraryRegressor, Operon, PySR, Samples, SINDy, SymbolicRegressor
 from ude.discovery.candidate import is_regular
 from ude.discovery.search.fronts import SearchWarning, default_searches, fronts, merged, note_on_searches
 from ude.discovery.search.operon import equally_weighted, operon_is_installed
@@ -49,7 +49,7 @@ SEARCHES = {
     "library": pytest.param(LibraryRegressor(), id="library"),
     "operon": pytest.param(SMALL, id="operon", marks=needs_operon),
     "pysr": pytest.param(PySR(), id="pysr"),
-    "sindy": pytest.param(Sindy(), id="sindy", marks=needs_sindy),
+    "sindy": pytest.param(SINDy(), id="sindy", marks=needs_sindy),
 }
 
 
@@ -184,7 +184,7 @@ def test_a_missing_engine_is_one_sentence_with_the_command(tmp_path: Path, monke
     )
     monkeypatch.setitem(sys.modules, "pysindy.optimizers", None)
     with pytest.raises(BackendMissing, match=r'SINDy cannot start: .* Install it with python -m pip install "ude\['):
-        Sindy().search(_samples())
+        SINDy().search(_samples())
 
 
 def test_without_operon_the_default_is_the_library_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

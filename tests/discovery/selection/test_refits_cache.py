@@ -11,9 +11,9 @@ import sympy as sp
 
 import ude
 from ude.discovery.candidate import Candidate, complexity
-from ude.discovery.refit.closed_system import ClosedForm, Constant, Forcing, Trajectory
+from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing, Trajectory
 from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
-from ude.discovery.refit.partial_system import OpenSystem
+from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.selection import refits_cache as kept_refits
 from ude.discovery.selection.refits_cache import FOLDER, KeptRefits
 from ude.discovery.selection.selection import select
@@ -22,16 +22,16 @@ from ude.errors import InputError
 x, c0, c1 = sp.symbols("x c0 c1")
 T = np.linspace(0.0, 4.0, 20)
 DATA = [Trajectory(T, 3.0 * np.exp(-0.7 * T)[:, None] + 0.02 * np.random.default_rng(0).standard_normal((20, 1)))]
-SYSTEM = ClosedForm(("x",), {"x": -c0 * x}, {"c0": Constant(1.0, 0.0)})
+SYSTEM = ClosedSystem(("x",), {"x": -c0 * x}, {"c0": Constant(1.0, 0.0)})
 ONE = np.ones(1)
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[ClosedForm]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[ClosedSystem]:
     """The systems that were fitted, and not read."""
-    found: list[ClosedForm] = []
+    found: list[ClosedSystem] = []
 
-    def counted(system: ClosedForm, *told: object) -> EmbeddedFit:
+    def counted(system: ClosedSystem, *told: object) -> EmbeddedFit:
         found.append(system)
         return fit_closed_form(system, *told)  # type: ignore[arg-type]
 
@@ -44,7 +44,7 @@ def same(one: EmbeddedFit, other: EmbeddedFit) -> bool:
     return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
 
 
-def test_a_refit_is_read_back_to_the_last_bit(tmp_path: Path, asked: list[ClosedForm]) -> None:
+def test_a_refit_is_read_back_to_the_last_bit(tmp_path: Path, asked: list[ClosedSystem]) -> None:
     refit = KeptRefits(tmp_path)
     first = refit(SYSTEM, DATA, None, ONE, FitOptions(), ONE)
     assert same(first, refit(SYSTEM, DATA, None, ONE, FitOptions(), ONE))
@@ -56,7 +56,7 @@ def test_a_refit_is_read_back_to_the_last_bit(tmp_path: Path, asked: list[Closed
     assert asked == [SYSTEM, hopeless]
 
 
-def test_another_question_is_asked_anew(tmp_path: Path, asked: list[ClosedForm]) -> None:
+def test_another_question_is_asked_anew(tmp_path: Path, asked: list[ClosedSystem]) -> None:
     refit = KeptRefits(tmp_path)
     moved = Trajectory(T, DATA[0].u + 1e-12)
     forced = Trajectory(T, DATA[0].u, {"k": Forcing((0.0, 4.0), (1.0, 2.0), None, False)})
@@ -77,7 +77,7 @@ def test_another_question_is_asked_anew(tmp_path: Path, asked: list[ClosedForm])
     assert len(asked) == len(questions)
 
 
-def test_a_broken_file_is_none(tmp_path: Path, asked: list[ClosedForm]) -> None:
+def test_a_broken_file_is_none(tmp_path: Path, asked: list[ClosedSystem]) -> None:
     refit = KeptRefits(tmp_path)
     first = refit(SYSTEM, DATA, None, ONE, FitOptions(), ONE)
     [path] = (tmp_path / FOLDER).iterdir()
@@ -93,8 +93,8 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         KeptRefits(tmp_path)(SYSTEM, DATA, None, ONE, FitOptions(), ONE)
 
 
-def test_an_interrupted_selection_goes_on_and_ends_the_same(tmp_path: Path, asked: list[ClosedForm]) -> None:
-    system = OpenSystem(("x",), {"x": sp.Function("U")(x)}, {"U": ("x",)})
+def test_an_interrupted_selection_goes_on_and_ends_the_same(tmp_path: Path, asked: list[ClosedSystem]) -> None:
+    system = PartialSystem(("x",), {"x": sp.Function("U")(x)}, {"U": ("x",)})
     formulas = (c0, c0 * x, c0 + c1 * x, c0 * x**2, c0 * x / (c1 + x))
     front = [Candidate(f, dict.fromkeys(map(str, f.free_symbols - {x}), -0.6), 1, 0.01, "test") for f in formulas]
     front = [replace(c, complexity=complexity(c.expression, c.constants)) for c in front]

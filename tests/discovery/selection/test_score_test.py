@@ -10,10 +10,10 @@ from ude.discovery.candidate import Candidate, complexity
 from ude.discovery.canonical_form import family
 from ude.discovery.edits import with_summand, without
 from ude.discovery.joint_complexity import joint_complexity
-from ude.discovery.refit.closed_system import ClosedForm, Constant, Trajectory
+from ude.discovery.refit.closed_system import ClosedSystem, Constant, Trajectory
 from ude.discovery.refit.embedding import FitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator
-from ude.discovery.refit.partial_system import OpenSystem
+from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.selection.combination import Combination
 from ude.discovery.selection.score_test import Ground, changes
 from ude.discovery.selection.selection import SelectionOptions, select
@@ -21,7 +21,7 @@ from ude.discovery.selection.shortlist import score
 
 x, y, c0, c1, c2 = sp.symbols("x y c0 c1 c2")
 U1, U2 = sp.Function("U1"), sp.Function("U2")
-SYSTEM = OpenSystem(("x", "y"), {"x": U1(x, y), "y": U2(x, y)}, {"U1": ("x", "y"), "U2": ("x", "y")})
+SYSTEM = PartialSystem(("x", "y"), {"x": U1(x, y), "y": U2(x, y)}, {"U1": ("x", "y"), "U2": ("x", "y")})
 POOL = [sp.S.One, x, y, x * y, x * y**2, x**2, sp.sin(y), sp.log(x - 0.3)]
 FLOOR = 1e-3
 
@@ -32,7 +32,7 @@ def _data(noise: float = 0.02) -> Trajectory:
     rates = {"x": a - a * x - k * x * y**2, "y": k * x * y**2 - b * y}
     truth = {"a": 0.5, "b": 0.1, "k": 1.0}
     times = np.linspace(0.0, 12.0, 80)
-    closed = ClosedForm(("x", "y"), rates, {name: Constant(value) for name, value in truth.items()})
+    closed = ClosedSystem(("x", "y"), rates, {name: Constant(value) for name, value in truth.items()})
     u = Integrator(closed).solve(times, np.array([1.4, 0.2]), truth, np.ones(2))
     assert u is not None
     return Trajectory(times, u * (1 + noise * np.random.default_rng(1).standard_normal(u.shape)))

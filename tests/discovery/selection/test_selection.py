@@ -9,9 +9,9 @@ import pytest
 import sympy as sp
 
 from ude.discovery.candidate import Candidate, complexity
-from ude.discovery.refit.closed_system import ClosedForm, Constant, Trajectory
+from ude.discovery.refit.closed_system import ClosedSystem, Constant, Trajectory
 from ude.discovery.refit.integration import Integrator
-from ude.discovery.refit.partial_system import OpenSystem
+from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.selection.selection import SelectionOptions, select
 from ude.discovery.selection.shortlist import score, shortlist
 from ude.errors import InputError, ModelError
@@ -20,7 +20,7 @@ x, y, c0, c1, c2 = sp.symbols("x y c0 c1 c2")
 U1, U2 = sp.Function("U1"), sp.Function("U2")
 a, d = sp.symbols("a d")
 
-SYSTEM = OpenSystem(
+SYSTEM = PartialSystem(
     ("x", "y"),
     {"x": a * x - U1(x, y), "y": U2(x, y) - d * y},
     {"U1": ("x", "y"), "U2": ("x", "y")},
@@ -47,7 +47,7 @@ FEW = FRONT[1:5]  # where the point is another one than finding the needle
 
 
 def _data(noise: float, seed: int = 0, end: float = 15.0, points: int = 31) -> Trajectory:
-    closed = ClosedForm(
+    closed = ClosedSystem(
         ("x", "y"),
         {"x": a * x - c0 * x * y, "y": c1 * x * y - d * y},
         {name: Constant(0.0) for name in ("a", "d", "c0", "c1")},
@@ -182,7 +182,7 @@ def test_shortlist_holds_the_simplest_adequate() -> None:
 
 
 def test_a_positive_state_is_not_followed_below_zero() -> None:
-    system = OpenSystem(("x",), {"x": -U1(x)}, {"U1": ("x",)}, positive=("x",))
+    system = PartialSystem(("x",), {"x": -U1(x)}, {"U1": ("x",)}, positive=("x",))
     times = np.linspace(0.0, 4.0, 20)
     data = Trajectory(times, 5.0 * np.exp(-times)[:, None])
     front = [candidate(c0, c0=0.5), candidate(c0 * x, c0=0.8)]
@@ -194,7 +194,7 @@ def test_a_positive_state_is_not_followed_below_zero() -> None:
 
 def test_an_unknown_term_may_be_called_with_other_arguments_than_its_names() -> None:
     """U(z) with z standing for y/x in the equation."""
-    system = OpenSystem(("x", "y"), {"x": -U1(y / x) * x, "y": sp.S.Zero}, {"U1": ("z",)})
+    system = PartialSystem(("x", "y"), {"x": -U1(y / x) * x, "y": sp.S.Zero}, {"U1": ("z",)})
     closed, names = system.close({"U1": candidate(c0 * sp.Symbol("z") ** 2, c0=2.0)})
     assert sp.simplify(closed.equations["x"] + sp.Symbol("U1_c0") * y**2 / x) == 0
     assert names == {"U1": {"c0": "U1_c0"}}
@@ -216,7 +216,7 @@ def test_wrong_input_is_refused_in_words() -> None:
 def test_an_open_choice_is_widened_by_summands_that_were_offered_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sum is on no front, its parts are: dx/dt = 2 - x."""
     monkeypatch.setattr("ude.discovery.selection.selection._OPEN", np.inf)
-    system = OpenSystem(("x",), {"x": U1(x)}, {"U1": ("x",)})
+    system = PartialSystem(("x",), {"x": U1(x)}, {"U1": ("x",)})
     times = np.linspace(0.0, 4.0, 30)
     data = Trajectory(times, (2.0 + 3.0 * np.exp(-times))[:, None])
     front = [candidate(c0, c0=-0.5), candidate(c0 * x, c0=-0.5)]
@@ -232,7 +232,7 @@ def test_an_open_choice_is_widened_by_summands_that_were_offered_alone(monkeypat
 def test_an_open_choice_also_tries_rivals_without_one_of_their_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     """dx/dt = 2x - x**2 is on no front, and with a floor that high the form that holds it is not the best."""
     monkeypatch.setattr("ude.discovery.selection.selection._OPEN", np.inf)
-    system = OpenSystem(("x",), {"x": U1(x)}, {"U1": ("x",)})
+    system = PartialSystem(("x",), {"x": U1(x)}, {"U1": ("x",)})
     times = np.linspace(0.0, 4.0, 30)
     data = Trajectory(times, (2.0 / (1.0 + 3.0 * np.exp(-2.0 * times)))[:, None])
     front = [candidate(c0, c0=0.5), candidate(c0 + c1 * x + c2 * x**2, c0=0.1, c1=1.9, c2=-0.9)]

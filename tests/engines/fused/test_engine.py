@@ -290,7 +290,7 @@ class TestEndings:
         assert both[0].success.tolist() == [False, True, False]
         assert [code.name for code in both[0].retcode] == ["DtLessThanMin", "Success", "DtLessThanMin"]
 
-    def test_a_failed_trajectory_leaves_its_neighbours_as_they_are(self):
+    def test_a_failed_trajectory_leaves_its_neighbors_as_they_are(self):
         def f(u, p, t):
             return torch.where(u > 50, torch.full_like(u, math.nan), u)
 

@@ -109,10 +109,10 @@ class TestManyStates:
         expected = np.eye(12, dtype=bool) | np.eye(12, k=1, dtype=bool) | np.eye(12, k=-1, dtype=bool)
         expected[0, -1] = expected[-1, 0] = True
         assert np.array_equal(rows.pattern, expected)
-        for colour in set(rows.colour):
-            assert rows.pattern[[one == colour for one in rows.colour]].sum(0).max() == 1
-        assert max(rows.colour) + 1 == 3
-        assert JacobianRows.of(program, dense, g).colour == tuple(range(12))
+        for color in set(rows.color):
+            assert rows.pattern[[one == color for one in rows.color]].sum(0).max() == 1
+        assert max(rows.color) + 1 == 3
+        assert JacobianRows.of(program, dense, g).color == tuple(range(12))
 
 
 class TestAgreement:
@@ -282,7 +282,7 @@ def jump(u: Tensor, p, t: Tensor) -> Tensor:
 
 
 class TestEndings:
-    def test_stages_that_cannot_be_solved_end_in_convergence_failure_and_spoil_no_neighbour(self):
+    def test_stages_that_cannot_be_solved_end_in_convergence_failure_and_spoil_no_neighbor(self):
         ends = torch.tensor([3.0, 0.05, 0.02, 0.01], dtype=torch.float64)
         u0 = torch.tensor([[1.0], [-0.1], [-0.2], [-0.3]], dtype=torch.float64)
         prob = ude.ODEProblem(jump, u0, (0.0, ends))

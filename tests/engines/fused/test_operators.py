@@ -1,4 +1,4 @@
-"""Every operator that kernels are said to know, and its neighbours: values and derivatives are torch's.
+"""Every operator that kernels are said to know, and its neighbors: values and derivatives are torch's.
 
 Operators of one table go into one right-hand side, each the mean of what it makes of the whole state, so that a kernel
 tests them all. A batch with one trajectory an operator gives the derivative of each of them apart.

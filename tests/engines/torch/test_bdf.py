@@ -275,7 +275,7 @@ def test_a_jump_of_the_state_restarts_at_order_one_and_loses_no_accuracy(monkeyp
 # --- failures --------------------------------------------------------------------------------------------------------
 
 
-def test_an_equation_without_a_solution_ends_in_convergence_failure_and_spoils_no_neighbour():
+def test_an_equation_without_a_solution_ends_in_convergence_failure_and_spoils_no_neighbor():
     def f(u: Tensor, p: Any, t: Tensor) -> Tensor:
         return torch.where(u > 0, -1.0, 1.0).to(u.dtype) + 0 * u
 
@@ -285,7 +285,7 @@ def test_an_equation_without_a_solution_ends_in_convergence_failure_and_spoils_n
     assert float(sol.partial[1, -1, 0]) == pytest.approx(-0.05, abs=1e-9)
 
 
-def test_a_failing_neighbour_spoils_nothing():
+def test_a_failing_neighbor_spoils_nothing():
     # u' = u^2 blows up at t = 1/u0
     prob = ude.ODEProblem(lambda u, p, t: u**2, [[0.1], [2.0], [0.2]], (0.0, 1.0))
     sol = ude.solve(prob, ude.FBDF(), saveat=[0.25, 1.0], abstol=1e-7, reltol=1e-7)

@@ -188,10 +188,10 @@ def test_no_init_starts_where_it_is_told():
     torch.testing.assert_close(sol.u[0], problem(z=0.05).u0)
 
 
-def test_another_initialisation_is_refused():
+def test_another_initialization_is_refused():
     with pytest.raises(ude.InputError, match=r"initializealg is none that ude has: expected one of BrownFullBasicInit"):
         ude.solve(problem(), ude.Rodas5P(), initializealg="brown")  # type: ignore[arg-type]
-    with pytest.raises(ude.InputError, match="abstol of the initialisation is not usable"):
+    with pytest.raises(ude.InputError, match="abstol of the initialization is not usable"):
         ude.BrownFullBasicInit(abstol=0.0)
     with pytest.raises(ude.InputError, match="maxiters allows no iteration"):
         ude.BrownFullBasicInit(maxiters=0)
@@ -283,7 +283,7 @@ def test_a_dae_is_the_same_however_its_jacobian_is_had(kind, alg):
         torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-7)
 
 
-def test_trajectories_of_a_dae_do_not_depend_on_their_neighbours():
+def test_trajectories_of_a_dae_do_not_depend_on_their_neighbors():
     prob = problem()
     u0 = torch.stack([TURN @ number([y, 0.3]) for y in (0.05, 0.3, 0.9)])
     options = {"saveat": [1.0], "abstol": 1e-8, "reltol": 1e-8}

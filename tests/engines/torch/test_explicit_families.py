@@ -145,7 +145,7 @@ def test_a_read_at_the_end_of_a_step_is_its_state(alg):
 
 
 @pytest.mark.parametrize("alg", [ude.Ralston(), ude.Vern6(), ude.Vern9(), ude.DP8()], ids=name)
-def test_a_trajectory_does_not_depend_on_its_neighbours(alg):
+def test_a_trajectory_does_not_depend_on_its_neighbors(alg):
     u0 = torch.tensor([[1.0, 1.0], [3.0, 0.5], [0.4, 2.0]], dtype=torch.float64)
     spans = torch.tensor([4.0, 1.5, 3.0], dtype=torch.float64)
     saveat = spans.unsqueeze(-1) * torch.tensor([0.0, 0.21, 0.22, 0.6, 1.0], dtype=torch.float64)

@@ -36,7 +36,7 @@ def brusselator_problem(f: Any = brusselator, cells: int = CELLS, end: float = 0
 
 
 def pattern(cells: int = CELLS) -> Tensor:
-    """Each component feels its own cell's other one, and its like in the neighbouring cells."""
+    """Each component feels its own cell's other one, and its like in the neighboring cells."""
     near = torch.diag(torch.ones(cells)) + torch.diag(torch.ones(cells - 1), 1) + torch.diag(torch.ones(cells - 1), -1)
     return torch.kron(near, torch.eye(2)) + torch.kron(torch.eye(cells), torch.ones(2, 2))
 
@@ -69,16 +69,16 @@ def test_brusselator_is_the_same_however_its_jacobian_is_had(kind, method):
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
-def test_a_coloured_jacobian_costs_as_many_products_as_it_has_colours(method):
+def test_a_colored_jacobian_costs_as_many_products_as_it_has_colors(method):
     plain = ude.solve(brusselator_problem(), method(), **TOLERANCES)
     f = ude.ODEFunction(brusselator, jac_prototype=pattern())
-    coloured = ude.solve(brusselator_problem(f), method(), **TOLERANCES)
-    assert f.colouring is not None
-    assert f.colouring.count <= 6
+    colored = ude.solve(brusselator_problem(f), method(), **TOLERANCES)
+    assert f.coloring is not None
+    assert f.coloring.count <= 6
     assert plain.stats.nproducts == 2 * CELLS * plain.stats.njacs
     in_time = 1 if method is ude.Rodas5P else 0
-    assert coloured.stats.nproducts == (f.colouring.count + in_time) * coloured.stats.njacs
-    assert coloured.stats.njacs == plain.stats.njacs
+    assert colored.stats.nproducts == (f.coloring.count + in_time) * colored.stats.njacs
+    assert colored.stats.njacs == plain.stats.njacs
 
 
 class _Counted(torch.autograd.Function):
@@ -107,9 +107,9 @@ def test_an_arrow_is_found_by_the_kind_of_product_that_needs_two(wide):
         matrix[:, 0] = 0.01
     matrix[0, 0] = -2.0
     f = ude.ODEFunction(lambda u, p, t: u @ matrix.T, jac_prototype=matrix)
-    assert f.colouring is not None
-    assert f.colouring.count == 2
-    assert f.colouring.by == wide
+    assert f.coloring is not None
+    assert f.coloring.count == 2
+    assert f.coloring.by == wide
     prob = ude.ODEProblem(f, torch.linspace(1.0, 2.0, size).double(), (0.0, 1.0))
     sol = ude.solve(prob, ude.KenCarp4(), saveat=[1.0], abstol=1e-9, reltol=1e-9)
     exact = torch.linalg.matrix_exp(matrix) @ prob.u0
@@ -134,7 +134,7 @@ def test_gmres_needs_no_jacobian_and_few_products_where_the_system_is_mild():
     assert sol.stats.nproducts < 40 * solves
 
 
-def test_trajectories_under_gmres_do_not_depend_on_their_neighbours():
+def test_trajectories_under_gmres_do_not_depend_on_their_neighbors():
     options = {"saveat": [0.1], **TOLERANCES}
     alg = ude.KenCarp4(linsolve=ude.GMRES())
     together = ude.solve(brusselator_problem(cells=20, end=0.1, batch=3), alg, **options)

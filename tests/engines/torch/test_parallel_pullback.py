@@ -75,11 +75,11 @@ def test_a_function_written_for_one_state_vector_goes_step_by_step(chosen):
 
 
 def test_a_function_that_mixes_its_leading_axes_goes_step_by_step(chosen):
-    def centred(u, p, t):
+    def centered(u, p, t):
         # the mean over everything: with one more axis it would be another mean
         return p.net(u) - p.rate * u.mean()
 
-    gradients(centred, ude.Tsit5(), 1)
+    gradients(centered, ude.Tsit5(), 1)
     assert set(chosen) == {False}
 
 

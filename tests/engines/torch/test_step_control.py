@@ -47,7 +47,7 @@ def test_every_controller_keeps_the_error_near_the_tolerance(alg, controller):
 
 @pytest.mark.parametrize("controller", SMOOTH, ids=name)
 def test_smooth_filters_change_the_step_by_little(controller):
-    """What they are for: the step sizes of neighbouring steps differ less, at errors above the tolerance."""
+    """What they are for: the step sizes of neighboring steps differ less, at errors above the tolerance."""
     jerks = []
     for chosen in (ude.IController(), controller):
         sol = ude.solve(lotka_volterra_problem(), abstol=1e-7, reltol=1e-7, controller=chosen)

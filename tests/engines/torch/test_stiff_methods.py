@@ -155,7 +155,7 @@ def test_low_order_methods_solve_a_stiff_problem_to_a_loose_tolerance(alg):
 
 
 @pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.Kvaerno5(), ude.Rodas5P(), ude.TRBDF2()], ids=name)
-def test_a_trajectory_does_not_depend_on_neighbours_of_other_stiffness(alg):
+def test_a_trajectory_does_not_depend_on_neighbors_of_other_stiffness(alg):
     mu = torch.tensor([1.0, 1000.0, 30.0], dtype=torch.float64)
     ends = torch.tensor([6.0, 900.0, 7.0], dtype=torch.float64)
     u0 = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.3, 0.2]], dtype=torch.float64)
@@ -201,7 +201,7 @@ def test_jacobians_are_reused_while_newton_converges_and_factors_within_a_step()
     assert sol.stats.nf < 20 * tried
 
 
-def test_rosenbrock_methods_factorise_once_a_step_and_never_iterate():
+def test_rosenbrock_methods_factorize_once_a_step_and_never_iterate():
     sol = ude.solve(robertson_problem(), ude.Rodas4(), saveat=[1e11], abstol=1e-12, reltol=1e-5)
     tried = int(sol.stats.accepted_steps) + int(sol.stats.rejected_steps)
     assert sol.stats.nw == tried
@@ -270,7 +270,7 @@ def jump_problem() -> ude.ODEProblem:
     return ude.ODEProblem(f, torch.tensor([[1.0], [-0.1]], dtype=torch.float64), (0.0, ends))
 
 
-def test_stages_that_cannot_be_solved_end_in_convergence_failure_and_spoil_no_neighbour():
+def test_stages_that_cannot_be_solved_end_in_convergence_failure_and_spoil_no_neighbor():
     sol = ude.solve(jump_problem(), ude.KenCarp4(), maxiters=2000)
     assert list(sol.retcode) == [ude.ReturnCode.ConvergenceFailure, ude.ReturnCode.Success]
     assert float(sol.partial[1, -1, 0]) == pytest.approx(-0.05, abs=1e-9)
@@ -290,7 +290,7 @@ def test_a_fixed_step_too_large_for_newton_ends_in_convergence_failure():
 
 
 @pytest.mark.parametrize("alg", ONE_A_FAMILY, ids=name)
-def test_a_failing_neighbour_spoils_nothing(alg):
+def test_a_failing_neighbor_spoils_nothing(alg):
     # u' = u^2 blows up at t = 1/u0
     prob = ude.ODEProblem(lambda u, p, t: u**2, [[0.1], [2.0], [0.2]], (0.0, 1.0))
     sol = ude.solve(prob, alg, saveat=[0.25, 1.0], abstol=1e-6, reltol=1e-6)

@@ -85,7 +85,7 @@ def test_integration_runs_backward_in_time():
 
 
 @pytest.mark.parametrize("count", [2, 7])
-def test_a_trajectory_does_not_depend_on_its_neighbours(count: int):
+def test_a_trajectory_does_not_depend_on_its_neighbors(count: int):
     generator = torch.Generator().manual_seed(3)
     u0 = 0.3 + 3 * torch.rand(count, 2, dtype=torch.float64, generator=generator)
     spans = 2 + 6 * torch.rand(count, dtype=torch.float64, generator=generator)
@@ -105,7 +105,7 @@ def test_a_trajectory_does_not_depend_on_its_neighbours(count: int):
         torch.testing.assert_close(together.u[i, : steps + 1], alone.u, rtol=1e-12, atol=1e-12)
 
 
-def test_a_failing_neighbour_spoils_nothing():
+def test_a_failing_neighbor_spoils_nothing():
     # u' = u^2 blows up at t = 1/u0
     prob = ude.ODEProblem(lambda u, p, t: u**2, [[0.1], [2.0], [0.2]], (0.0, 1.0))
     sol = ude.solve(prob, saveat=[0.25, 0.5, 1.0], abstol=1e-9, reltol=1e-9)

@@ -19,16 +19,16 @@ from ude.discovery.candidate import Samples
 from ude.discovery.refit.closed_system import Array, Trajectory
 from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator, along, simulate
-from ude.discovery.refit.partial_system import OpenSystem
+from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.refit.residuals import dependence
-from ude.discovery.refit.stabilized import stabilised_data
+from ude.discovery.refit.stabilized import stabilized_data
 from ude.discovery.selection.combination import Combination
 from ude.discovery.selection.selection import Selection
 from ude.discovery.selection.shortlist import score
 
 
 @dataclass(frozen=True)
-class BeliefOptions:
+class AssessmentOptions:
     """level: of the intervals. horizon: of the stability screen, in spans of the data. contenders: how many of the best
     combinations are refitted on all data where some had been held out.
     """
@@ -41,7 +41,7 @@ class BeliefOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class Belief:
+class Assessment:
     """See the properties of `Discovery` of the same names. probability: (combination,) in the order of the ranking."""
 
     verdict: Verdict
@@ -61,7 +61,7 @@ class Subject:
     units, or those in which its noise is constant. along: states, parameters and time at the samples.
     """
 
-    system: OpenSystem
+    system: PartialSystem
     selection: Selection
     final: EmbeddedFit
     trajectories: Sequence[Trajectory]
@@ -75,7 +75,7 @@ class Subject:
     fit: FitOptions = field(default_factory=FitOptions)
 
 
-def assess(subject: Subject, options: BeliefOptions = BeliefOptions()) -> Belief:
+def assess(subject: Subject, options: AssessmentOptions = AssessmentOptions()) -> Assessment:
     """All parts of the belief in a discovery."""
     chosen, final = subject.selection.chosen, subject.final
     ranked = _on_all_data(subject, options.contenders)
@@ -99,7 +99,7 @@ def assess(subject: Subject, options: BeliefOptions = BeliefOptions()) -> Belief
         subject.state_scale,
         correlation_table(chosen.closed, matrix),
     )
-    targets = stabilised_data(subject.system.noise, subject.system.columns, subject.trajectories)
+    targets = stabilized_data(subject.system.noise, subject.system.columns, subject.trajectories)
     own = score(final.sse, final.n_observations, chosen.complexity, subject.floor)
     evidence = Evidence(
         chosen,
@@ -115,7 +115,7 @@ def assess(subject: Subject, options: BeliefOptions = BeliefOptions()) -> Belief
     )
     by_key = {str(c): float(p) for c, p in zip(ranked, probability, strict=True)}
     in_order = np.array([by_key.get(str(combination), 0.0) for combination in subject.selection.ranked])
-    return Belief(judge(evidence, options.verdict), inclusion, intervals, support, stability, confounding, in_order)
+    return Assessment(judge(evidence, options.verdict), inclusion, intervals, support, stability, confounding, in_order)
 
 
 def standstill_score(trajectories: Sequence[Trajectory], scale: Array, floor: float) -> float:

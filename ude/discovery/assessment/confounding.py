@@ -15,7 +15,7 @@ import pandas as pd
 import sympy as sp
 
 from ude.discovery.candidate import Samples, evaluate
-from ude.discovery.refit.closed_system import Array, ClosedForm
+from ude.discovery.refit.closed_system import Array, ClosedSystem
 
 COLUMNS = ["term", "parameter", "share", "correlation"]
 
@@ -94,7 +94,7 @@ def _share(
 
 
 def _features(samples: Samples, degree: int = 4) -> Array:
-    """Polynomials of the standardised inputs; fewer degrees where there are few samples or many inputs."""
+    """Polynomials of the standardized inputs; fewer degrees where there are few samples or many inputs."""
     inputs = np.stack(list(samples.inputs.values()), axis=1)
     spread = inputs.std(axis=0)
     z = (inputs - inputs.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
@@ -107,7 +107,7 @@ def _features(samples: Samples, degree: int = 4) -> Array:
     return np.stack(columns, axis=1)
 
 
-def correlation_table(system: ClosedForm, matrix: Array | None) -> pd.DataFrame:
+def correlation_table(system: ClosedSystem, matrix: Array | None) -> pd.DataFrame:
     """Correlations of the estimates of the fitted constants; empty where they are not determined."""
     names = list(system.fitted)
     if matrix is None:

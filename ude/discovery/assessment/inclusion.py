@@ -77,7 +77,7 @@ def _resampled(combination: Combination, weights: Array, floor: float) -> Array:
 
 
 def _weights(scores: Array) -> Array:
-    """Mean over rows of the normalised ``exp(-score/2)``."""
+    """Mean over rows of the normalized ``exp(-score/2)``."""
     relative = np.exp(-0.5 * (scores - scores.min(axis=1, keepdims=True)))
     return np.asarray((relative / relative.sum(axis=1, keepdims=True)).mean(axis=0))
 

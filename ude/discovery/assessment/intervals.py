@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from scipy.stats import f as fisher_f
 from scipy.stats import t as student_t
 
-from ude.discovery.refit.closed_system import Array, ClosedForm, Trajectory
+from ude.discovery.refit.closed_system import Array, ClosedSystem, Trajectory
 from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
 from ude.errors import InputError
 
@@ -55,7 +55,7 @@ def observed_columns(trajectories: Sequence[Trajectory]) -> Array:
 
 
 def wald_intervals(
-    system: ClosedForm, fit: EmbeddedFit, trajectories: Sequence[Trajectory], level: float = 0.95
+    system: ClosedSystem, fit: EmbeddedFit, trajectories: Sequence[Trajectory], level: float = 0.95
 ) -> pd.DataFrame:
     """One row a fitted constant: constant, value, lower, upper. Infinite where the data do not determine it.
 
@@ -83,7 +83,7 @@ def wald_intervals(
 
 
 def profile_interval(
-    system: ClosedForm,
+    system: ClosedSystem,
     fit: EmbeddedFit,
     trajectories: Sequence[Trajectory],
     name: str,

@@ -11,7 +11,7 @@ import numpy as np
 import sympy as sp
 from scipy.optimize import fsolve
 
-from ude.discovery.refit.closed_system import Array, ClosedForm, Forcing, Trajectory
+from ude.discovery.refit.closed_system import Array, ClosedSystem, Forcing, Trajectory
 from ude.discovery.refit.integration import BudgetSpent, Integrator, without_distributions
 
 _FAR = 100.0  # times the range of the data beyond which a solution counts as unbounded
@@ -45,7 +45,7 @@ class Stability:
 
 
 def screen(
-    system: ClosedForm,
+    system: ClosedSystem,
     values: Mapping[str, float],
     u0: Array,
     trajectories: Sequence[Trajectory],
@@ -117,7 +117,7 @@ def _sentence(bounded: bool, checked: bool, horizon: float, reached: Sequence[fl
     return f"The equations blow up within about {shortest + 0.5:.2g} times the span of the data."
 
 
-def equilibria(system: ClosedForm, values: Mapping[str, float | Forcing], visited: Array) -> tuple[Equilibrium, ...]:
+def equilibria(system: ClosedSystem, values: Mapping[str, float | Forcing], visited: Array) -> tuple[Equilibrium, ...]:
     """States of rest that MINPACK's hybrd finds from visited states and the corners of their box."""
     symbols = [sp.Symbol(name) for name in system.states]
     numbers = {sp.Symbol(name): value for name, value in values.items() if not isinstance(value, Forcing)}
@@ -174,7 +174,7 @@ def _kind(eigenvalues: Sequence[complex]) -> str:
     size = max(float(np.abs(np.array(eigenvalues)).max()), 1e-300)
     turning = any(abs(value.imag) > 1e-6 * size for value in eigenvalues)
     if np.all(np.abs(real) <= 1e-6 * size):
-        return "centre" if turning else "degenerate"
+        return "center" if turning else "degenerate"
     if np.any(np.abs(real) <= 1e-6 * size):
         return "degenerate"
     if np.all(real < 0):

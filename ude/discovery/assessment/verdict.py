@@ -67,7 +67,7 @@ class VerdictOptions:
     network, and of the smoothed data, those of the formula may be. standstill: by how much the score must beat states
     that do not change. as_few: by how much ``N log SSE`` of another form with no more constants may be
     above that of the chosen one for it to count as as good (0: it fits as well): that a form is longer to write is no
-    evidence against it. dependent: deviations from which neighbouring residuals count as alike (3.5: one in some
+    evidence against it. dependent: deviations from which neighboring residuals count as alike (3.5: one in some
     four thousand where they are independent).
     """
 
@@ -172,7 +172,7 @@ def _as_a_whole(
 
 
 def _dependent(evidence: Evidence, options: VerdictOptions) -> str:
-    """What neighbouring residuals say against the formula, as a clause; "" where they look independent."""
+    """What neighboring residuals say against the formula, as a clause; "" where they look independent."""
     alike = [
         f"{column} (correlation {own.correlation:.2f})"
         for column, own in evidence.dependence.items()
@@ -181,7 +181,7 @@ def _dependent(evidence: Evidence, options: VerdictOptions) -> str:
     if not alike:
         return ""
     return (
-        f"neighbouring residuals of {', '.join(alike)} are alike, so the data hold something that these equations do "
+        f"neighboring residuals of {', '.join(alike)} are alike, so the data hold something that these equations do "
         "not say: another form, something missing in the known part, or errors of measurement with a memory."
     )
 

@@ -24,7 +24,7 @@ from ude.discovery.candidate import (
     complexity,
     evaluate,
     mark_pareto,
-    normalised_error,
+    normalized_error,
     probe,
     rename_constants,
 )
@@ -42,7 +42,7 @@ Names = str | Iterable[str]
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class TermConstraints:
     """What is known of one term. Lists of names and forms may be written as one text with commas.
 
     term: the unknown function. variables: the only arguments that it may use. operators: the only ones of `OPERATORS`
@@ -61,7 +61,7 @@ class Knowledge:
 
     Raises InputError for what cannot be read.
 
-    >>> known = ude.Knowledge("U", variables="x", positive=True, increasing="x", zero_at="x=0")
+    >>> known = ude.TermConstraints("U", variables="x", positive=True, increasing="x", zero_at="x=0")
     >>> known.variables, known.positive
     (('x',), True)
     """
@@ -110,7 +110,7 @@ class Knowledge:
             Units.read(self.units)
 
     def _error(self, what: str, expected: str, got: str) -> InputError:
-        return InputError(f"Knowledge of {self.term}: {what}", expected=expected, got=got)
+        return InputError(f"TermConstraints of {self.term}: {what}", expected=expected, got=got)
 
     def _parsed(self, form: str) -> sp.Expr:
         try:
@@ -143,7 +143,7 @@ class Knowledge:
             for name in names:
                 if name not in samples.inputs:
                     raise InputError(
-                        f"Knowledge of {self.term}: {what}",
+                        f"TermConstraints of {self.term}: {what}",
                         expected=f"arguments of {samples.name}: {', '.join(samples.inputs)}",
                         got=name,
                         fix=did_you_mean(name, samples.inputs),
@@ -261,7 +261,7 @@ class Knowledge:
                 rest = {sp.Symbol(key): v for key, v in candidate.constants.items() if key != name}
                 bare = candidate.expression.xreplace({sp.Symbol(name): sp.Float(number)})
                 bare, constants = rename_constants(bare, rest, tuple(samples.inputs))
-                error = normalised_error(samples, evaluate(bare, {**samples.inputs, **constants}))
+                error = normalized_error(samples, evaluate(bare, {**samples.inputs, **constants}))
                 found.append(Candidate(bare, constants, complexity(bare, constants), error, candidate.source))
         return found
 
@@ -333,15 +333,15 @@ def _masked(expression: sp.Expr, variables: set[sp.Symbol]) -> sp.Expr:
 # ---- text ------------------------------------------------------------------------------------------------------------
 
 
-def read_knowledge(text: str) -> Knowledge:
+def read_knowledge(text: str) -> TermConstraints:
     """``U1: positive; zero_at x=0; variables x, y; units x: m, y: m -> m/s`` or ``U1 = -k*U2``.
 
-    Statements are separated by semicolons; each is the name of a field of `Knowledge` and its value, after a space or
+    Statements are separated by semicolons; each is the name of a field of `TermConstraints` and its value, after a space or
     an equals sign. Raises InputError for what is none.
     """
     tied = re.fullmatch(r"\s*([^\W\d]\w*)\s*=\s*(.+)", text)
     if tied is not None:
-        return Knowledge(tied[1], shared=tied[2].strip())
+        return TermConstraints(tied[1], shared=tied[2].strip())
     term, colon, rest = text.partition(":")
     if not colon or not term.strip().isidentifier():
         raise InputError(
@@ -349,7 +349,7 @@ def read_knowledge(text: str) -> Knowledge:
             expected='"TERM: statement; statement", such as "U1: positive; zero_at x=0"',
             got=text,
         )
-    known = {item.name: str(item.type) for item in fields(Knowledge) if item.name != "term"}
+    known = {item.name: str(item.type) for item in fields(TermConstraints) if item.name != "term"}
     values: dict[str, Any] = {}
     for statement in filter(None, (part.strip() for part in rest.split(";"))):
         name, _, value = re.sub(r"^(\w+)\s*=\s*", r"\1 ", statement).partition(" ")
@@ -368,20 +368,22 @@ def read_knowledge(text: str) -> Knowledge:
             values[name] = int(value)
         else:
             values[name] = value.strip()
-    return Knowledge(term.strip(), **values)
+    return TermConstraints(term.strip(), **values)
 
 
-def knowledge_by_term(given: object, terms: Sequence[str]) -> dict[str, Knowledge]:
-    """Knowledge of each term, from one `Knowledge` or text or several of them.
+def knowledge_by_term(given: object, terms: Sequence[str]) -> dict[str, TermConstraints]:
+    """TermConstraints of each term, from one `TermConstraints` or text or several of them.
 
     Raises InputError for other things, for terms that the model has not, and for two statements about one term.
     """
-    items = [given] if isinstance(given, str | Knowledge) else list(given) if isinstance(given, Iterable) else [given]
-    found: dict[str, Knowledge] = {}
+    items = (
+        [given] if isinstance(given, str | TermConstraints) else list(given) if isinstance(given, Iterable) else [given]
+    )
+    found: dict[str, TermConstraints] = {}
     for item in items:
         one = read_knowledge(item) if isinstance(item, str) else item
-        if not isinstance(one, Knowledge):
-            raise InputError("knowledge is not usable", expected="ude.Knowledge objects, or text", got=repr(item))
+        if not isinstance(one, TermConstraints):
+            raise InputError("knowledge is not usable", expected="ude.TermConstraints objects, or text", got=repr(item))
         if one.term not in terms:
             raise InputError(
                 f"knowledge of {one.term}",
@@ -390,7 +392,7 @@ def knowledge_by_term(given: object, terms: Sequence[str]) -> dict[str, Knowledg
                 fix=did_you_mean(one.term, terms),
             )
         if one.term in found:
-            raise InputError(f"knowledge of {one.term} is given twice", fix="Write it as one Knowledge.")
+            raise InputError(f"knowledge of {one.term} is given twice", fix="Write it as one TermConstraints.")
         found[one.term] = one
     return found
 
@@ -426,6 +428,6 @@ def _read_constants(term: str, given: str | Mapping[str, float]) -> dict[str, fl
             found[name] = float("nan")
         if not np.isfinite(found[name]) or found[name] == 0.0:
             raise InputError(
-                f"Knowledge of {term}: constants", expected='numbers that are not zero, "g=9.81"', got=repr(given)
+                f"TermConstraints of {term}: constants", expected='numbers that are not zero, "g=9.81"', got=repr(given)
             )
     return found

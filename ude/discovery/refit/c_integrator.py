@@ -15,7 +15,7 @@ import numpy as np
 import sympy as sp
 
 from ude.compile.build import compile_kernel, load, surroundings
-from ude.discovery.refit.closed_system import Array, ClosedForm
+from ude.discovery.refit.closed_system import Array, ClosedSystem
 from ude.errors import EngineRefused
 from ude.methods.explicit.dop853 import DP8
 from ude.methods.tableau import Number, padded
@@ -41,7 +41,7 @@ class Program:
     Raises NotImplementedError for a function that the C program does not know, EngineRefused without a C compiler.
     """
 
-    def __init__(self, system: ClosedForm, free: Sequence[int] | None) -> None:
+    def __init__(self, system: ClosedSystem, free: Sequence[int] | None) -> None:
         self._function = _library()
         self.states, self.parameters = len(system.states), len(system.parameters)
         fitted = [] if free is None else [list(system.parameters).index(name) for name in system.fitted]

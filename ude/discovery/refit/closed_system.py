@@ -78,7 +78,7 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
-class ClosedForm:
+class ClosedSystem:
     """``du/dt = f(u, p, t)`` with every right-hand side a SymPy expression.
 
     states: names, in the order of the columns of the data.
@@ -86,7 +86,7 @@ class ClosedForm:
     parameters: constant -> `Constant`.
     positive: states that are positive by nature; a solution in which one reaches zero counts as none.
     observables: column of the data -> expression in the same symbols; empty where the columns are the states.
-    noise: column -> its noise, where that is not of one size; see `stabilised`.
+    noise: column -> its noise, where that is not of one size; see `stabilized`.
 
     Raises ModelError for a symbol that is none of these, or a state without an equation.
     """

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from ude.discovery.refit.closed_system import Array, ClosedForm, Trajectory, state_scale
+from ude.discovery.refit.closed_system import Array, ClosedSystem, Trajectory, state_scale
 from ude.discovery.refit.integration import BudgetSpent, Integrator, Observer
-from ude.discovery.refit.stabilized import residual_scale, stabilised, stabilised_data
+from ude.discovery.refit.stabilized import residual_scale, stabilized, stabilized_data
 from ude.errors import DataError, InputError
 
 
@@ -27,10 +27,10 @@ class EmbeddedFit:
     """Least squares of a closed-form system on observed trajectories.
 
     values: every constant. u0: (trajectory, state), at each trajectory's first time.
-    sse: sum over observed numbers of ((model - data) / scale of the column)^2, both `stabilised` where the system has a
+    sse: sum over observed numbers of ((model - data) / scale of the column)^2, both `stabilized` where the system has a
         noise model; infinite where no solution was found.
     n_observations: how many numbers were observed. sse_per_state: the same sum column by column.
-    success: whether the optimiser met a tolerance within its budget. rhs_calls: right-hand sides spent.
+    success: whether the optimizer met a tolerance within its budget. rhs_calls: right-hand sides spent.
     residuals: (model - data) / scale (N,), with their derivatives ``jacobian`` (N, unknowns) by the unknowns of
         the fit: fitted constants, then initial states; both None where no solution was found.
     slopes: derivative of each fitted constant (natural units) by the fit's own coordinate; logarithmic: which of them
@@ -88,7 +88,7 @@ _OFF = 1e9
 
 
 def fit_closed_form(
-    system: ClosedForm,
+    system: ClosedSystem,
     trajectories: Sequence[Trajectory],
     u0: Array | None = None,
     scale: Array | None = None,
@@ -106,21 +106,21 @@ def fit_closed_form(
     """
     integrator = _within_budget(system, options)
     problem = _Problem(system, trajectories, u0, scale, options, integrator, state_scale)
-    success, message = _minimise(problem, problem.starting_point())
+    success, message = _minimize(problem, problem.starting_point())
     random = np.random.default_rng(options.seed)
     for _ in range(1, options.starts):
         before = problem.best_cost
-        outcome = _minimise(problem, problem.starting_point(random))
+        outcome = _minimize(problem, problem.starting_point(random))
         success, message = outcome if problem.best_cost < before else (success, message)
     if options.horizons and problem.best_cost > _POOR * max(problem.n_observations, 1) and not problem.spent():
         before = problem.best_cost
-        outcome = _minimise(problem, _grown(problem))
+        outcome = _minimize(problem, _grown(problem))
         success, message = outcome if problem.best_cost < before else (success, message)
     return problem.result(success and bool(np.isfinite(problem.best_cost)), message)
 
 
-def linearised(
-    system: ClosedForm,
+def linearized(
+    system: ClosedSystem,
     trajectories: Sequence[Trajectory],
     u0: Array,
     scale: Array,
@@ -141,13 +141,13 @@ def linearised(
     return problem.best_jacobian
 
 
-def _within_budget(system: ClosedForm, options: FitOptions) -> Integrator:
+def _within_budget(system: ClosedSystem, options: FitOptions) -> Integrator:
     integrator = Integrator(system, options.rtol, options.free(len(system.states)))
     integrator.max_calls, integrator.deadline = options.max_rhs_calls, time.thread_time() + options.max_seconds
     return integrator
 
 
-def _minimise(problem: _Problem, start: Array) -> tuple[bool, str]:
+def _minimize(problem: _Problem, start: Array) -> tuple[bool, str]:
     problem.reached = False
     try:
         result = least_squares(
@@ -186,7 +186,7 @@ def _grown(problem: _Problem) -> Array:
             problem.integrator,
             problem.state_scale,
         )
-        _minimise(stage, stage.starting_point())
+        _minimize(stage, stage.starting_point())
         if np.isfinite(stage.best_cost):
             fitted, _, u0 = stage.decode(stage.best_theta)
             values = stage.all_values(fitted)
@@ -202,7 +202,7 @@ class _Problem:
 
     def __init__(
         self,
-        system: ClosedForm,
+        system: ClosedSystem,
         trajectories: Sequence[Trajectory],
         u0: Array | None,
         scale: Array | None,
@@ -220,7 +220,7 @@ class _Problem:
         if scale is None:
             scale = residual_scale(system.noise, system.columns, self.trajectories)
         self.scale = np.asarray(scale, dtype=np.float64)
-        self.targets = stabilised_data(system.noise, system.columns, self.trajectories)
+        self.targets = stabilized_data(system.noise, system.columns, self.trajectories)
         self.u0 = _starts(system, self.trajectories, u0, natural)
         if state_size is None:
             state_size = np.maximum(np.abs(self.u0).max(axis=0), 1e-300) if system.observables else natural
@@ -320,7 +320,7 @@ class _Problem:
             if found is None or np.any(found[0][:, self.positive] <= 0.0):
                 return
             columns, slopes = self.observer(trajectory.t, found[0], own, found[1])
-            columns, steep = stabilised(self.system.noise, self.system.columns, columns)
+            columns, steep = stabilized(self.system.noise, self.system.columns, columns)
             if slopes is None or not all(np.isfinite(part[mask]).all() for part in (columns, steep, slopes)):
                 return
             residuals.append(((columns - self.targets[index].u) / self.scale)[mask])
@@ -331,7 +331,7 @@ class _Problem:
             jacobian[..., place : place + free] = slopes[..., fitted:] * sizes * by_scale
             rows.append(jacobian[mask])
         residual, jacobian = np.concatenate(residuals), np.concatenate(rows)
-        # A solution a million deviations off is as good as none, and its square would overflow in the optimiser.
+        # A solution a million deviations off is as good as none, and its square would overflow in the optimizer.
         if max(np.abs(residual).max(initial=0.0), np.abs(jacobian).max(initial=0.0)) < _OFF:
             cost = float(residual @ residual)
         else:
@@ -365,7 +365,7 @@ class _Problem:
         )
 
 
-def _starts(system: ClosedForm, trajectories: Sequence[Trajectory], u0: Array | None, scale: Array) -> Array:
+def _starts(system: ClosedSystem, trajectories: Sequence[Trajectory], u0: Array | None, scale: Array) -> Array:
     shape = len(trajectories), len(system.states)
     if u0 is not None:
         return np.array(u0, dtype=np.float64).reshape(shape)
@@ -382,7 +382,7 @@ def _first_observed(trajectory: Trajectory, scale: Array) -> Array:
     return np.array(first)
 
 
-def _check(system: ClosedForm, trajectories: Sequence[Trajectory]) -> None:
+def _check(system: ClosedSystem, trajectories: Sequence[Trajectory]) -> None:
     if not trajectories:
         raise DataError("no trajectories to fit", expected="at least one")
     for index, trajectory in enumerate(trajectories):

@@ -22,7 +22,7 @@ import sympy as sp
 from scipy.integrate import ODEintWarning, odeint
 
 from ude.discovery.refit.c_integrator import CRAWL, DONE, SPENT, STIFF, Program
-from ude.discovery.refit.closed_system import Array, ClosedForm, Forcing, Trajectory
+from ude.discovery.refit.closed_system import Array, ClosedSystem, Forcing, Trajectory
 from ude.errors import EngineRefused
 
 
@@ -42,7 +42,7 @@ class Integrator:
     else the machine is doing.
     """
 
-    def __init__(self, system: ClosedForm, rtol: float = 1e-8, free: Sequence[int] | None = None) -> None:
+    def __init__(self, system: ClosedSystem, rtol: float = 1e-8, free: Sequence[int] | None = None) -> None:
         self.system, self.rtol, self.calls = system, rtol, 0
         # the states by whose start the solution is differentiated
         self.free = list(range(len(system.states))) if free is None else list(free)
@@ -170,9 +170,9 @@ def _corners(t: Array, courses: Sequence[Forcing]) -> Array | None:
 
 
 class Observer:
-    """The columns of the data as functions of states, constants and time, with their derivatives; see `ClosedForm`."""
+    """The columns of the data as functions of states, constants and time, with their derivatives; see `ClosedSystem`."""
 
-    def __init__(self, system: ClosedForm) -> None:
+    def __init__(self, system: ClosedSystem) -> None:
         self.system = system
         if not system.observables:
             return
@@ -208,7 +208,7 @@ def along(value: float | Forcing, t: Array) -> float | Array:
     return np.array([value(now) for now in t.tolist()]) if isinstance(value, Forcing) else value
 
 
-def _compile(system: ClosedForm, starts: int | None = None) -> Callable[..., list[float]]:
+def _compile(system: ClosedSystem, starts: int | None = None) -> Callable[..., list[float]]:
     """One plain Python function (t, states [+ sensitivities], constants) -> derivatives, on Python floats."""
     states = [sp.Symbol(name) for name in system.states]
     constants = [sp.Symbol(name) for name in system.parameters]

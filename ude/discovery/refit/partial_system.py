@@ -9,20 +9,20 @@ import numpy as np
 import sympy as sp
 
 from ude.discovery.candidate import Candidate
-from ude.discovery.refit.closed_system import Array, ClosedForm, Constant, Trajectory, state_scale
+from ude.discovery.refit.closed_system import Array, ClosedSystem, Constant, Trajectory, state_scale
 from ude.discovery.refit.stabilized import residual_scale
 from ude.errors import ModelError
 from ude.fitting.noise import NoiseModel
 
 
 @dataclass(frozen=True)
-class OpenSystem:
+class PartialSystem:
     """A system in which terms are still unknown.
 
     equations: state -> right-hand side with unknown terms as applied functions, ``U1(hare, lynx)``.
     parameters: the model's own constants. calls: unknown term -> the names that its candidates are written in.
     positive: states that are positive by nature. observables: column of the data -> formula; empty where the columns
-    are the states. state_scale: the size of each state, where its columns do not tell. noise: see `ClosedForm`.
+    are the states. state_scale: the size of each state, where its columns do not tell. noise: see `ClosedSystem`.
     errors: column -> its standard error where it is known, see `residual_scale`.
     """
 
@@ -37,7 +37,7 @@ class OpenSystem:
     noise: Mapping[str, NoiseModel] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
 
-    def close(self, chosen: Mapping[str, Candidate]) -> tuple[ClosedForm, dict[str, dict[str, str]]]:
+    def close(self, chosen: Mapping[str, Candidate]) -> tuple[ClosedSystem, dict[str, dict[str, str]]]:
         """The system with a candidate in the place of each term, and for each term its constants' names there."""
         missing = [term for term in self.calls if term not in chosen]
         if missing:
@@ -54,7 +54,9 @@ class OpenSystem:
             bodies[term] = candidate.expression.xreplace({sp.Symbol(c): sp.Symbol(n) for c, n in own.items()})
             names[term] = own
         equations = {state: self._substitute(rate, bodies) for state, rate in self.equations.items()}
-        closed = ClosedForm(self.states, equations, parameters, self.time, self.positive, self.observables, self.noise)
+        closed = ClosedSystem(
+            self.states, equations, parameters, self.time, self.positive, self.observables, self.noise
+        )
         return closed, names
 
     @property

@@ -15,14 +15,14 @@ DEPENDENT = 3.5  # standard deviations; independent residuals reach them once in
 
 @dataclass(frozen=True)
 class Dependence:
-    """How alike neighbouring residuals of a column are: their correlation, and that in its standard deviations."""
+    """How alike neighboring residuals of a column are: their correlation, and that in its standard deviations."""
 
     correlation: float
     deviations: float
 
 
 def dependence(trajectories: Sequence[Trajectory], fit: EmbeddedFit, least: float) -> dict[str, Dependence]:
-    """column -> how alike its neighbouring residuals are, for columns whose residuals are above `least`.
+    """column -> how alike its neighboring residuals are, for columns whose residuals are above `least`.
 
     Where the residuals e_i are independent errors of whatever sizes, ``sum e_i e_{i+1} / sqrt(sum e_i^2 e_{i+1}^2)`` is
     about standard normal (autocorrelation robust against unequal variances, as in Lo & MacKinlay, Review of Financial

@@ -1,7 +1,7 @@
 """Residuals in a unit in which the noise is the same everywhere.
 
 Least squares of plain differences believe a large number as firmly as a small one. Where the fit was given a noise
-model by which large numbers are noisier, its variance-stabilising transformation (Bartlett, Biometrics 3 (1947) 39) is
+model by which large numbers are noisier, its variance-stabilizing transformation (Bartlett, Biometrics 3 (1947) 39) is
 applied to data and solutions alike, so that formulas are judged as the networks were trained: logarithms for log-normal
 noise, square roots for counts.
 """
@@ -20,24 +20,24 @@ _DOUBT = 16.0
 _LEAST = 1e-3
 
 
-def stabilised(noise: Mapping[str, NoiseModel], columns: Sequence[str], values: Array) -> tuple[Array, Array]:
+def stabilized(noise: Mapping[str, NoiseModel], columns: Sequence[str], values: Array) -> tuple[Array, Array]:
     """Values (..., column) in units of constant noise, and the derivative of each; columns without a model stay."""
     if not any(column in noise for column in columns):
         return values, np.ones_like(values)
     with np.errstate(all="ignore"):  # outside of the domain of the noise there is no number
         pairs = [
-            noise[column].stabilised(own) if column in noise else (own, np.ones_like(own))
+            noise[column].stabilized(own) if column in noise else (own, np.ones_like(own))
             for column, own in zip(columns, np.moveaxis(values, -1, 0), strict=True)
         ]
     found, slopes = (np.stack(parts, -1) for parts in zip(*pairs, strict=True))
     return found, slopes
 
 
-def stabilised_data(
+def stabilized_data(
     noise: Mapping[str, NoiseModel], columns: Sequence[str], trajectories: Sequence[Trajectory]
 ) -> list[Trajectory]:
     """The trajectories with their data in units of constant noise."""
-    return [replace(own, u=stabilised(noise, columns, own.u)[0]) for own in trajectories]
+    return [replace(own, u=stabilized(noise, columns, own.u)[0]) for own in trajectories]
 
 
 def residual_scale(
@@ -48,13 +48,13 @@ def residual_scale(
 ) -> Array:
     """(column,): what counts as one among residuals.
 
-    That is the spread of each column's stabilised data, moved towards what makes the noise of all columns equal, as the
+    That is the spread of each column's stabilized data, moved towards what makes the noise of all columns equal, as the
     likelihood has it: a column measured twice as precisely weighs twice as much. errors: column -> its standard error,
-    in the unit of the stabilised data. An estimate from n numbers is believed as one beside `_DOUBT` others by which
+    in the unit of the stabilized data. An estimate from n numbers is believed as one beside `_DOUBT` others by which
     all columns are measured equally well; errors below `_LEAST` of the spread are those of arithmetic. The geometric
     mean of the columns stays what it was, so that a relative accuracy keeps its meaning.
     """
-    own = stabilised_data(noise, columns, trajectories)
+    own = stabilized_data(noise, columns, trajectories)
     spread = state_scale(own)
     given = np.array([(errors or {}).get(column, np.nan) for column in columns])
     known = np.isfinite(given)

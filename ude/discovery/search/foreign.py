@@ -13,7 +13,7 @@ from ude.discovery.candidate import (
     complexity,
     evaluate,
     is_regular,
-    normalised_error,
+    normalized_error,
     project_out,
     rename_constants,
 )
@@ -35,7 +35,7 @@ def candidate_from(expression: sp.Expr, samples: Samples, source: str) -> Candid
         constants = _least_squares(bare, constants, samples)
     if not is_regular(bare, samples.inputs, constants):
         return None
-    error = normalised_error(samples, evaluate(bare, {**samples.inputs, **constants}))
+    error = normalized_error(samples, evaluate(bare, {**samples.inputs, **constants}))
     if not np.isfinite(error):
         return None
     return Candidate(bare, constants, complexity(bare, constants), error, source)

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from ude.discovery.candidate import Candidate, Samples, SymbolicRegressor, distinct, mark_pareto
-from ude.discovery.constraints.term_constraints import Knowledge
+from ude.discovery.constraints.term_constraints import TermConstraints
 from ude.discovery.search.library import LibraryRegressor
 from ude.discovery.search.operon import Operon, operon_is_installed
 from ude.errors import InputError, UdeError
@@ -37,7 +37,7 @@ def note_on_searches(searches: Sequence[SymbolicRegressor]) -> str:
 def fronts(
     samples: Mapping[str, Samples],
     searches: Sequence[SymbolicRegressor],
-    knowledge: Mapping[str, Knowledge],
+    knowledge: Mapping[str, TermConstraints],
     on_search: Callable[[], None] = lambda: None,
     on_front: Callable[[str, list[Candidate]], None] = lambda name, found: None,
 ) -> dict[str, list[Candidate]]:
@@ -64,7 +64,7 @@ class _Searches:
     """The searches for one term; those with a method ``begin(samples)`` (`Operon`) are started at once."""
 
     def __init__(
-        self, samples: Samples, searches: Sequence[SymbolicRegressor], knowledge: Knowledge | None = None
+        self, samples: Samples, searches: Sequence[SymbolicRegressor], knowledge: TermConstraints | None = None
     ) -> None:
         if knowledge is not None:
             knowledge.check(samples)
@@ -102,7 +102,7 @@ class _Searches:
                 begun.close()
 
 
-def informed(search: SymbolicRegressor, knowledge: Knowledge | None) -> SymbolicRegressor:
+def informed(search: SymbolicRegressor, knowledge: TermConstraints | None) -> SymbolicRegressor:
     """The search told of what is known, where it can be."""
     tell = getattr(search, "informed", None)
     told: SymbolicRegressor = search if knowledge is None or tell is None else tell(knowledge)

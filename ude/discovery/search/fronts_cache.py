@@ -18,7 +18,7 @@ import sympy as sp
 
 from ude.discovery.cache_keys import keep, key_of
 from ude.discovery.candidate import Candidate, Samples, SymbolicRegressor
-from ude.discovery.constraints.term_constraints import Knowledge
+from ude.discovery.constraints.term_constraints import TermConstraints
 from ude.discovery.search.fronts import fronts
 
 FOLDER = "fronts"
@@ -29,7 +29,7 @@ def fronts_kept_in(
     folder: str | Path | None,
     samples: Mapping[str, Samples],
     searches: Sequence[SymbolicRegressor],
-    knowledge: Mapping[str, Knowledge],
+    knowledge: Mapping[str, TermConstraints],
     on_search: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Candidate]]:
     """As `fronts`; read from the folder where the same searches of the same samples left their candidates there.
@@ -67,7 +67,7 @@ def fronts_kept_in(
     return {name: every[name] for name in samples}
 
 
-def _key(samples: Samples, searches: Sequence[SymbolicRegressor], knowledge: Knowledge | None) -> str:
+def _key(samples: Samples, searches: Sequence[SymbolicRegressor], knowledge: TermConstraints | None) -> str:
     told = [samples.name, list(samples.inputs), [repr(search) for search in searches], repr(knowledge)]
     arrays = *samples.inputs.values(), samples.output, samples.nuisance, samples.weights
     return key_of([*told, version("ude"), sp.__version__], arrays)

@@ -3,7 +3,7 @@
 The formula is a sum of at most ``max_terms`` library columns, each times a constant. Columns are *fixed* (monomials,
 ``sin(x)``, ``1/x``, ``x*|x|``...) or *atoms* with inner constants (``x/(K + x)``, ``exp(-k*x)``, ``sin(k*x)``, times
 small monomials), which enter the search once for each value on a grid of the inner constants. All subsets are compared
-through the Gram matrix of the normalised columns, after the nuisance directions have been projected out of columns and
+through the Gram matrix of the normalized columns, after the nuisance directions have been projected out of columns and
 target (Frisch & Waugh 1933), so that no subset costs more than a few multiplications; only the best subsets of each
 size and kind are then polished by variable projection (Golub & Pereyra 1973).
 
@@ -33,13 +33,13 @@ from ude.discovery.candidate import (
     is_negligible,
     is_regular,
     mark_pareto,
-    normalised_error,
+    normalized_error,
     project_out,
     rename_constants,
     thin,
     zero_formula,
 )
-from ude.discovery.constraints.term_constraints import Knowledge, operators_of
+from ude.discovery.constraints.term_constraints import TermConstraints, operators_of
 from ude.errors import InputError
 
 _COLLINEAR = 1e-9  # squared sine of the angle between a column and the others below which the subset is no basis
@@ -104,7 +104,7 @@ class LibraryRegressor:
     grid: int = 24
     keep: int = 8
     max_samples: int = 400
-    knowledge: Knowledge | None = None
+    knowledge: TermConstraints | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_terms <= 4:
@@ -128,7 +128,7 @@ class LibraryRegressor:
                     found.append(candidate)
         return mark_pareto(distinct(found, samples))
 
-    def informed(self, knowledge: Knowledge) -> LibraryRegressor:
+    def informed(self, knowledge: TermConstraints) -> LibraryRegressor:
         """The same search with less to look through."""
         return replace(self, knowledge=knowledge)
 
@@ -264,13 +264,13 @@ class Subset:
 
 @dataclass(frozen=True)
 class _Gram:
-    """Inner products of the normalised columns; the columns of one family (a library entry) stand side by side."""
+    """Inner products of the normalized columns; the columns of one family (a library entry) stand side by side."""
 
     families: list[Column]
     starts: NDArray[np.intp]  # (families,) index of each family's first column
     inner: list[Array]  # inner constants of every column
     matrix: Array  # (P, P)
-    target: Array  # (P,) inner products with the normalised target
+    target: Array  # (P,) inner products with the normalized target
     fixed: int  # the first so many columns are fixed ones
 
 
@@ -454,7 +454,7 @@ def polish(subset: Subset, samples: Samples) -> Candidate | None:
         high = np.concatenate([np.log(grid.max(axis=0) * 1.5) for grid in grids])
         start = np.clip(np.log(np.concatenate([inner[i] for i, _ in atoms])), low + 1e-6, high - 1e-6)
 
-        size = float(np.linalg.norm(target))  # the optimiser's tolerance on the gradient is an absolute one
+        size = float(np.linalg.norm(target))  # the optimizer's tolerance on the gradient is an absolute one
 
         def residual(theta: Array) -> Array:
             return _linear_fit(subset.columns, _spread(theta, subset), samples, target)[1] / size
@@ -507,5 +507,5 @@ def _candidate(columns: Sequence[Column], outer: Array, inner: Sequence[Array], 
     if not is_regular(expression, samples.inputs, constants):
         return None
     candidate = Candidate(expression, constants, complexity(expression, constants), 0.0, "library")
-    error = normalised_error(samples, candidate.evaluate(samples.inputs))
+    error = normalized_error(samples, candidate.evaluate(samples.inputs))
     return replace(candidate, nmse=error) if np.isfinite(error) else None

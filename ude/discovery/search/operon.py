@@ -14,7 +14,7 @@ import numpy as np
 import sympy as sp
 
 from ude.discovery.candidate import Array, Candidate, Samples, distinct, is_negligible, mark_pareto, thin, zero_formula
-from ude.discovery.constraints.term_constraints import Knowledge
+from ude.discovery.constraints.term_constraints import TermConstraints
 from ude.discovery.search.free_part import free_part
 from ude.discovery.search.notation import parse_equation
 from ude.discovery.search.operon_worker import OPERATORS, closest
@@ -81,7 +81,7 @@ class Operon:
             if not getattr(self, name) >= least:
                 raise InputError(f"Operon({name})", expected=f"{least} or more", got=str(getattr(self, name)))
 
-    def informed(self, knowledge: Knowledge) -> Operon:
+    def informed(self, knowledge: TermConstraints) -> Operon:
         """The same search with less to look through. Products stay, as every number is a factor."""
         arithmetic = tuple(name for name in self.arithmetic if name == "*" or knowledge.allows(name))
         base = {"square": "^"}

@@ -59,7 +59,7 @@ def main(folder: Path) -> int:
 
 
 def evolve(op: Any, table: Any, operators: list[str], options: dict[str, Any]) -> Population:
-    """NSGA-II on (normalised error, length) with constants fitted by Levenberg and Marquardt: the last population.
+    """NSGA-II on (normalized error, length) with constants fitted by Levenberg and Marquardt: the last population.
 
     Every object is held in a variable of this function, because pyoperon does not keep what it is given alive.
     """
@@ -85,8 +85,8 @@ def evolve(op: Any, table: Any, operators: list[str], options: dict[str, Any]) -
     numbers.ParameterizeDistribution(0.0, 1.0)
 
     calls = op.DispatchTable()
-    optimiser = op.LMOptimizer(calls, problem, options["local_iterations"], 0)
-    local = op.CoefficientOptimizer(optimiser)
+    optimizer = op.LMOptimizer(calls, problem, options["local_iterations"], 0)
+    local = op.CoefficientOptimizer(optimizer)
     error, length = op.Evaluator(problem, calls, op.NMSE(), False), op.LengthEvaluator(problem)
     both = op.MultiEvaluator(problem)
     for evaluator in (error, length):

@@ -27,12 +27,12 @@ from ude.discovery.candidate import (
     complexity,
     evaluate,
     is_regular,
-    normalised_error,
+    normalized_error,
     pareto_front,
     project_out,
 )
 
-_WORST = 0.5  # normalised error above which nothing is dropped any more
+_WORST = 0.5  # normalized error above which nothing is dropped any more
 _MOST_CONSTANTS = 9
 _SIMPLE = (sp.Rational(1, 2), *map(sp.Integer, (1, 2, 3, 4, 5, 10)))
 
@@ -105,7 +105,7 @@ class Fitted:
     expression: sp.Expr
     constants: dict[str, float]
     jacobian: Array  # (N, constants), scaled by the constants themselves
-    error: float  # normalised
+    error: float  # normalized
 
     @staticmethod
     def of(expression: sp.Expr, start: Mapping[str, float], samples: Samples) -> Fitted | None:
@@ -155,7 +155,7 @@ class Fitted:
             return None
         if not is_regular(bare, samples.inputs, constants, points=33):
             return None
-        error = normalised_error(samples, evaluate(bare, {**samples.inputs, **constants}))
+        error = normalized_error(samples, evaluate(bare, {**samples.inputs, **constants}))
         if not np.isfinite(error):
             return None
         return Candidate(bare, constants, complexity(bare, constants), error, source)
@@ -249,7 +249,7 @@ def kept_factors(expression: sp.Expr) -> sp.Expr:
 
 
 def _drawn_out(part: sp.Expr) -> tuple[float, sp.Expr]:
-    """(number, rest) with part = number * rest and rest normalised."""
+    """(number, rest) with part = number * rest and rest normalized."""
     if part.is_number:
         return _as_float(part), sp.S.One
     if part.is_Atom:

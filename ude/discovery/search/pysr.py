@@ -21,7 +21,7 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from ude.discovery.candidate import Candidate, Samples, distinct, mark_pareto, zero_formula
-from ude.discovery.constraints.term_constraints import Knowledge
+from ude.discovery.constraints.term_constraints import TermConstraints
 from ude.discovery.constraints.units import Units
 from ude.discovery.search.foreign import candidate_from
 from ude.discovery.search.free_part import free_part
@@ -115,7 +115,7 @@ class PySR:
             own["dimensional_constraint_penalty"] = 1000.0
         return {**own, **self.search_options}
 
-    def informed(self, knowledge: Knowledge) -> PySR:
+    def informed(self, knowledge: TermConstraints) -> PySR:
         """The same search with less to look through."""
         size = self.maxsize if knowledge.max_complexity is None else min(self.maxsize, max(7, knowledge.max_complexity))
         constants = {"dimensionless_constants_only": True} if knowledge.dimensionless_constants else {}

@@ -1,6 +1,6 @@
 """SINDy's sequentially thresholded least squares (Brunton, Proctor & Kutz 2016), through pysindy, as a search.
 
-The term's samples are regressed on fixed library columns, normalised and with the nuisance directions projected out,
+The term's samples are regressed on fixed library columns, normalized and with the nuisance directions projected out,
 for a ladder of thresholds and penalties; each set of columns that is left is a candidate. Where the library's exact
 search compares all subsets, this one follows a path through them, which costs the same with a hundred columns.
 """
@@ -24,7 +24,7 @@ from ude.discovery.candidate import (
     project_out,
     zero_formula,
 )
-from ude.discovery.constraints.term_constraints import Knowledge
+from ude.discovery.constraints.term_constraints import TermConstraints
 from ude.discovery.search.library import Column, LibraryRegressor, Subset, polish
 from ude.errors import BackendMissing, InputError
 
@@ -32,18 +32,18 @@ INSTALL = 'python -m pip install "ude[sindy]"'
 
 
 @dataclass(frozen=True)
-class Sindy:
+class SINDy:
     """STLSQ behind the `SymbolicRegressor` protocol.
 
     degree: highest degree of the monomials; None: that of `LibraryRegressor`. unary: whether to offer functions of one
-    input too. thresholds: shares of the largest coefficient (of normalised columns) below which one is dropped.
+    input too. thresholds: shares of the largest coefficient (of normalized columns) below which one is dropped.
     penalties: ridge penalties tried with each. max_terms: candidates with more are left out.
 
     Deterministic. Raises InputError for options out of range, BackendMissing where pysindy is not installed.
 
     >>> x = np.linspace(0.1, 3.0, 40)
     >>> samples = ude.Samples({"x": x}, 2.0 * x - 0.5 * x**2)
-    >>> front = ude.Sindy(degree=2).search(samples)
+    >>> front = ude.SINDy(degree=2).search(samples)
     >>> sorted(round(value, 3) for value in min(front, key=lambda candidate: candidate.nmse).constants.values())
     [-0.5, 2.0]
     """
@@ -57,13 +57,13 @@ class Sindy:
 
     def __post_init__(self) -> None:
         if not self.thresholds or not all(0 < value < 1 for value in self.thresholds):
-            raise InputError("Sindy(thresholds)", expected="numbers between 0 and 1", got=str(self.thresholds))
+            raise InputError("SINDy(thresholds)", expected="numbers between 0 and 1", got=str(self.thresholds))
         if not self.penalties or not all(value >= 0 for value in self.penalties):
-            raise InputError("Sindy(penalties)", expected="numbers, zero or more", got=str(self.penalties))
+            raise InputError("SINDy(penalties)", expected="numbers, zero or more", got=str(self.penalties))
         if self.max_terms < 1:
-            raise InputError("Sindy(max_terms)", expected="1 or more", got=str(self.max_terms))
+            raise InputError("SINDy(max_terms)", expected="1 or more", got=str(self.max_terms))
 
-    def informed(self, knowledge: Knowledge) -> Sindy:
+    def informed(self, knowledge: TermConstraints) -> SINDy:
         """The same search with less to look through."""
         return replace(self, library=self.library.informed(knowledge))
 

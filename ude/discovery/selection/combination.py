@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ude.discovery.candidate import Candidate
-from ude.discovery.refit.closed_system import ClosedForm
+from ude.discovery.refit.closed_system import ClosedSystem
 from ude.discovery.refit.embedding import EmbeddedFit
 
 SEARCH = "search"
@@ -23,7 +23,7 @@ class Combination:
     """
 
     candidates: dict[str, Candidate]
-    closed: ClosedForm
+    closed: ClosedSystem
     fit: EmbeddedFit
     complexity: int
     score: float

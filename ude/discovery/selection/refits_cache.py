@@ -14,7 +14,7 @@ import numpy as np
 import sympy as sp
 
 from ude.discovery.cache_keys import keep, key_of
-from ude.discovery.refit.closed_system import Array, ClosedForm, Trajectory
+from ude.discovery.refit.closed_system import Array, ClosedSystem, Trajectory
 from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
 
 FOLDER = "refits"
@@ -23,7 +23,7 @@ _PLAIN = ("values", "sse", "n_observations", "sse_per_state", "success", "rhs_ca
 
 #: What `fit_closed_form` is: system, trajectories, u0, scale, options, state_scale -> fit.
 Refit = Callable[
-    [ClosedForm, Sequence[Trajectory], Array | None, Array | None, FitOptions, Array | None],
+    [ClosedSystem, Sequence[Trajectory], Array | None, Array | None, FitOptions, Array | None],
     EmbeddedFit,
 ]
 
@@ -42,7 +42,7 @@ class KeptRefits:
 
     def __call__(
         self,
-        system: ClosedForm,
+        system: ClosedSystem,
         trajectories: Sequence[Trajectory],
         u0: Array | None,
         scale: Array | None,
@@ -58,7 +58,7 @@ class KeptRefits:
 
 
 def _key(
-    system: ClosedForm, trajectories: Sequence[Trajectory], arrays: Sequence[Array | None], options: FitOptions
+    system: ClosedSystem, trajectories: Sequence[Trajectory], arrays: Sequence[Array | None], options: FitOptions
 ) -> str:
     told = [
         {name: sp.srepr(rate) for name, rate in system.equations.items()},

@@ -24,8 +24,8 @@ from ude.discovery.candidate import Candidate, complexity
 from ude.discovery.edits import with_summand, without
 from ude.discovery.joint_complexity import joint_complexity
 from ude.discovery.refit.closed_system import Array, Trajectory
-from ude.discovery.refit.embedding import FitOptions, linearised
-from ude.discovery.refit.partial_system import OpenSystem
+from ude.discovery.refit.embedding import FitOptions, linearized
+from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.selection.combination import Combination
 from ude.discovery.selection.shortlist import score
 
@@ -59,7 +59,7 @@ class _Base:
 class Ground:
     """On what changes are judged: the equations, the data with the scales of residuals and states, and how to fit."""
 
-    system: OpenSystem
+    system: PartialSystem
     trajectories: Sequence[Trajectory]
     scale: Array
     state_scale: Array
@@ -167,7 +167,7 @@ def _effects(
             for name, constant in closed.parameters.items()
         }
         held = replace(closed, parameters=parameters)
-        slopes = linearised(held, ground.trajectories, fit.u0, ground.scale, ground.state_scale, ground.options)
+        slopes = linearized(held, ground.trajectories, fit.u0, ground.scale, ground.state_scale, ground.options)
         if slopes is not None:
             for name, column in zip(held.fitted, slopes.T, strict=True):
                 term, shape = placed[name]

@@ -26,10 +26,10 @@ from ude.discovery.candidate import Candidate
 from ude.discovery.canonical_form import family
 from ude.discovery.edits import simplifications, summand_pool
 from ude.discovery.joint_complexity import joint_complexity
-from ude.discovery.refit.closed_system import Array, ClosedForm, Trajectory
+from ude.discovery.refit.closed_system import Array, ClosedSystem, Trajectory
 from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator, Observer, simulate
-from ude.discovery.refit.partial_system import OpenSystem
+from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.refit.residuals import DEPENDENT, dependence
 from ude.discovery.selection.combination import SEARCH, Combination
 from ude.discovery.selection.refits_cache import Refit
@@ -62,7 +62,7 @@ class SelectionOptions:
     extend: so many changes of each of the best combinations are tried, one more summand or another one, of those that
         the trajectories ask for (see `growth`): with few or noisy data the true form may lie far from all that the
         networks suggest. 0: none.
-    widen: where the residuals of the best are no errors of measurement (neighbours are alike, see `residuals`),
+    widen: where the residuals of the best are no errors of measurement (neighbors are alike, see `residuals`),
         whether formulas closer to the networks are tried, however complex they are.
     """
 
@@ -99,7 +99,7 @@ class Selection:
 
 
 def select(
-    system: OpenSystem,
+    system: PartialSystem,
     fronts: Mapping[str, Sequence[Candidate]],
     train: Sequence[Trajectory],
     *,
@@ -150,7 +150,7 @@ class _Trial:
 
     def __init__(
         self,
-        system: OpenSystem,
+        system: PartialSystem,
         train: Sequence[Trajectory],
         u0: Array | None,
         held_out: Sequence[Trajectory],
@@ -351,7 +351,7 @@ class _Trial:
 
 
 def continuation_rmse(
-    closed: ClosedForm, fit: EmbeddedFit, train: Sequence[Trajectory], held_out: Sequence[Trajectory], scale: Array
+    closed: ClosedSystem, fit: EmbeddedFit, train: Sequence[Trajectory], held_out: Sequence[Trajectory], scale: Array
 ) -> dict[str, float]:
     """Root mean square error per column, in its own units, of simulating on from the fitted u0 over held-out times."""
     errors: list[Array] = []  # where the solution blows up, the error is infinite

@@ -10,7 +10,7 @@ import numpy as np
 from ude.discovery.candidate import Candidate, as_text
 
 NETWORK_ERROR = 0.1  # relative error that a trained network is taken to have
-NEAR = 0.1  # normalised squared error below which a simple candidate is worth a trial whatever else there is
+NEAR = 0.1  # normalized squared error below which a simple candidate is worth a trial whatever else there is
 
 
 def score(sse: float, n: int, complexity: int, floor: float) -> float:

@@ -37,7 +37,7 @@ from ude.problems.split import SplitFunction
 
 # Trajectories side by side in one vector: two registers of AVX2, whose latencies hide each other.
 _LANES = {torch.float64: 4, torch.float32: 8}
-# Neighbours in one vector where there is one trajectory.
+# Neighbors in one vector where there is one trajectory.
 _WIDTH = {torch.float64: 4, torch.float32: 8}
 # Fewer trajectories than this go one after another: lanes would stand idle.
 _FEW = 3
@@ -436,7 +436,7 @@ def _why_not_spec(spec: SolveSpec) -> str | None:
             return reason
     elif spec.adaptive and not spec.algorithm.tableau.b_error:
         return f"{spec.algorithm.name} estimates no error, so it needs adaptive=False and dt"
-    if spec.mass is not None or spec.jac is not None or spec.colouring is not None:
+    if spec.mass is not None or spec.jac is not None or spec.coloring is not None:
         return "mass matrices and Jacobians given by the user are the torch engine's"
     if isinstance(spec.algorithm, DiagonallyImplicitRungeKutta) and (
         spec.algorithm.linsolve != LU()

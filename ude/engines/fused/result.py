@@ -54,7 +54,7 @@ class FusedResult(ForwardResult):
 
     @property
     def _work(self) -> tuple[int, int]:
-        """Jacobians and factorisations."""
+        """Jacobians and factorizations."""
         if self._calls is not None:
             return 0, 0
         return int(self._counts[4].max()), int((self.accepted_steps + self.rejected_steps).max())

@@ -42,7 +42,7 @@ class DenseFactors:
 
 
 def factor_dense(jacobian: Float[Tensor, "B n n"], mass: MassMatrix | None, step: Float[Tensor, "B"]) -> DenseFactors:
-    """Factorise ``M - step J``; where the step is zero, the identity, since M may be singular."""
+    """Factorize ``M - step J``; where the step is zero, the identity, since M may be singular."""
     unit = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
     column = step.view(-1, 1, 1)
     matrix = torch.addcmul(unit if mass is None else mass.matrix, column, jacobian, value=-1.0)

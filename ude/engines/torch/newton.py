@@ -33,7 +33,7 @@ _AS_ROUNDING = 1e-4
 class Newton:
     """Solves ``M z = s f(base + z, t)`` for one stage after another with the same factors of ``M - s J``.
 
-    A trajectory that has converged stands still while others iterate, so none depends on its neighbours.
+    A trajectory that has converged stands still while others iterate, so none depends on its neighbors.
 
     Args:
         work: f over the batch, and M.

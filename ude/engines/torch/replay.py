@@ -129,11 +129,11 @@ def esdirk_step(scheme: EsdirkScheme, u: Tensor, k1: Tensor | None, t: Tensor, d
 
 
 def rosenbrock_step(scheme: RosenbrockScheme, u: Tensor, t: Tensor, dt: Tensor) -> _Step:
-    """The step with its Jacobian, factorisation and solves in the graph; the matrix is formed even for GMRES."""
+    """The step with its Jacobian, factorization and solves in the graph; the matrix is formed even for GMRES."""
     spec, numbers, p = scheme.spec, scheme.numbers, scheme.work.p
     time = t.detach().requires_grad_()
     du = as_batch(spec, u, time, p)
-    jacobian, of_t = _linearise(du, u, time)
+    jacobian, of_t = _linearize(du, u, time)
     step = (numbers.gamma * dt).unsqueeze(-1)
     unit = torch.eye(u.shape[1], dtype=u.dtype, device=u.device)
     mass = unit if spec.mass is None else spec.mass.matrix
@@ -154,7 +154,7 @@ def rosenbrock_step(scheme: RosenbrockScheme, u: Tensor, t: Tensor, dt: Tensor) 
     return together / torch.where(column == 0, 1.0, column), end, None
 
 
-def _linearise(du: Tensor, u: Tensor, t: Tensor) -> tuple[Float[Tensor, "B n n"], Float[Tensor, "B n"]]:
+def _linearize(du: Tensor, u: Tensor, t: Tensor) -> tuple[Float[Tensor, "B n n"], Float[Tensor, "B n"]]:
     """df/du and df/dt with a graph, one component of f after another."""
     rows, slopes = [], []
     for i in range(du.shape[1]):

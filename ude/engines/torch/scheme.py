@@ -65,7 +65,7 @@ class Work(Jacobians):
 
     def __init__(self, spec: SolveSpec, p: Sequence[Tensor]) -> None:
         super().__init__(spec, p)
-        self.factorisations = 0
+        self.factorizations = 0
 
     def derivative(self, u: Tensor, t: Tensor) -> Float[Tensor, "B n"]:
         """u' at a state: f itself, or with a mass matrix what it and the algebraic equations determine."""
@@ -78,7 +78,7 @@ class Work(Jacobians):
     def go_on(self, before: Work) -> None:
         """Count on from what was counted before the batch became smaller."""
         self.calls, self.jacobians, self.products = before.calls, before.jacobians, before.products
-        self.factorisations = before.factorisations
+        self.factorizations = before.factorizations
 
     def df_du(self, u: Tensor, t: Tensor) -> Jacobian:
         """df/du in the form that the linear solver of the method takes."""
@@ -87,7 +87,7 @@ class Work(Jacobians):
     def with_time(self, u: Tensor, t: Tensor) -> tuple[Tensor, Jacobian, Tensor]:
         """Return f (B, n), df/du in the form that the linear solver takes, and df/dt (B, n)."""
         if not isinstance(_solver(self.spec), GMRES):
-            return self.linearise(u, t)
+            return self.linearize(u, t)
         t = t.detach().requires_grad_()
         with torch.enable_grad():
             du = self(u.detach(), t)
@@ -101,12 +101,12 @@ class Work(Jacobians):
         """
         if not isinstance(jacobian, FreeJacobian):
             return self.factor_dense(jacobian, step)
-        self.factorisations += 1
+        self.factorizations += 1
         return Krylov(jacobian, self.spec.mass, step, _solver(self.spec), tight=tight)
 
     def factor_dense(self, jacobian: Float[Tensor, "k n n"], step: Float[Tensor, "k"]) -> DenseFactors:
         """The same of matrices, be it those of some trajectories only."""
-        self.factorisations += 1
+        self.factorizations += 1
         return factor_dense(jacobian, self.spec.mass, step)
 
 

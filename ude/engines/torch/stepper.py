@@ -522,7 +522,7 @@ def _result(batches: Sequence[_Batch], per_trajectory: tuple[bool, ...]) -> Forw
         rejected_steps=gathered([batch.rejected for batch in batches]).to(torch.int64),
         nf=work.calls,
         njacs=work.jacobians,
-        nw=work.factorisations,
+        nw=work.factorizations,
         switches=switches,
         stiff=stiff,
         nproducts=work.products,

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ude.errors import InputError
-from ude.fitting.optimizers.optimizers import Objective, OnIteration, Optimiser, lbfgs
-from ude.fitting.posterior.posterior import Linearised, Posterior, Quadratic, Residuals, energy, renewed
+from ude.fitting.optimizers.optimizers import Objective, OnIteration, Optimizer, lbfgs
+from ude.fitting.posterior.posterior import Linearized, Posterior, Quadratic, Residuals, energy, renewed
 
 Array = npt.NDArray[np.float64]
 
@@ -26,7 +26,7 @@ _NO_STEP, _NO_FALL, _NO_CHANGE = 0.02, 1e-3, 0.02
 
 
 @dataclass(frozen=True)
-class GaussNewton(Optimiser):
+class GaussNewton(Optimizer):
     """Levenberg and Marquardt's steps on the posterior of a shooting stage (`ude.fitting.posterior.posterior`): tens of steps
     where L-BFGS takes hundreds, and the smoothness of the networks is estimated along with them.
 
@@ -44,7 +44,7 @@ class GaussNewton(Optimiser):
     iterations: int = 40
     adapt: bool = True
 
-    def minimise(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:
+    def minimize(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:
         posterior = objective.posterior
         if posterior is None:
             raise InputError("GaussNewton needs a shooting stage", fix="Use LBFGS() or Adam() for this one.")
@@ -143,7 +143,7 @@ def _iterate(known: _Known, state: _State, adapt: bool) -> _State:
     """One step from state.x, with new scales first where the last step changed little."""
     posterior, x = known.posterior, state.x
     scales, residuals = posterior.scales, known.residuals(x)
-    lin = None if residuals is None else posterior.linearised(residuals)
+    lin = None if residuals is None else posterior.linearized(residuals)
     if lin is None:
         return _State(np.nan, np.nan, state.damping, 0.0, 1.0, 1.0, 0.0, state.scales, x)
     gamma = state.gamma
@@ -187,7 +187,7 @@ class _Here:
     energy: float
 
     @classmethod
-    def of(cls, known: _Known, lin: Linearised, x: Array) -> _Here:
+    def of(cls, known: _Known, lin: Linearized, x: Array) -> _Here:
         whitener = known.posterior.whitener()
         quadratic = Quadratic.of(lin, known.posterior, whitener)
         return cls(known, whitener, quadratic, x, energy(quadratic.r, x, quadratic.precision))

@@ -42,7 +42,7 @@ class Objective:
     record:     what every evaluation goes through, such as an `EvaluationLog`; it may know the numbers already
     decays:     the tensors among `parameters` that weight decay shrinks
     batched:    whether torch can push many cotangents through the residuals at once, which it cannot through a solve
-    posterior:  what `GaussNewton` minimises, of the same tensors
+    posterior:  what `GaussNewton` minimizes, of the same tensors
     floor:      a change of the loss by a small fraction of this counts as none, however small the loss is
     """
 
@@ -88,7 +88,7 @@ class Objective:
         self.evaluations += 1
         found = self.record(self._loss_and_gradient)
         value, gradient = float(found[0]), found[1:]
-        # Written so that NaN fails too. Beyond the limit, squares of the gradient overflow in any optimiser.
+        # Written so that NaN fails too. Beyond the limit, squares of the gradient overflow in any optimizer.
         if not np.isfinite(value) or not np.abs(gradient).max(initial=0.0) <= LARGEST_GRADIENT:
             return None
         self._keep(value, x)
@@ -167,8 +167,8 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class Optimiser(ABC):
-    """How a stage minimises its loss. Raises InputError for options that are not usable."""
+class Optimizer(ABC):
+    """How a stage minimizes its loss. Raises InputError for options that are not usable."""
 
     iterations: int
 
@@ -177,12 +177,12 @@ class Optimiser(ABC):
             raise unusable(self, "iterations", "zero or more")
 
     @abstractmethod
-    def minimise(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:
+    def minimize(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:
         """Leave the parameters at the best point found, and return its loss."""
 
 
 @dataclass(frozen=True)
-class Adam(Optimiser):
+class Adam(Optimizer):
     """Adam (Kingma & Ba 2015); with `weight_decay`, AdamW (Loshchilov & Hutter 2019), on weights of networks only.
 
     learning_rate: of parameters and weights near one
@@ -222,12 +222,12 @@ class Adam(Optimiser):
             return 0.01**done
         return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done))
 
-    def minimise(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:
+    def minimize(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:
         return _adam(objective, self, stall, on_iteration)
 
 
 @dataclass(frozen=True)
-class LBFGS(Optimiser):
+class LBFGS(Optimizer):
     """L-BFGS with a line search (SciPy's L-BFGS-B; Byrd et al. 1995).
 
     >>> t = np.linspace(0.0, 2.0, 9)
@@ -243,12 +243,12 @@ class LBFGS(Optimiser):
 
     iterations: int = 100
 
-    def minimise(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:
+    def minimize(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:
         return lbfgs(objective, self.iterations, stall=stall, on_iteration=on_iteration)
 
 
 @dataclass(frozen=True)
-class LevenbergMarquardt(Optimiser):
+class LevenbergMarquardt(Optimizer):
     """Gauss-Newton steps within a trust region (SciPy's `least_squares`; Branch, Coleman & Li 1999), for a loss that is
     a sum of squares of few parameters. Converges where L-BFGS crawls, and stops when nothing changes any more.
 
@@ -265,7 +265,7 @@ class LevenbergMarquardt(Optimiser):
 
     iterations: int = 100
 
-    def minimise(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:
+    def minimize(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:
         return levenberg_marquardt(objective, self.iterations, on_iteration=on_iteration)
 
 

@@ -63,7 +63,7 @@ _FAINT = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class FunctionPrior:
-    """term: the network; x (point, input): where it is looked at, as it is called; z: the same, standardised."""
+    """term: the network; x (point, input): where it is looked at, as it is called; z: the same, standardized."""
 
     term: Neural
     x: Float[Tensor, "point input"]
@@ -211,7 +211,7 @@ class FunctionPriors:
         """
         covariance = self.covariance(numbers)
         covariance[np.diag_indices_from(covariance)] += (slack * _NUGGET) ** 2
-        # relative to the largest: what float64 needs to factorise it
+        # relative to the largest: what float64 needs to factorize it
         covariance[np.diag_indices_from(covariance)] += 1e-12 * np.diag(covariance).max(initial=0.0)
         factor = np.linalg.cholesky(covariance)
         return np.asarray(dtrtri(factor, lower=True)[0])

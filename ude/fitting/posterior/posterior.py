@@ -1,4 +1,4 @@
-"""What a fit with networks minimises in Gauss-Newton steps: -log posterior, whose scales the data themselves choose.
+"""What a fit with networks minimizes in Gauss-Newton steps: -log posterior, whose scales the data themselves choose.
 
 ``E = ½ Σ ((y - data)/σ)² + ½ fᵀ K⁻¹ f + ½ Σ α_g |w_g|²``, σ the noise of each column, f what networks compute at points
 that the data visit and K its covariance (`function_prior`), α_g the inverse variance of each tensor of network weights:
@@ -143,7 +143,7 @@ class Residuals:
 
 
 @dataclass(frozen=True, eq=False)
-class Linearised:
+class Linearized:
     """Residuals and the Jacobian of each of their parts."""
 
     residuals: Residuals
@@ -227,7 +227,7 @@ class Posterior:
         mask = self.shooting.windows.mask
         return torch.arange(mask.shape[-1]).expand(mask.shape)[mask].numpy()
 
-    def linearised(self, residuals: Residuals) -> Linearised | None:
+    def linearized(self, residuals: Residuals) -> Linearized | None:
         """The residuals at the tensors as they are, with their Jacobian; None where a simulation broke down."""
         with torch.no_grad():
             starts = self.starts(self.offset)
@@ -249,7 +249,7 @@ class Posterior:
         values = torch.nn.functional.pad(values, pad)
         if not all(bool(torch.isfinite(part).all()) for part in (data, other, values)):
             return None
-        return Linearised(residuals, data.numpy(), other.numpy(), values.numpy())
+        return Linearized(residuals, data.numpy(), other.numpy(), values.numpy())
 
     def _spread(self, s: Tensor, window: Tensor, index: Tensor, slope: Tensor) -> Float[Tensor, "row unknown"]:
         """Derivatives (row, θ and own start) of rows of given windows as derivatives to all unknowns."""
@@ -295,7 +295,7 @@ class Quadratic:
     precision: Array
 
     @classmethod
-    def of(cls, lin: Linearised, posterior: Posterior, whitener: Array) -> Quadratic:
+    def of(cls, lin: Linearized, posterior: Posterior, whitener: Array) -> Quadratic:
         scales = posterior.scales
         sigma = scales.sigma[lin.residuals.column]
         parts = [lin.data_jacobian / sigma[:, None], lin.other_jacobian, whitener @ lin.values_jacobian]
@@ -344,7 +344,7 @@ def energy(r: Array, x: Array, precision: Array) -> float:
     return 0.5 * float(r @ r) + 0.5 * float(precision @ x**2)
 
 
-def renewed(posterior: Posterior, lin: Linearised, x: Array) -> float:
+def renewed(posterior: Posterior, lin: Linearized, x: Array) -> float:
     """Set the scales to those that make the data most probable; returns γ."""
     scales, group, found = posterior.scales, posterior.group_of(), lin.residuals
     if len(posterior.functions):
@@ -370,7 +370,7 @@ def renewed(posterior: Posterior, lin: Linearised, x: Array) -> float:
     return float(leverage.sum())
 
 
-def _functions(posterior: Posterior, lin: Linearised) -> Array:
+def _functions(posterior: Posterior, lin: Linearized) -> Array:
     """The numbers of the function priors that make the data most probable, where the model is as linear as here."""
     scales, group, found = posterior.scales, posterior.group_of(), lin.residuals
     sigma = scales.sigma[found.column]

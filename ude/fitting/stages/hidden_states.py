@@ -3,7 +3,7 @@
 Derivative matching needs all states at once. Those without data are given by the model itself: with the measured
 states read from their smooth, the equations of the others are a system of their own, driven from outside,
 ``dz/dt = f_z(x_smooth(t), z, t)``, which stays near the data whatever the rest of the model says (the idea of
-synchronising an observer with its data: Abarbanel, Creveling & Jeanne, Phys. Rev. E 77 (2008) 016208).
+synchronizing an observer with its data: Abarbanel, Creveling & Jeanne, Phys. Rev. E 77 (2008) 016208).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ude.problems.ode import ODEProblem
 from ude.solving.solve import solve
 
 
-class DrivenStates(nn.Module):
+class HiddenStates(nn.Module):
     """All states along trajectories whose measured states are known: (trajectory, time, state), inner coordinates.
 
     field:  the model in inner coordinates
@@ -80,14 +80,14 @@ class DrivenStates(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class DrivenMatch:
-    """Derivative matching where some states are hidden: the rates of the measured states along `DrivenStates`.
+class HiddenStateMatching:
+    """Derivative matching where some states are hidden: the rates of the measured states along `HiddenStates`.
 
     du:  (trajectory, time, state), rates of the smooth, zero where `use` is not
     use: (trajectory, time, state), where the smooth knows the rate
     """
 
-    states: DrivenStates
+    states: HiddenStates
     du: Float[Tensor, "trajectory time state"]
     use: Bool[Tensor, "trajectory time state"]
 
@@ -99,7 +99,7 @@ class DrivenMatch:
         data: Dataset,
         smoothing: Smoothing,
         spread_out: Callable[[Array], Array],
-    ) -> DrivenMatch:
+    ) -> HiddenStateMatching:
         """On an even grid of each trajectory, at least two points an interval of the longest, at most 4000 in all.
 
         spread_out: columns (..., column) -> states (..., state), NaN for hidden ones.
@@ -112,7 +112,7 @@ class DrivenMatch:
         du = torch.as_tensor(np.stack([spread_out(du) for _, du in smooth]))
         inside = [smoothing.inside(i, t).all(axis=1, keepdims=True) for i, t in enumerate(grids)]
         use = torch.isfinite(du) & torch.as_tensor(np.stack(inside))
-        states = DrivenStates(field, hidden, torch.as_tensor(np.stack(grids)), field.coordinates.inner(u))
+        states = HiddenStates(field, hidden, torch.as_tensor(np.stack(grids)), field.coordinates.inner(u))
         return cls(states, torch.where(use, du, 0.0), use)
 
     def __call__(self, starts: Float[Tensor, "trajectory state"], options: SolverOptions) -> Float[Tensor, ""]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ude.fitting.optimizers.optimizers import Objective, Optimiser
+from ude.fitting.optimizers.optimizers import Objective, Optimizer
 from ude.fitting.stages.stages import Iteration, Stage
 from ude.progress import Stage as ProgressStage
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class StopStage(Exception):
-    """Ends a stage from inside of its optimiser."""
+    """Ends a stage from inside of its optimizer."""
 
 
 class StageLog(AbstractContextManager["StageLog"]):
@@ -32,14 +32,14 @@ class StageLog(AbstractContextManager["StageLog"]):
         self.saved, self.validation = time.monotonic(), np.nan
         self.objective: Objective
 
-    def minimise(self, objective: Objective, optimisers: Sequence[Optimiser]) -> None:
-        """One optimiser after another; with validation data, the point that they liked best is kept."""
+    def minimize(self, objective: Objective, optimizers: Sequence[Optimizer]) -> None:
+        """One optimizer after another; with validation data, the point that they liked best is kept."""
         before = self.evaluations
         self.best_validation, self.waited = np.inf, 0
         try:
-            for optimiser in optimisers:
+            for optimizer in optimizers:
                 self.objective, self.before = objective, before
-                optimiser.minimise(objective, stall=self.training.options.stall, on_iteration=self)
+                optimizer.minimize(objective, stall=self.training.options.stall, on_iteration=self)
         finally:
             self.evaluations = before + objective.evaluations
             if np.isfinite(self.best_validation):
@@ -48,7 +48,7 @@ class StageLog(AbstractContextManager["StageLog"]):
     def __call__(self, loss: float) -> None:
         training, objective = self.training, self.objective
         self.count += 1
-        # Whoever looks at the model now sees it at its best. The optimiser assigns its own point before it evaluates.
+        # Whoever looks at the model now sees it at its best. The optimizer assigns its own point before it evaluates.
         objective.assign(objective.best_point)
         validation = self._look()
         evaluations = self.before + objective.evaluations

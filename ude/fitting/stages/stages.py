@@ -1,4 +1,4 @@
-"""The stages of a fit, each an object: what it simulates, how its loss is minimised, who is told of every iteration."""
+"""The stages of a fit, each an object: what it simulates, how its loss is minimized, who is told of every iteration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from ude.errors import InputError, unusable
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.losses import network_weights
-from ude.fitting.optimizers.optimizers import LBFGS, Optimiser
+from ude.fitting.optimizers.optimizers import LBFGS, Optimizer
 from ude.fitting.shooting import cut
 from ude.models import Model
 
@@ -61,21 +61,21 @@ Callback = Callable[[Iteration], bool | None]
 class Stage(ABC):
     """One stage of a fit.
 
-    optimisers: one after another, such as ``(ude.Adam(500), ude.LBFGS(200))``; left out: `LevenbergMarquardt` where a
+    optimizers: one after another, such as ``(ude.Adam(500), ude.LBFGS(200))``; left out: `LevenbergMarquardt` where a
                 model has no networks and the loss is a sum of few squares, else Adam and L-BFGS as in `FitOptions`
     callback:   called with an `Iteration` after every iteration; True ends the stage
     """
 
-    optimisers: tuple[Optimiser, ...] | None = None
+    optimizers: tuple[Optimizer, ...] | None = None
     callback: Callback | None = field(default=None, compare=False, repr=False)
 
     name: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        given = self.optimisers
-        if given is not None and not (isinstance(given, tuple) and all(isinstance(o, Optimiser) for o in given)):
+        given = self.optimizers
+        if given is not None and not (isinstance(given, tuple) and all(isinstance(o, Optimizer) for o in given)):
             raise InputError(
-                f"optimisers of {type(self).__name__} are not usable",
+                f"optimizers of {type(self).__name__} are not usable",
                 expected="a tuple such as (ude.Adam(500), ude.LBFGS(200))",
                 got=repr(given),
             )
@@ -111,7 +111,7 @@ class DerivativeMatching(Stage):
                 return
             # Every evaluation is a solve, so Adam's many cheap steps are left out.
             few = min(training.options.derivative_iterations[1], _MOST_DRIVEN_ITERATIONS)
-            training.match_driven(self, training.driven, self.optimisers or (LBFGS(few),))
+            training.match_driven(self, training.driven, self.optimizers or (LBFGS(few),))
             return
         points = training.points
         overrides = training.overrides(points)
@@ -121,15 +121,15 @@ class DerivativeMatching(Stage):
             wrong = (training.model(points.u, overrides(), points.t) - points.du) / size * training.belief
             return torch.cat([wrong.reshape(-1) / wrong.numel() ** 0.5, training.known_residuals()])
 
-        optimisers = self.optimisers or training.default_optimisers(*training.options.derivative_iterations, 0)
-        with training.stage(self, optimisers) as log:
+        optimizers = self.optimizers or training.default_optimizers(*training.options.derivative_iterations, 0)
+        with training.stage(self, optimizers) as log:
             objective = training.objective(lambda: (residuals() ** 2).sum(), [], residuals=residuals, batched=True)
             if points.variance is not None and network_weights(training.model):
                 # Morozov's principle: what comes closer than the truth would follows the errors of the smooth
                 unsure = float((points.variance / size**2 * training.belief**2).mean())
                 if math.isfinite(unsure):
                     objective.enough = unsure
-            log.minimise(objective, optimisers)
+            log.minimize(objective, optimizers)
 
 
 @dataclass(frozen=True)
@@ -173,10 +173,10 @@ class MultipleShooting(Stage):
         followers = {row + 1 for row in windows.linked.tolist()}
         heads = torch.tensor([row for row in range(len(windows)) if row not in followers])
         number = int(windows.mask.sum()) + len(windows.linked) * len(training.train.states)
-        optimisers = self.optimisers or training.default_optimisers(0, options.multiple_iterations, number)
+        optimizers = self.optimizers or training.default_optimizers(0, options.multiple_iterations, number)
         shooting = training.shooting(windows)
         rounds = [(shooting, continuity) for continuity in self.continuity or options.continuity]
-        training.shoot(self, rounds, free, heads, optimisers)
+        training.shoot(self, rounds, free, heads, optimizers)
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,9 @@ class GrowingHorizon(Stage):
 
     def run(self, training: Training) -> None:
         number = sum(training.train.counts().values())
-        optimisers = self.optimisers or training.default_optimisers(0, training.options.multiple_iterations, number)
+        optimizers = self.optimizers or training.default_optimizers(0, training.options.multiple_iterations, number)
         rounds = [(training.shooting(cut(_beginning(training.train, f))), 0.0) for f in self.fractions]
-        training.shoot(self, rounds, training.starts, torch.arange(len(training.train)), optimisers)
+        training.shoot(self, rounds, training.starts, torch.arange(len(training.train)), optimizers)
 
 
 @dataclass(frozen=True)
@@ -232,9 +232,9 @@ class SingleShooting(Stage):
 
     def run(self, training: Training) -> None:
         number = sum(training.train.counts().values())
-        optimisers = self.optimisers or training.default_optimisers(*training.options.single_iterations, number)
+        optimizers = self.optimizers or training.default_optimizers(*training.options.single_iterations, number)
         shooting = training.shooting(cut(training.train))
-        training.shoot(self, [(shooting, 0.0)], training.starts, torch.arange(len(training.train)), optimisers)
+        training.shoot(self, [(shooting, 0.0)], training.starts, torch.arange(len(training.train)), optimizers)
 
 
 STAGES = (DerivativeMatching.name, MultipleShooting.name, SingleShooting.name)

@@ -1,8 +1,8 @@
 """What a fit has computed so far: counted always, and written down where it must be able to go on after a crash.
 
-A fit is a deterministic function of its evaluations: an optimiser that is given the same losses and gradients again
-takes the same way again. A run that was killed therefore needs none of its optimiser's insides, which SciPy does not
-show anyway: the evaluations that were recorded are handed out once more, and the optimiser is soon where it was, bit by
+A fit is a deterministic function of its evaluations: an optimizer that is given the same losses and gradients again
+takes the same way again. A run that was killed therefore needs none of its optimizer's insides, which SciPy does not
+show anyway: the evaluations that were recorded are handed out once more, and the optimizer is soon where it was, bit by
 bit.
 """
 

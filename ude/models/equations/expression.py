@@ -156,7 +156,7 @@ class Parsed:
             raise call.span.error(f"unknown function {call.name} {where}", fix=did_you_mean(call.name, KNOWN_FUNCTIONS))
 
 
-def normalise_name(name: str) -> str:
+def normalize_name(name: str) -> str:
     """The spelling under which a name is known: Unicode NFKC, as Python does for identifiers (``x₁`` is ``x1``)."""
     return unicodedata.normalize("NFKC", name)
 
@@ -173,7 +173,7 @@ def split_names(names: str | Iterable[str], what: str) -> tuple[str, ...]:
             raise InputError(
                 f"{what} is not a list of names", expected='text such as "x, y" or a list of names', got=repr(names)
             )
-    result = tuple(normalise_name(part) for part in parts)
+    result = tuple(normalize_name(part) for part in parts)
     for name in result:
         if result.count(name) > 1:
             raise InputError(f"{what} names {name} twice", expected="distinct names", got=repr(names))
@@ -182,7 +182,7 @@ def split_names(names: str | Iterable[str], what: str) -> tuple[str, ...]:
 
 def is_name(text: str) -> bool:
     """Whether `text` can name a state, a parameter or a function."""
-    return re.fullmatch(_NAME, text) is not None and normalise_name(text).isidentifier()
+    return re.fullmatch(_NAME, text) is not None and normalize_name(text).isidentifier()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -245,11 +245,11 @@ class _Parser:
         self.source, self.offset, self.states, self.symbols = source, offset, states, symbols
         self.names: list[tuple[str, Span]] = []
         self.calls: list[Call] = []
-        self.tokens = self._tokenise(text.translate(_LOOKALIKES))
+        self.tokens = self._tokenize(text.translate(_LOOKALIKES))
         self.index = 0
         self.depth = 0
 
-    def _tokenise(self, text: str) -> list[_Token]:
+    def _tokenize(self, text: str) -> list[_Token]:
         tokens, position = [], 0
         while position < len(text):
             match = _TOKEN.match(text, position)
@@ -327,7 +327,7 @@ class _Parser:
         base = self.atom()
         if self.token.kind == "superscript":
             operator = self.advance()
-            return self.raise_to(base, sympy.Integer(int(normalise_name(operator.text))), operator)
+            return self.raise_to(base, sympy.Integer(int(normalize_name(operator.text))), operator)
         if self.at("**", "^"):
             operator = self.advance()
             return self.raise_to(base, self.nested(self.unary), operator)
@@ -384,7 +384,7 @@ class _Parser:
         return value
 
     def name(self, token: _Token) -> sympy.Expr:
-        name = normalise_name(token.text)
+        name = normalize_name(token.text)
         if name == "pi" and name not in self.symbols | self.states:
             return sympy.pi
         self.names.append((name, self.token_span(token)))
@@ -405,7 +405,7 @@ class _Parser:
         return self.apply(token, tuple(arguments), tuple(spans))
 
     def apply(self, token: _Token, arguments: tuple[sympy.Expr, ...], spans: tuple[Span, ...]) -> sympy.Expr:
-        name = normalise_name(token.text)
+        name = normalize_name(token.text)
         span = self.token_span(token)
         if name in self.states and arguments == (symbol(TIME),):
             self.names.append((name, span))

@@ -23,7 +23,7 @@ from ude.models.equations.expression import (
     did_you_mean,
     is_name,
     join_sentences,
-    normalise_name,
+    normalize_name,
     parse,
     split_names,
     to_real_symbols,
@@ -209,7 +209,7 @@ def _split(line: str) -> tuple[str, int, Span]:
         )
     if not line[equals + 1 :].strip():
         raise Span(line, equals, 1).error("the equation has no right-hand side", expected=f"d{name}/dt = ...")
-    return normalise_name(name), equals + 1, span
+    return normalize_name(name), equals + 1, span
 
 
 def _left_advice(left: str) -> str:

@@ -1,5 +1,5 @@
 /* Kernels of CUDA: one trajectory a thread. A thread whose trajectory has finished takes the next one of the grid's, while
-   its neighbours go on. The attempt and the pullback of a step are those of the C program, with one lane.
+   its neighbors go on. The attempt and the pullback of a step are those of the C program, with one lane.
 
    How they are launched: `ude_once` with one thread; `ude_forward`, and with the same numbers of blocks and threads
    `ude_pullback`, with THREADS threads a block; `ude_total` with any. `Arguments` point to memory of the device.
@@ -12,7 +12,7 @@
 
 enum { ROW_SIZE = 3 + STATES * (1 + KEPT_STAGES), TOO_MANY_ROWS = -2 };
 
-/* neighbouring threads' numbers lie side by side */
+/* neighboring threads' numbers lie side by side */
 typedef struct {
     real *rows;
     int64_t capacity, count;

@@ -35,7 +35,7 @@ static void swap_lanes(v_t *x, v_t *y, int lane) {
     LANE(*y, lane) = kept;
 }
 
-SEPARATE static void factorise(const v_t *jacobian, v_t step, Factors *m) {
+SEPARATE static void factorize(const v_t *jacobian, v_t step, Factors *m) {
     const int rows = row_count();
     m->swapped = 0;
     for (int i = 0; i < rows; i++)
@@ -181,8 +181,8 @@ static inline void method_finish(const Method *method, const Arguments *a, int l
     a->jacobians[at] = (int64_t)CONST_LANE(method->jacobians, lane);
 }
 
-/* Renew the Jacobian of the lanes that want it, and factorise. */
-static void linearise(Context *c, Method *method, const State *s, v_t step) {
+/* Renew the Jacobian of the lanes that want it, and factorize. */
+static void linearize(Context *c, Method *method, const State *s, v_t step) {
     if (v_any(method->wanted)) {
         ROOMY v_t found[STATES * STATES];
         f_jacobian(c, s->u, &s->t, found);
@@ -193,6 +193,6 @@ static void linearise(Context *c, Method *method, const State *s, v_t step) {
         method->jacobians += v_number(method->wanted);
     } else if (!v_any(v_ne(step, method->factored)))
         return;
-    factorise(method->jacobian, step, &method->factors);
+    factorize(method->jacobian, step, &method->factors);
     method->factored = step;
 }

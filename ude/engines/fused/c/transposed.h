@@ -21,7 +21,7 @@ static void tighten(Context *c, const Arguments *a, const Row *row, Factors *fac
     Newton newton;
     const v_t step = row->dt * (real)GAMMA;
     f_jacobian(c, row->u, &row->t, matrix);
-    factorise(matrix, step, factors);
+    factorize(matrix, step, factors);
     newton_start(&newton, a, row->u, step, factors, (real)1e-9, 60);
     solve_stages(c, &newton, row->u, row->t, row->dt, k, end, 0, 1);
 }

@@ -106,7 +106,7 @@ VM_COMPARE(ge, >=)
 VM_COMPARE(eq, ==)
 VM_COMPARE(ne, !=)
 /* a where the mask holds, else b. By bits for one lane as well: a branch would keep loops over single numbers from
- * being vectorised (pow runs four times slower). On AVX GCC makes one blend of it. */
+ * being vectorized (pow runs four times slower). On AVX GCC makes one blend of it. */
 VM_INLINE VMC(t) VMC(select)(VMC(i) m, VMC(t) a, VMC(t) b) {
     return VMC(real)((VMC(bits)(a) & m) | (VMC(bits)(b) & ~m));
 }

@@ -1,7 +1,7 @@
 """From a `Program` to C: loops over arrays, or single numbers where arrays are short.
 
 The text is written over two vector types (c/vector_math.h): `v_t` holds one number of each lane, and where there is one
-lane only, `w_t` holds neighbours of an array. What is the same for all trajectories and times is computed once a solve,
+lane only, `w_t` holds neighbors of an array. What is the same for all trajectories and times is computed once a solve,
 by a function of its own (`Renderer.once`).
 """
 
@@ -36,7 +36,7 @@ from ude.engines.fused.graph.program import (
 _MOST_RUNS = 8
 # Arrays of more numbers than this do not lie on the stack.
 _LARGE = 4096
-# Accumulators of a matrix product that stay in registers: columns a lane, and neighbours (in vectors) without lanes.
+# Accumulators of a matrix product that stay in registers: columns a lane, and neighbors (in vectors) without lanes.
 _COLUMNS = 8
 _WIDE_COLUMNS = 8
 
@@ -47,7 +47,7 @@ class Renderer:
 
     Args:
         lanes: Trajectories that one vector holds.
-        width: Neighbours that one wide vector holds, where there is one lane.
+        width: Neighbors that one wide vector holds, where there is one lane.
     """
 
     program: Program
@@ -98,7 +98,7 @@ class Renderer:
         return place
 
     def element(self, buffer: Buffer, index: str, *, prefix: str) -> str:
-        """One number as a vector of the kind `prefix`: "s_" single, "v_" lanes, "w_" neighbours."""
+        """One number as a vector of the kind `prefix`: "s_" single, "v_" lanes, "w_" neighbors."""
         if buffer.role == "constant":
             text = self.number(buffer.values[0])
             return f"{prefix}splat({text})"
@@ -453,7 +453,7 @@ class Renderer:
         return n >= self.width or (k >= self.width and left.strides[2] == 1 and right.strides[1] == 1)
 
     def _wide_product(self, left: Access, right: Access, out: Access, m: int, k: int, n: int) -> list[str]:
-        """Products of one trajectory: neighbours in a row of the result, or along the sum when the rows are short."""
+        """Products of one trajectory: neighbors in a row of the result, or along the sum when the rows are short."""
         if n < self.width:
             return self._wide_dots(left, right, out, k, n)
         lines: list[str] = []

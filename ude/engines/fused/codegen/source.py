@@ -67,17 +67,17 @@ class Traced:
 
 @dataclass(frozen=True, eq=False)
 class JacobianRows:
-    """A Jacobian that is put together of pullbacks: each gives all rows of one colour, which share no column.
+    """A Jacobian that is put together of pullbacks: each gives all rows of one color, which share no column.
 
     Args:
         of_u: The cotangent of u that `Traced.cotangent` gives.
         pattern: Where the Jacobian may have entries, (row, column).
-        colour: The colour of every row.
+        color: The color of every row.
     """
 
     of_u: Addresses
     pattern: Pattern
-    colour: tuple[int, ...]
+    color: tuple[int, ...]
 
     @classmethod
     def of(cls, program: Program, of_u: Addresses, cotangent: Addresses) -> JacobianRows:
@@ -162,7 +162,7 @@ def trace_program(
 
 @dataclass(frozen=True)
 class Shape:
-    """How numbers are laid out: the real type, lanes (trajectories side by side), neighbours of a wide vector."""
+    """How numbers are laid out: the real type, lanes (trajectories side by side), neighbors of a wide vector."""
 
     dtype: torch.dtype
     lanes: int
@@ -231,9 +231,9 @@ def functions_of(traced: Traced, renderer: Renderer) -> list[str]:
 
 
 def _jacobian_of_rows(rows: JacobianRows) -> str:
-    """The Jacobian of many states: pullbacks of the sums of unit vectors of each colour."""
-    count, size = max(rows.colour) + 1, len(rows.pattern)
-    colour = np.array(rows.colour)
+    """The Jacobian of many states: pullbacks of the sums of unit vectors of each color."""
+    count, size = max(rows.color) + 1, len(rows.pattern)
+    color = np.array(rows.color)
     lines = [
         "static void f_jacobian(Context *c, const v_t *u, const v_t *t, v_t *restrict jacobian) {",
         "    v_t g[STATES], gu[STATES];",
@@ -244,13 +244,13 @@ def _jacobian_of_rows(rows: JacobianRows) -> str:
         chosen, copied = "n == turn", "for (int n = 0; n < STATES; n++) jacobian[turn * STATES + n] = gu[n];"
     else:
         row, column = np.nonzero(rows.pattern)
-        order = np.argsort(colour[row], kind="stable")
-        starts = np.searchsorted(colour[row][order], np.arange(count + 1))
+        order = np.argsort(color[row], kind="stable")
+        starts = np.searchsorted(color[row][order], np.arange(count + 1))
         places = (row * size + column)[order]
-        for name, numbers in (("colour_of_row", colour), ("first_entry", starts), ("entries", places)):
+        for name, numbers in (("color_of_row", color), ("first_entry", starts), ("entries", places)):
             tables.append(f"static const int {name}[] = {{{', '.join(map(str, numbers.tolist()))}}};")
         lines.append("    memset(jacobian, 0, STATES * STATES * sizeof(v_t));")
-        chosen = "colour_of_row[n] == turn"
+        chosen = "color_of_row[n] == turn"
         copied = (
             "for (int i = first_entry[turn]; i < first_entry[turn + 1]; i++) "
             "jacobian[entries[i]] = gu[entries[i] % STATES];"

@@ -264,8 +264,8 @@ class Lowering:
         self, node: fx.Node, x: Any, dims: Any = None, correction: Any = 1, keepdim: bool = False, **_: Any
     ) -> Any:
         mean = self._op_mean(node, x, dims, True)
-        centred = self._map("sub", (x, mean))
-        total = self._reduce("add", node, self._map("square", (centred,)), dims, keepdim)
+        centered = self._map("sub", (x, mean))
+        total = self._reduce("add", node, self._map("square", (centered,)), dims, keepdim)
         count = self.addresses(x).size // max(1, total.at.numel())
         return self._map("div", (total, float(count - (1 if correction is None else correction))))
 
@@ -602,7 +602,7 @@ def _meta(node: Any) -> Tensor:
 def sinks_of(program: Program, leaf: int, gradient: Addresses, *, products: bool) -> list[Sink]:
     """Say how the gradient of a leaf is added up.
 
-    Outer products are recognised (with `products`): added up over many evaluations at once, they are a matrix product.
+    Outer products are recognized (with `products`): added up over many evaluations at once, they are a matrix product.
     """
     order = np.arange(gradient.size, dtype=np.int64)
     return list(_sinks(program, leaf, gradient.reshape(-1), order, products))

@@ -1,6 +1,6 @@
 """The pointwise functions of a fused program: what each torch operator computes, and how C says it.
 
-`{p}` stands for the prefix of the vector math (scalars, lanes or neighbours in an array, see c/vector_math.h).
+`{p}` stands for the prefix of the vector math (scalars, lanes or neighbors in an array, see c/vector_math.h).
 Comparisons give numbers, 1 or 0, so that a program has one type; C compilers fold the detour.
 """
 

@@ -159,7 +159,7 @@ class Program:
         buffer = Buffer(name, self._size, numel, uniform, role, tuple(values))
         self.buffers.append(buffer)
         self._starts.append(self._size)
-        # a gap of one: runs in neighbouring buffers are never mistaken for one
+        # a gap of one: runs in neighboring buffers are never mistaken for one
         self._size += numel + 1
         return buffer
 
@@ -201,7 +201,7 @@ class Program:
         return buffer.values[0] if buffer.role == "constant" else None
 
     def access(self, addresses: Addresses) -> Access | None:
-        """Recognise an affine pattern of one buffer, or return None."""
+        """Recognize an affine pattern of one buffer, or return None."""
         base = int(addresses.flat[0])
         strides = []
         pattern = np.full((1,) * addresses.ndim, base, dtype=np.int64)

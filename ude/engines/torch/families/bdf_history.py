@@ -2,7 +2,7 @@
 
 Times are counted from the start of the current step in units of its size: u_{n-j} lies at ``theta = -r_j`` with
 ``r_0 = 0``, and the new state at 1. Everything is computed entry by entry, so that a trajectory's numbers do not depend
-on its neighbours.
+on its neighbors.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def replay_bdf(
 
 
 def _gather(states: Sequence[Tensor], index: Tensor, j: int) -> Float[Tensor, "B n"]:
-    """The j-th state before the new one of every trajectory; neighbours may have it in other rows."""
+    """The j-th state before the new one of every trajectory; neighbors may have it in other rows."""
     rows = index[j]
     found = states[int(rows[0])]
     for row in rows.unique().tolist():

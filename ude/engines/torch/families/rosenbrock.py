@@ -65,7 +65,7 @@ class _Linear:
 
 
 class RosenbrockScheme:
-    """One of the Rosenbrock methods bound to a solve: one Jacobian and one factorisation a step, no iteration.
+    """One of the Rosenbrock methods bound to a solve: one Jacobian and one factorization a step, no iteration.
 
     The equation of a stage is multiplied by ``gamma dt``, so that trajectories that stand still divide by nothing::
 
