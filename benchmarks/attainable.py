@@ -5,8 +5,8 @@ initial state being unknown too. With G known, errors can be computed that no op
 
 - sizes alone: least squares with the true forms, c1 x y and c2 x y, their two constants unknown (the Cramer-Rao bound)
 - quadratics: the same with both unknowns any polynomial of degree two in x and y, which is as much as one might guess
-- best prior: the error to be expected with the prior of `ude.fitting.posterior.function_prior` whose numbers suit the truth
-  best, which nobody knows: a bound on what any choice of them can give
+- best prior: the error to be expected with the prior of `ude.fitting.posterior.function_prior` whose numbers suit the
+  truth best, which nobody knows: a bound on what any choice of them can give
 - own choice: the posterior mean with the numbers that the evidence chooses, for the noise of each seed: what a fit
   would find if its optimizer and its network were perfect
 

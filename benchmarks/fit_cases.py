@@ -156,7 +156,7 @@ def fisher_kpp(seed: int, level: float = 0.005) -> Outcome:
     sigma = level * clean.mean()
     values = clean + sigma * np.random.default_rng(seed).standard_normal(clean.shape)
 
-    def f(u: torch.Tensor, p: ude.Parameters, t: torch.Tensor) -> torch.Tensor:
+    def f(u: torch.Tensor, p: ude.problems.Parameters, t: torch.Tensor) -> torch.Tensor:
         spread = torch.roll(u, 1, -1) - 2 * u + torch.roll(u, -1, -1)
         return p.D * spread / dx**2 + p.R(u)
 
@@ -239,7 +239,7 @@ def seir(seed: int, level: float = 0.005) -> Outcome:
     off = np.asarray(found).reshape(-1) - truth
     # the largest of seven would exceed 1.2 by chance, with the truth itself
     misfit = np.sqrt(np.mean((np.array(list(fit.rmse().values())) / drawn(values, clean)) ** 2))
-    discovered = ude.discover(fit, ude.LibraryRegressor(), progress=False)
+    discovered = ude.discover(fit, ude.search.LibraryRegressor(), progress=False)
     ahead = [_off_on_day_60(predict, dense[-1, 2]) for predict in (fit.predict, discovered.predict)]
     return Outcome(float(misfit), float(np.sqrt((off**2).mean() / (truth**2).mean())), seconds, *ahead)
 

@@ -166,7 +166,7 @@ def measure(batch: int, repeats: int) -> list[Row]:
     runs = contenders(field)
     with torch.no_grad():
         prob = ude.ODEProblem(field, u0, (0.0, 3.0))
-        exact = ude.solve(prob, ude.Vern9(), saveat=SAVES, abstol=1e-13, reltol=1e-13).u
+        exact = ude.solve(prob, ude.methods.Vern9(), saveat=SAVES, abstol=1e-13, reltol=1e-13).u
         errors = {name: float((run(u0) - exact).abs().max()) for name, run in runs.items()}
     if PEER in runs:
         tolerance = loosest(field, u0, exact, errors[PEER])

@@ -85,7 +85,7 @@ def pinene(seed: int) -> Outcome:
 def hudson_bay(seed: int) -> Outcome:
     model = ude.UDE("dhare/dt = a*hare - U1(hare, lynx)\ndlynx/dt = U2(hare, lynx) - d*lynx", fit="a, d", seed=seed)
     expected = {"U1": {"hare*lynx"}, "U2": {"hare*lynx"}}
-    return outcome(model, ude.datasets.load("lynx_hare"), expected, seed, noise=ude.LogNormal())
+    return outcome(model, ude.datasets.load("lynx_hare"), expected, seed, noise=ude.noise.LogNormal())
 
 
 def fisher(seed: int, level: float) -> Outcome:

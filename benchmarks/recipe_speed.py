@@ -36,9 +36,9 @@ TOLERANCE = 1e-4
 WINDOWS = ((0, 8), (8, 15), (15, 22), (22, 30))  # first and last point, as ude cuts 30 intervals
 MATCHING, MULTIPLE, SINGLE = "derivatives", "multiple shooting", "single shooting"
 BY_GRADIENTS = (
-    ude.DerivativeMatching(),
-    ude.MultipleShooting(optimizers=(ude.LBFGS(30),)),
-    ude.SingleShooting(optimizers=(ude.LBFGS(120),)),
+    ude.stages.DerivativeMatching(),
+    ude.stages.MultipleShooting(optimizers=(ude.optimizers.LBFGS(30),)),
+    ude.stages.SingleShooting(optimizers=(ude.optimizers.LBFGS(120),)),
 )
 RECIPES: dict[str, tuple[ude.fitting.stages.stages.Stage, ...] | None] = {"default": None, "gradients": BY_GRADIENTS}
 

@@ -28,10 +28,17 @@ from ude.problems.ode import flatten
 
 #: Tolerances, and the largest error at each.
 BARS = {1e-6: 1e-4, 1e-9: 1e-7}
-EXPLICIT: tuple[Algorithm, ...] = (ude.DP5(), ude.Tsit5(), ude.Vern6(), ude.Vern7(), ude.Vern9(), ude.DP8())
+EXPLICIT: tuple[Algorithm, ...] = (
+    ude.methods.DP5(),
+    ude.Tsit5(),
+    ude.methods.Vern6(),
+    ude.Vern7(),
+    ude.methods.Vern9(),
+    ude.methods.DP8(),
+)
 STIFF: tuple[Algorithm, ...] = (
-    *(ude.KenCarp4(), ude.KenCarp5(), ude.Kvaerno4(), ude.Kvaerno5()),
-    *(ude.Rodas4(), ude.Rodas5P()),
+    *(ude.KenCarp4(), ude.methods.KenCarp5(), ude.methods.Kvaerno4(), ude.methods.Kvaerno5()),
+    *(ude.methods.Rodas4(), ude.Rodas5P()),
 )
 #: SciPy's methods beside ours, by whether the problem is stiff.
 PEERS = {False: ("RK45", "DOP853"), True: ("Radau", "BDF", "LSODA")}
@@ -76,7 +83,7 @@ def amplification(reference: ReferenceProblem) -> float:
     u0 = reference.problem.u0.clone().requires_grad_()
     sol = ude.solve(
         ude.remake(reference.problem, u0=u0),
-        ude.Vern9(),
+        ude.methods.Vern9(),
         reltol=1e-10,
         abstol=1e-12,
         saveat=[float(reference.problem.tspan[1])],

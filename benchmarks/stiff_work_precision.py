@@ -32,9 +32,9 @@ PROBLEMS = {"hires": 1e-3, "orego": 1.0, "vdpol": 1e-3, "rober": 1e-8, "pollu": 
 TOLERANCES = tuple(10.0 ** (-k / 2) for k in range(6, 17))
 OURS: dict[str, Algorithm] = {
     "KenCarp4": ude.KenCarp4(),
-    "KenCarp5": ude.KenCarp5(),
-    "Kvaerno5": ude.Kvaerno5(),
-    "Rodas4": ude.Rodas4(),
+    "KenCarp5": ude.methods.KenCarp5(),
+    "Kvaerno5": ude.methods.Kvaerno5(),
+    "Rodas4": ude.methods.Rodas4(),
     "Rodas5P": ude.Rodas5P(),
 }
 PEERS = ("Radau", "BDF", "LSODA")

@@ -30,12 +30,12 @@ PROBLEMS = ("a3", "b1", "b4", "b5", "c2", "c5", "pleiades")
 TOLERANCES = tuple(10.0**-k for k in range(3, 13))
 #: Ours, and SciPy's method of the same order (None: compared with both of SciPy's).
 OURS = {
-    "DP5": (ude.DP5(), "RK45"),
+    "DP5": (ude.methods.DP5(), "RK45"),
     "Tsit5": (ude.Tsit5(), "RK45"),
-    "Vern6": (ude.Vern6(), None),
+    "Vern6": (ude.methods.Vern6(), None),
     "Vern7": (ude.Vern7(), None),
-    "Vern9": (ude.Vern9(), None),
-    "DP8": (ude.DP8(), "DOP853"),
+    "Vern9": (ude.methods.Vern9(), None),
+    "DP8": (ude.methods.DP8(), "DOP853"),
 }
 PEERS = ("RK45", "DOP853")
 

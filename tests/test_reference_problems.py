@@ -14,7 +14,7 @@ from benchmarks import reference_problems
 from ude.problems.ode import flatten
 
 NON_STIFF, STIFF = reference_problems.names(stiff=False), reference_problems.names(stiff=True)
-METHODS = [ude.Tsit5(), ude.Vern7(), ude.Vern9(), ude.DP8()]
+METHODS = [ude.Tsit5(), ude.Vern7(), ude.methods.Vern9(), ude.methods.DP8()]
 # by default one problem of each kind; all of them are marked slow
 FEW = {"a3", "b1", "b5", "c1", "c5"}
 # DP8: in a single equation its two estimates may vanish together, and one step far too large is then accepted.
@@ -144,7 +144,7 @@ def test_non_stiff_problems_are_solved_to_a_hundred_tolerances(alg, problem: str
     assert end_error(alg, problem, 1e-9) <= tight
 
 
-@pytest.mark.parametrize("alg", [ude.Vern7(), ude.Vern9(), ude.DP8()], ids=name)
+@pytest.mark.parametrize("alg", [ude.Vern7(), ude.methods.Vern9(), ude.methods.DP8()], ids=name)
 def test_the_arenstorf_orbit_closes(alg):
     # local errors grow by 1e5 along it, so a hundred tolerances are out of reach for any method
     assert end_error(alg, "arenstorf", 1e-11) < 5e-5
@@ -177,6 +177,6 @@ def test_names_are_sorted_into_stiff_and_not():
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(
-        ude.InputError, match=r"no such reference problem: expected one of a1, .*pleiades.*got 'pleiads'"
+        ude.errors.InputError, match=r"no such reference problem: expected one of a1, .*pleiades.*got 'pleiads'"
     ):
         reference_problems.get("pleiads")

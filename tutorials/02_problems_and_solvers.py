@@ -100,10 +100,10 @@ def work_and_precision(tolerances: list[float]) -> dict[str, list[tuple[int, flo
         kepler, u0=[1 - e, 0.0, 0.0, math.sqrt((1 + e) / (1 - e))], tspan=(0.0, 6 * math.pi), names="x, y, vx, vy"
     )
     measured: dict[str, list[tuple[int, float]]] = {}
-    for alg in (ude.BS3(), ude.Tsit5(), ude.Vern7(), ude.Vern9()):
+    for alg in (ude.methods.BS3(), ude.Tsit5(), ude.Vern7(), ude.methods.Vern9()):
         measured[alg.name] = []
         for tolerance in tolerances:
-            if isinstance(alg, ude.BS3) and tolerance < 1e-7:
+            if isinstance(alg, ude.methods.BS3) and tolerance < 1e-7:
                 continue  # tens of thousands of calls
             sol = ude.solve(prob, alg, abstol=tolerance, reltol=tolerance, saveat=[6 * math.pi])
             measured[alg.name].append((sol.stats.nf, float((sol.u[-1, :2] - prob.u0[:2]).norm())))
@@ -148,7 +148,7 @@ def steps_of(alg: Any, end: float) -> ude.Solution:
 
 
 # %%
-def ensemble(count: int) -> ude.EnsembleSolution:
+def ensemble(count: int) -> ude.solving.EnsembleSolution:
     """Lotka-Volterra with `count` values of alpha from 1 to 2."""
     p = {"alpha": 1.5, "beta": 1.0, "gamma": 3.0, "delta": 1.0}
     prob = ude.ODEProblem(lotka_volterra, u0=[1.0, 1.0], tspan=(0.0, 10.0), p=p)

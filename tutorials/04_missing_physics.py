@@ -72,7 +72,7 @@ def train(data: ude.Dataset) -> ude.Fit:
 def search(fit: ude.Fit) -> Discovery:
     """Formulas for both."""
     options = SelectionOptions(max_candidates=4)
-    return ude.discover(fit, ude.LibraryRegressor(), options=options, progress=False)
+    return ude.discover(fit, ude.search.LibraryRegressor(), options=options, progress=False)
 
 
 # %% [markdown]

@@ -69,7 +69,7 @@ def train(data: ude.Dataset) -> ude.Fit:
 
 def search(fit: ude.Fit) -> Discovery:
     """The rule."""
-    return ude.discover(fit, ude.LibraryRegressor(), options=SelectionOptions(max_candidates=6), progress=False)
+    return ude.discover(fit, ude.search.LibraryRegressor(), options=SelectionOptions(max_candidates=6), progress=False)
 
 
 # %%
@@ -146,7 +146,7 @@ def draw(fit: ude.Fit, found: Discovery) -> Figure:
 # as many is not in the data.
 #
 # **Reported is not infected.** Delays and under-reporting are part of the measurement: an observable (`observe="cases
-# = share*I"`) and a noise model such as `ude.NegativeBinomial()` belong to real counts.
+# = share*I"`) and a noise model such as `ude.noise.NegativeBinomial()` belong to real counts.
 
 
 # %%

@@ -109,11 +109,11 @@ def train(rate: torch.nn.Module, t: Tensor, seen: Tensor, iterations: int) -> fl
 
 
 # %%
-def formulas(rate: torch.nn.Module) -> list[ude.Candidate]:
+def formulas(rate: torch.nn.Module) -> list[ude.search.Candidate]:
     """Candidates from samples of the network between A = 0.05 and 2."""
     a = torch.linspace(0.05, 2.0, 120, dtype=torch.float64)
     with torch.no_grad():
-        samples = ude.Samples({"A": a.numpy()}, rate(a.unsqueeze(-1))[:, 0].numpy(), "r")
+        samples = ude.search.Samples({"A": a.numpy()}, rate(a.unsqueeze(-1))[:, 0].numpy(), "r")
     return [candidate for candidate in LibraryRegressor().search(samples) if candidate.pareto]
 
 

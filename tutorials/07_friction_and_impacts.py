@@ -92,7 +92,7 @@ def train(data: ude.Dataset) -> ude.Fit:
 # %%
 def search(fit: ude.Fit) -> Discovery:
     """The formula that the data prefer."""
-    return ude.discover(fit, ude.LibraryRegressor(), options=SelectionOptions(max_candidates=6), progress=False)
+    return ude.discover(fit, ude.search.LibraryRegressor(), options=SelectionOptions(max_candidates=6), progress=False)
 
 
 # %% [markdown]
@@ -157,7 +157,7 @@ def with_stop(f: Any, restitution: Tensor, saveat: Tensor) -> ude.Solution:
 
 
 # %%
-def fit_restitution(model: ude.Model, seen: Tensor, t: Tensor) -> float:
+def fit_restitution(model: ude.models.Model, seen: Tensor, t: Tensor) -> float:
     """Restitution from measured positions (time,), with the model as it is."""
     restitution = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
     model.requires_grad_(False)  # only the restitution is sought

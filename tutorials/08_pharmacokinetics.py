@@ -85,7 +85,7 @@ def train(data: ude.Dataset) -> ude.Fit:
 
 def search(fit: ude.Fit) -> Discovery:
     """A formula for the elimination."""
-    return ude.discover(fit, ude.LibraryRegressor(), options=SelectionOptions(max_candidates=8), progress=False)
+    return ude.discover(fit, ude.search.LibraryRegressor(), options=SelectionOptions(max_candidates=8), progress=False)
 
 
 # %% [markdown]
@@ -99,7 +99,7 @@ def search(fit: ude.Fit) -> Discovery:
 
 
 # %%
-def schedule(model: ude.Model, dose: Tensor, hours: float, every: float = EVERY) -> ude.Solution:
+def schedule(model: ude.models.Model, dose: Tensor, hours: float, every: float = EVERY) -> ude.Solution:
     """Concentrations under `dose` (patient,) every so many hours, from an empty body."""
 
     def swallow(u: Tensor, p: Any, t: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def schedule(model: ude.Model, dose: Tensor, hours: float, every: float = EVERY)
 
 
 # %%
-def right_dose(model: ude.Model) -> tuple[float, ude.Solution]:
+def right_dose(model: ude.models.Model) -> tuple[float, ude.Solution]:
     """The dose whose second day stays above 5 mg/l, and its course."""
     dose = torch.tensor([100.0], dtype=torch.float64, requires_grad=True)
     for _ in range(4):

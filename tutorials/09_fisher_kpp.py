@@ -90,7 +90,10 @@ def train(data: ude.Dataset) -> ude.Fit:
         terms=ude.MLP("R", inputs="u", width=8),
     )
     # a front only moves on, so that short windows are not needed
-    stages = (ude.DerivativeMatching((ude.Adam(100), ude.LBFGS(200))), ude.SingleShooting((ude.LBFGS(40),)))
+    stages = (
+        ude.stages.DerivativeMatching((ude.optimizers.Adam(100), ude.optimizers.LBFGS(200))),
+        ude.stages.SingleShooting((ude.optimizers.LBFGS(40),)),
+    )
     return ude.fit(model, data, holdout=0, u0=START[None], positive=False, stages=stages, progress=False)
 
 
@@ -107,22 +110,22 @@ def train(data: ude.Dataset) -> ude.Fit:
 
 
 # %%
-def candidates(fit: ude.Fit, count: int) -> list[ude.Candidate]:
+def candidates(fit: ude.Fit, count: int) -> list[ude.search.Candidate]:
     """The simplest formulas that follow the network to 3 %, or the closest one."""
     u = torch.linspace(0.0, 1.0, 101, dtype=torch.float64)
     with torch.no_grad():
-        samples = ude.Samples({"u": u.numpy()}, fit.model.term("R")(u).numpy(), "R")
+        samples = ude.search.Samples({"u": u.numpy()}, fit.model.term("R")(u).numpy(), "R")
     found = [c for c in LibraryRegressor().search(samples) if c.pareto or c.nmse < 0.03]
     good = [c for c in found if c.nmse < 0.03]
     return sorted(good or found[-1:], key=lambda c: (c.complexity, c.nmse))[:count]
 
 
-def embedded(fit: ude.Fit, candidate: ude.Candidate) -> tuple[float, ude.Fit]:
+def embedded(fit: ude.Fit, candidate: ude.search.Candidate) -> tuple[float, ude.Fit]:
     """Score and fit of a formula in the place of the network."""
     constants = {name: ude.Parameter(value, fitted=True) for name, value in candidate.constants.items()}
     formula = ude.Symbolic({"R": candidate.expression}, inputs="u", parameters=constants)
     model = fit.model.replace({"R": formula})
-    stage = ude.SingleShooting((ude.LBFGS(20),))
+    stage = ude.stages.SingleShooting((ude.optimizers.LBFGS(20),))
     refit = ude.fit(model, fit.data, holdout=0, stages=stage, u0=START[None], positive=False, progress=False)
     residuals = np.concatenate([p - run.u for p, run in zip(refit.predict(), fit.data.trajectories, strict=True)])
     n = residuals.size

@@ -67,8 +67,8 @@ def fitted(start: float, noise: float = NOISE) -> ude.Fit:
 # %%
 def intervals(fit: ude.Fit, samples: int) -> dict[str, tuple[float, float]]:
     """95 % intervals of v, by all three."""
-    fisher, profile = ude.fisher_intervals(fit), ude.profile_intervals(fit, ["v"])
-    again = ude.bootstrap(fit, samples=samples, processes=1, u0={"x": fit.u0[0, 0]}, positive=False)
+    fisher, profile = ude.uncertainty.fisher_intervals(fit), ude.uncertainty.profile_intervals(fit, ["v"])
+    again = ude.uncertainty.bootstrap(fit, samples=samples, processes=1, u0={"x": fit.u0[0, 0]}, positive=False)
     return {
         "fisher": (fisher.lower["v"], fisher.upper["v"]),
         "profile": (profile.lower["v"], profile.upper["v"]),
@@ -136,7 +136,7 @@ def ensemble(members: int) -> tuple[np.ndarray, np.ndarray]:
     """x from 0 to 10, and U of each member (member, x)."""
     open_model = ude.UDE("dx/dt = -U(x)", unknown=ude.MLP("U", inputs="x", width=8))
     options = ude.FitOptions(derivative_iterations=(50, 100), multiple_iterations=5, single_iterations=(0, 20))
-    found = ude.fit_ensemble(
+    found = ude.uncertainty.fit_ensemble(
         open_model,
         measure(5.0),
         members=members,

@@ -157,7 +157,7 @@ class UptakeLaws:
         "c0*(1 - exp(-c1*s))",
     )
 
-    def search(self, samples: ude.Samples) -> list[ude.Candidate]:
+    def search(self, samples: ude.search.Samples) -> list[ude.search.Candidate]:
         """Least squares for each law, by SciPy."""
         from scipy.optimize import least_squares
 
@@ -175,7 +175,7 @@ class UptakeLaws:
             best = least_squares(wrong, np.ones(len(constants)), bounds=(0.0, np.inf))
             values = dict(zip(constants, best.x.tolist(), strict=True))
             error = 2 * float(best.cost) / total
-            found.append(ude.Candidate(formula, values, complexity(formula, constants), error, "uptake laws"))
+            found.append(ude.search.Candidate(formula, values, complexity(formula, constants), error, "uptake laws"))
         return sorted(found, key=lambda candidate: candidate.complexity)
 
 

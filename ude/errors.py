@@ -41,7 +41,7 @@ class UdeError(Exception):
 class InputError(UdeError, ValueError):
     """An argument is not usable: a wrong shape, name, order, range or file.
 
-    >>> issubclass(ude.InputError, ValueError)
+    >>> issubclass(ude.errors.InputError, ValueError)
     True
     """
 
@@ -116,6 +116,6 @@ class EngineRefused(UdeError, RuntimeError):
 class BackendMissing(UdeError, ImportError):
     """An optional back end (Operon, PySR with Julia, a C compiler) is absent; says how to install it.
 
-    >>> issubclass(ude.BackendMissing, ImportError)
+    >>> issubclass(ude.errors.BackendMissing, ImportError)
     True
     """

@@ -1,13 +1,12 @@
 """Docstrings as they are written in the code, turned into what the site renders.
 
-The house writes fields as ``name:  text`` on lines of their own, examples as bare ``>>>`` lines at the end, and literal
+Fields are written as ``name:  text`` on lines of their own, examples as bare ``>>>`` lines at the end, and literal
 blocks after ``::``. Rendered as Markdown these would run together; so fields become lists, examples become code, and
 names of the package become links. The docstrings themselves stay as they read best in an editor.
 """
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,26 @@ _SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Examples?|Note|W
 _FIELD = re.compile(r"^[a-z_][\w]*(, [a-z_]\w*)*: {1,}\S")
 
 
-def public_names() -> frozenset[str]:
-    """The names of ``ude.__all__``, read without importing the package."""
-    for node in ast.parse((ROOT / "ude" / "__init__.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
-            return frozenset(ast.literal_eval(node.value))
-    raise LookupError("ude/__init__.py has no __all__")
+def entries() -> dict[str, str]:
+    """What the reference describes: how a text names it (``LogNormal``, ``ude.noise.LogNormal``) -> its full name."""
+    found: dict[str, str] = {}
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        for name in re.findall(r"^::: (ude\.[\w.]+)$", page.read_text(encoding="utf-8"), re.M):
+            found |= {name: name, name.rpartition(".")[2]: name}
+    return found
 
 
-NAMES = public_names()
+ENTRIES = entries()
 
 
 def linked(text: str) -> str:
     """Inline code that is a public name becomes a link to its entry."""
 
     def link(match: re.Match[str]) -> str:
-        name = match["name"]
-        return f"[`{match['code']}`][ude.{name}]" if name in NAMES else match[0]
+        entry = ENTRIES.get(match["name"])
+        return f"[`{match['code']}`][{entry}]" if entry else match[0]
 
-    return re.sub(r"(?<![`\[])`(?P<code>(?:ude\.)?(?P<name>\w+)(?:\([^`\n]*\))?)`(?![`\]])", link, text)
+    return re.sub(r"(?<![`\[])`(?P<code>(?P<name>[\w.]+)(?:\([^`\n]*\))?)`(?![`\]])", link, text)
 
 
 def _blocks(text: str) -> list[str]:

@@ -243,7 +243,7 @@ def test_fit_without_a_discovery_has_a_page(run: Path, tmp_path: Path, capsys: p
     assert "Candidates" not in text
     from ude.discovery.report.fit_contents import contents_of_fit
 
-    fit = ude.load_fit(tmp_path)
+    fit = ude.fitting.load_fit(tmp_path)
     shown = contents_of_fit(fit)
     [function], [own] = shown.functions, shown.runs
     # what is drawn is the network in the equation that was fitted
@@ -411,7 +411,7 @@ def test_everything_that_can_be_said_survives_the_file(tmp_path: Path) -> None:
     specification.write(tmp_path / "copy.toml")
     assert read_specification(tmp_path / "copy.toml") == specification
     assert specification.parameters["s"] == ude.Parameter(None, True, 0.0)
-    assert specification.fit_arguments()["noise"] == ude.StudentT()
+    assert specification.fit_arguments()["noise"] == ude.noise.StudentT()
     model = specification.model()
     assert model.observables == {"y": "s*x"}
 

@@ -345,7 +345,7 @@ def test_run_of_one_state_finds_the_equation_and_writes_the_folder(
     exec((out / "equations.py").read_text(), written)
     slope = written["rhs"](0.0, [2.0])[0]  # type: ignore[operator]
     assert slope == pytest.approx(0.8 * 2 - 0.1 * 4, rel=0.02)
-    assert ude.load_fit(out).seed == 0
+    assert ude.fitting.load_fit(out).seed == 0
 
 
 def test_interrupt_keeps_the_fit_and_ends_with_130(tmp_path: Path) -> None:
@@ -369,13 +369,13 @@ def test_interrupt_keeps_the_fit_and_ends_with_130(tmp_path: Path) -> None:
     assert running.returncode == 130, complained
     assert "Traceback" not in complained
     assert f"Interrupted; the fit so far is in {out}" in printed
-    fit = ude.load_fit(out)
+    fit = ude.fitting.load_fit(out)
     assert fit.interrupted
     assert np.all(np.isfinite(fit.u0))
 
 
 @pytest.mark.parametrize(
-    "interruption", [KeyboardInterrupt(), ude.ModelError("interrupted before any formula had been fitted")]
+    "interruption", [KeyboardInterrupt(), ude.errors.ModelError("interrupted before any formula had been fitted")]
 )
 def test_interrupt_before_the_first_formula_keeps_the_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, interruption: BaseException
@@ -410,7 +410,7 @@ def test_runs_of_one_table_are_fitted_together_with_nothing_held_out(
     assert "Equations found from 24 points:" in printed
     assert "held-out" not in printed
     assert json.loads((out / "discovery.json").read_text())["terms"] == {"U": "c0*x**2"}
-    assert len(ude.load_fit(out).u0) == 2
+    assert len(ude.fitting.load_fit(out).u0) == 2
 
 
 @pytest.fixture(scope="module")

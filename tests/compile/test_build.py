@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ude import InputError
 from ude.compile import build, cache, compiler
-from ude.errors import EngineRefused
+from ude.errors import EngineRefused, InputError
 
 SOURCE = "#include <math.h>\ndouble scaled(double x) { return %d * tanh(x); }\n"
 INFINITE = "int blown_up(double x) { return x != x || x - x != 0; }\n"
@@ -195,7 +194,7 @@ def test_a_cache_that_cannot_be_written_to_is_replaced_by_a_private_folder(
 
 def test_a_private_folder_goes_with_its_process(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    code = f"from ude.engines.fused import build; print(build.compile_kernel({SOURCE % 7!r}))"
+    code = f"from ude.compile import build; print(build.compile_kernel({SOURCE % 7!r}))"
     library = Path(in_another_process(code, tmp_path / "file" / "cache").strip())
     assert library.name == "kernel.so"
     assert not library.parents[2].exists()
@@ -227,7 +226,7 @@ def test_processes_that_compile_the_same_at_once_all_get_a_sound_kernel(folder: 
     barrier = folder.parent / "go"
     code = f"""
 import pathlib, time, ctypes
-from ude.engines.fused import build
+from ude.compile import build
 pathlib.Path({str(folder.parent)!r}, f"ready-{{time.monotonic_ns()}}").touch()
 while not pathlib.Path({str(barrier)!r}).exists():
     time.sleep(0.001)
@@ -258,7 +257,7 @@ def test_a_cached_start_runs_no_process_and_takes_milliseconds(folder: Path) -> 
     build.compile_kernel(SOURCE % 3)
     code = f"""
 import subprocess, time
-from ude.engines.fused import build
+from ude.compile import build
 def refuse(*_, **__):
     raise AssertionError("a process was started")
 subprocess.run = subprocess.Popen = refuse

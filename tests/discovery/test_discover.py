@@ -301,7 +301,7 @@ def test_any_object_with_a_search_will_do() -> None:
 
 def test_formulas_are_judged_by_the_noise_that_the_fit_was_given() -> None:
     """Of log-normal noise the whole way counts logarithms: a tenth off is a tenth off, at 2 and at 80."""
-    noise = {"x": ude.LogNormal(0.1), "y": ude.Gaussian(0.5)}
+    noise = {"x": ude.noise.LogNormal(0.1), "y": ude.noise.Gaussian(0.5)}
     given = replace(_fit(_model(), _dataset(0.1)), noise_models=noise, noise=np.array([3.0, 0.4]))
     assert open_system(given).noise == {"x": noise["x"]}
     judged = discover(given, LibraryRegressor(), options=FAST, progress=False)

@@ -43,18 +43,18 @@ def test_a_decay_to_zero_does_not_run_away_below_it():
     prob = ude.ODEProblem(away_from_zero, [1.0], (0.0, 40.0))
     free = ude.solve(prob)
     assert float(free.u[-1, 0]) < -0.1
-    kept = ude.solve(prob, callback=ude.PositiveDomain())
+    kept = ude.solve(prob, callback=ude.callbacks.PositiveDomain())
     assert bool((kept.u >= 0).all())
     torch.testing.assert_close(kept.u[:, 0], torch.exp(-kept.t), rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("alg", [ude.Rodas5P(), ude.KenCarp4(), ude.Rosenbrock23()], ids=name)
+@pytest.mark.parametrize("alg", [ude.Rodas5P(), ude.KenCarp4(), ude.methods.Rosenbrock23()], ids=name)
 def test_the_knee_problem_follows_the_branch_at_zero(alg):
     prob = ude.ODEProblem(knee, [1.0], (0.0, 2.0))
     # free steps follow the other branch, which is unstable, or fall off it toward minus infinity
     free = ude.solve(prob, alg, saveat=[2.0])
     assert not free.success or float(free.u[-1, 0]) == pytest.approx(-1.0, abs=1e-3)
-    kept = ude.solve(prob, alg, saveat=[0.5, 1.5, 2.0], callback=ude.PositiveDomain())
+    kept = ude.solve(prob, alg, saveat=[0.5, 1.5, 2.0], callback=ude.callbacks.PositiveDomain())
     assert kept.u[:, 0].tolist() == pytest.approx([0.5, 0.0, 0.0], abs=1e-5)
 
 
@@ -62,11 +62,11 @@ def test_nothing_that_is_read_is_negative_between_steps_either():
     # free steps pass below zero, and so may what is read inside the step that is mended
     prob = ude.ODEProblem(away_from_zero, [1.0, 3.0], (0.0, 40.0))
     t = torch.linspace(0, 40, 400, dtype=torch.float64)
-    free = ude.solve(prob, ude.BS3(), saveat=t)
+    free = ude.solve(prob, ude.methods.BS3(), saveat=t)
     assert float(free.u.min()) < 0
-    saved = ude.SavedValues()
-    keep = [ude.PositiveDomain(), ude.SavingCallback(lambda u, p, t: u, saved, saveat=t)]
-    kept = ude.solve(prob, ude.BS3(), saveat=t, callback=keep)
+    saved = ude.callbacks.SavedValues()
+    keep = [ude.callbacks.PositiveDomain(), ude.callbacks.SavingCallback(lambda u, p, t: u, saved, saveat=t)]
+    kept = ude.solve(prob, ude.methods.BS3(), saveat=t, callback=keep)
     for values in (kept.u, kept(t), saved.saveval):
         assert float(values.min()) == 0.0
 
@@ -80,7 +80,7 @@ def test_a_step_that_leaves_the_domain_is_tried_again_scalefactor_times_as_long(
 
     # u reaches -1 at the end of a step of size 1; 0.3 ** 3 is the first power of 0.3 with which it stays
     prob = ude.ODEProblem(lambda u, p, t: -torch.ones_like(u), [0.0], (0.0, 1.0))
-    domain = ude.PositiveDomain(abstol=0.05, scalefactor=0.3)
+    domain = ude.callbacks.PositiveDomain(abstol=0.05, scalefactor=0.3)
     ude.solve(prob, callback=domain, isoutofdomain=note, dt=1.0, max_events=1)
     assert tried[:4] == pytest.approx([1.0, 0.3, 0.09, 0.027])
 
@@ -91,15 +91,15 @@ def test_idxs_leave_other_states_alone():
         return torch.stack([v, -x, -c.abs()], -1)
 
     prob = ude.ODEProblem(spring, [1.0, 0.0, 1.0], (0.0, 40.0), names="x, v, c")
-    sol = ude.solve(prob, saveat=0.5, abstol=1e-4, reltol=1e-4, callback=ude.PositiveDomain(idxs=[2]))
+    sol = ude.solve(prob, saveat=0.5, abstol=1e-4, reltol=1e-4, callback=ude.callbacks.PositiveDomain(idxs=[2]))
     assert float(sol["c"].min()) >= 0.0
     torch.testing.assert_close(sol["x"], torch.cos(sol.t), rtol=0, atol=2e-2)
 
 
 def test_save_decides_whether_ends_of_steps_that_were_mended_are_saved():
     prob = ude.ODEProblem(away_from_zero, [1.0], (0.0, 40.0))
-    with_them = ude.solve(prob, callback=ude.PositiveDomain())
-    without = ude.solve(prob, callback=ude.PositiveDomain(save=False))
+    with_them = ude.solve(prob, callback=ude.callbacks.PositiveDomain())
+    without = ude.solve(prob, callback=ude.callbacks.PositiveDomain(save=False))
     mended = [float(event.t[0]) for event in with_them.events]
     assert mended
     assert [t for t in with_them.t.tolist() if t not in mended] == without.t.tolist()
@@ -109,10 +109,10 @@ def test_save_decides_whether_ends_of_steps_that_were_mended_are_saved():
 def test_each_trajectory_of_a_batch_is_mended_by_itself_and_a_nan_stays_alone():
     u0 = torch.tensor([[1.0], [math.nan], [5.0]], dtype=torch.float64)
     prob = ude.ODEProblem(away_from_zero, u0, (0.0, 40.0))
-    sol = ude.solve(prob, saveat=1.0, callback=ude.PositiveDomain(), maxiters=300)
+    sol = ude.solve(prob, saveat=1.0, callback=ude.callbacks.PositiveDomain(), maxiters=300)
     assert sol.success.tolist() == [True, False, True]
     for i in (0, 2):
-        alone = ude.solve(ude.remake(prob, u0=u0[i]), saveat=1.0, callback=ude.PositiveDomain())
+        alone = ude.solve(ude.remake(prob, u0=u0[i]), saveat=1.0, callback=ude.callbacks.PositiveDomain())
         torch.testing.assert_close(sol.partial[i], alone.u, rtol=1e-9, atol=1e-12)
         assert float(alone.u.min()) == 0.0
 
@@ -127,7 +127,7 @@ def test_the_gradient_of_a_mended_solution_is_that_of_the_exact_one(sensealg):
 
     k, y0 = number(2.0), number(1.3)
     prob = ude.ODEProblem(transfer, torch.stack([y0, torch.zeros_like(y0)]), (0.0, 30.0), dict(k=k))
-    options = {"abstol": 1e-9, "reltol": 1e-9, "callback": ude.PositiveDomain(), "sensealg": sensealg}
+    options = {"abstol": 1e-9, "reltol": 1e-9, "callback": ude.callbacks.PositiveDomain(), "sensealg": sensealg}
     sol = ude.solve(prob, saveat=[0.5, 30.0], **options)
     assert sol.events
     assert sol.u[-1, 0].item() == 0.0
@@ -147,7 +147,7 @@ def test_the_gradient_through_the_clamp_is_that_of_the_maximum_with_zero():
         return torch.stack([-p.a * torch.ones_like(x), p.b * x], -1)
 
     prob = ude.ODEProblem(f, [0.3, 0.0], (0.0, 1.0), dict(a=a, b=b))
-    sol = ude.solve(prob, callback=ude.PositiveDomain(abstol=10.0), dtmax=0.2, dt=0.1)
+    sol = ude.solve(prob, callback=ude.callbacks.PositiveDomain(abstol=10.0), dtmax=0.2, dt=0.1)
     assert len(sol.events) > 2
     x, y = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)
     for dt in (sol.t[1:] - sol.t[:-1]).tolist():
@@ -164,16 +164,16 @@ def test_the_gradient_through_the_clamp_is_that_of_the_maximum_with_zero():
 
 
 def test_values_are_saved_at_times_that_need_not_be_those_of_the_solution():
-    saved = ude.SavedValues()
-    energy = ude.SavingCallback(lambda u, p, t: p.k * u.square().sum(-1) + t, saved, saveat=[0.5, 1.0, 1.7])
+    saved = ude.callbacks.SavedValues()
+    energy = ude.callbacks.SavingCallback(lambda u, p, t: p.k * u.square().sum(-1) + t, saved, saveat=[0.5, 1.0, 1.7])
     ude.solve(decay(), saveat=[2.0], callback=energy, **TIGHT)
     assert saved.t.tolist() == [0.5, 1.0, 1.7]
     torch.testing.assert_close(saved.saveval, 0.7 * torch.exp(-1.4 * saved.t) + saved.t, rtol=1e-9, atol=0)
 
 
 def test_a_number_saves_from_the_start_every_so_much_and_at_the_end_also_backwards():
-    saved = ude.SavedValues()
-    every = ude.SavingCallback(lambda u, p, t: t, saved, saveat=0.3)
+    saved = ude.callbacks.SavedValues()
+    every = ude.callbacks.SavingCallback(lambda u, p, t: t, saved, saveat=0.3)
     ude.solve(decay(end=1.0), callback=every)
     assert saved.saveval.tolist() == pytest.approx([0.0, 0.3, 0.6, 0.9, 1.0])
     ude.solve(ude.remake(decay(), tspan=(0.6, 0.0)), callback=every)
@@ -182,8 +182,8 @@ def test_a_number_saves_from_the_start_every_so_much_and_at_the_end_also_backwar
 
 def test_every_step_saves_what_the_solution_saves_without_saveat():
     hit = ude.ContinuousCallback(lambda u, p, t: u[..., 0] - 0.5, lambda u, p, t: u + 0.2, direction=-1)
-    saved = ude.SavedValues()
-    callbacks = [hit, ude.SavingCallback(lambda u, p, t: u, saved)]
+    saved = ude.callbacks.SavedValues()
+    callbacks = [hit, ude.callbacks.SavingCallback(lambda u, p, t: u, saved)]
     sol = ude.solve(decay(end=4.0), callback=callbacks, **TIGHT)
     torch.testing.assert_close(saved.t, sol.t, rtol=0, atol=0)
     torch.testing.assert_close(saved.saveval, sol.u, rtol=0, atol=0)
@@ -193,8 +193,10 @@ def test_every_step_saves_what_the_solution_saves_without_saveat():
 
 def test_saving_does_not_change_the_solution():
     plain = ude.solve(decay())
-    saved = ude.SavedValues()
-    watched = ude.solve(decay(), callback=ude.SavingCallback(lambda u, p, t: u, saved, saveat=0.1, save_everystep=True))
+    saved = ude.callbacks.SavedValues()
+    watched = ude.solve(
+        decay(), callback=ude.callbacks.SavingCallback(lambda u, p, t: u, saved, saveat=0.1, save_everystep=True)
+    )
     assert watched.t.tolist() == plain.t.tolist()
     assert watched.u.tolist() == plain.u.tolist()
     assert saved.t.tolist() == sorted({*plain.t.tolist(), *(float(x) for x in saved.t)})
@@ -206,12 +208,12 @@ def test_trajectories_save_as_much_as_they_have():
     k = torch.tensor([0.1, 30.0, 1.0, 1.0, 1.0], dtype=torch.float64)
     u0 = torch.tensor([[1.0], [1.0], [1.0], [1.0], [math.nan]], dtype=torch.float64)
     end = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0], dtype=torch.float64)
-    saved, at = ude.SavedValues(), ude.SavedValues()
+    saved, at = ude.callbacks.SavedValues(), ude.callbacks.SavedValues()
     rows = torch.tensor([[0.1, 0.9], [0.5, math.nan], [0.0, math.nan], [0.1, 0.9], [0.0, 0.9]], dtype=torch.float64)
     callbacks = [
         ude.ContinuousCallback(lambda u, p, t: u[..., 0] - torch.where(p.k == 1, 0.7 + 0 * p.k, -1.0), ude.terminate),
-        ude.SavingCallback(lambda u, p, t: u[..., 0], saved),
-        ude.SavingCallback(lambda u, p, t: torch.stack([u[..., 0], t], -1), at, saveat=rows),
+        ude.callbacks.SavingCallback(lambda u, p, t: u[..., 0], saved),
+        ude.callbacks.SavingCallback(lambda u, p, t: torch.stack([u[..., 0], t], -1), at, saveat=rows),
     ]
     prob = ude.ODEProblem(lambda u, p, t: -p.k.unsqueeze(-1) * u, u0, (0.0, end), dict(k=k))
     sol = ude.solve(prob, ude.Vern7(), callback=callbacks, maxiters=1000, **TIGHT)
@@ -233,8 +235,10 @@ def test_saved_values_are_differentiable_through_events(sensealg, everystep):
     k, level, u0 = number(0.7), number(0.5), number(1.0)
     # u falls to `level`, doubles there, and falls again; the first passage is at log(u0 / level) / k = 0.99
     double = ude.ContinuousCallback(lambda u, p, t: u[..., 0] - p.level, lambda u, p, t: 2 * u, direction=-1)
-    saved = ude.SavedValues()
-    flux = ude.SavingCallback(lambda u, p, t: p.k * u[..., 0] ** 2, saved, saveat=[0.4, 1.5], save_everystep=everystep)
+    saved = ude.callbacks.SavedValues()
+    flux = ude.callbacks.SavingCallback(
+        lambda u, p, t: p.k * u[..., 0] ** 2, saved, saveat=[0.4, 1.5], save_everystep=everystep
+    )
     prob = decay(u0.reshape(1), 1.8, k=k, level=level)
     ude.solve(prob, saveat=[1.8], callback=[double, flux], sensealg=sensealg, **TIGHT)
     places = [saved.t.tolist().index(t) for t in (0.4, 1.5)]
@@ -253,8 +257,8 @@ def test_the_gradient_of_what_one_trajectory_saved_is_not_spoilt_by_another_that
     # u' = k u^2: u = u0 / (1 - k u0 t), which the second trajectory leaves at t = 0.36
     k = number(0.7)
     u0 = torch.tensor([[0.5], [4.0]], dtype=torch.float64)
-    saved = ude.SavedValues()
-    callback = ude.SavingCallback(lambda u, p, t: p.k * u[..., 0], saved, saveat=[0.2, 1.0])
+    saved = ude.callbacks.SavedValues()
+    callback = ude.callbacks.SavingCallback(lambda u, p, t: p.k * u[..., 0], saved, saveat=[0.2, 1.0])
     prob = ude.ODEProblem(lambda u, p, t: p.k * u * u, u0, (0.0, 1.0), dict(k=k))
     sol = ude.solve(prob, callback=callback, maxiters=1000, **TIGHT)
     assert sol.success.tolist() == [True, False]
@@ -264,9 +268,9 @@ def test_the_gradient_of_what_one_trajectory_saved_is_not_spoilt_by_another_that
 
 
 def test_saved_values_are_written_anew_and_a_detached_function_keeps_no_graph():
-    saved = ude.SavedValues()
+    saved = ude.callbacks.SavedValues()
     assert repr(saved) == "SavedValues(nothing yet)"
-    callback = ude.SavingCallback(lambda u, p, t: u.detach().sum(-1), saved, saveat=[0.5, 1.0])
+    callback = ude.callbacks.SavingCallback(lambda u, p, t: u.detach().sum(-1), saved, saveat=[0.5, 1.0])
     for _ in range(2):
         ude.solve(decay(k=number(0.7)), callback=callback)
         assert repr(saved) == "SavedValues(2 values)"
@@ -278,12 +282,16 @@ def test_saved_values_are_written_anew_and_a_detached_function_keeps_no_graph():
 
 def test_a_function_is_called_in_the_order_of_time_with_the_state_there():
     calls: list[tuple[float, float]] = []
-    callback = ude.FunctionCallingCallback(lambda u, p, t, which: calls.append((float(t), float(u))), funcat=0.5)
+    callback = ude.callbacks.FunctionCallingCallback(
+        lambda u, p, t, which: calls.append((float(t), float(u))), funcat=0.5
+    )
     ude.solve(decay(), callback=callback, **TIGHT)
     assert [t for t, _ in calls] == [0.0, 0.5, 1.0, 1.5, 2.0]
     assert [u for _, u in calls] == pytest.approx([math.exp(-0.7 * t) for t, _ in calls], rel=1e-9)
     steps: list[float] = []
-    sol = ude.solve(decay(), callback=ude.FunctionCallingCallback(lambda u, p, t, which: steps.append(float(t))))
+    sol = ude.solve(
+        decay(), callback=ude.callbacks.FunctionCallingCallback(lambda u, p, t, which: steps.append(float(t)))
+    )
     assert steps == sol.t.tolist()
 
 
@@ -301,7 +309,7 @@ def test_a_call_says_for_which_trajectories_it_is_meant():
     prob = ude.ODEProblem(lambda u, p, t: -p.k.unsqueeze(-1) * u, torch.ones(2, 1, dtype=torch.float64), (0.0, 2.0))
     prob = ude.remake(prob, p=dict(k=k))
     rows = [[0.2, 0.7, math.nan], [0.0, 0.1, 1.9]]
-    ude.solve(prob, callback=[dose, ude.FunctionCallingCallback(note, funcat=rows)])
+    ude.solve(prob, callback=[dose, ude.callbacks.FunctionCallingCallback(note, funcat=rows)])
     assert seen == {0: [0.2, 0.7], 1: [0.0, 0.1, 1.9]}
 
 
@@ -312,7 +320,7 @@ def test_a_call_says_for_which_trajectories_it_is_meant():
 def test_an_iterative_callback_chooses_its_times_and_the_gradient_runs_through_them(sensealg):
     # the next dose comes when the state will have fallen to `level`: log(u / level) / k after this one
     k, level, dose = number(0.7), number(0.5), number(0.9)
-    again = ude.IterativeCallback(
+    again = ude.callbacks.IterativeCallback(
         lambda u, p, t: t + torch.log(u[..., 0] / p.level) / p.k, lambda u, p, t: u + p.dose, initial_affect=False
     )
     sol = ude.solve(
@@ -333,7 +341,7 @@ def test_an_iterative_callback_chooses_its_times_and_the_gradient_runs_through_t
 def test_each_trajectory_chooses_for_itself_and_may_stop_choosing():
     prob = ude.ODEProblem(lambda u, p, t: 0 * u, torch.tensor([[1.0], [2.0]], dtype=torch.float64), (0.0, 10.0))
     # after each act u has doubled, and so has the wait; a trajectory above 5 acts no more
-    again = ude.IterativeCallback(
+    again = ude.callbacks.IterativeCallback(
         lambda u, p, t: torch.where(u[..., 0] > 5, math.nan, t + u[..., 0]), lambda u, p, t: 2 * u
     )
     sol = ude.solve(prob, saveat=[0.5, 1.5, 2.5, 3.5, 9.0], callback=again)
@@ -343,7 +351,7 @@ def test_each_trajectory_chooses_for_itself_and_may_stop_choosing():
 
 
 def test_an_iterative_callback_may_act_at_the_start_and_never_again():
-    once = ude.IterativeCallback(lambda u, p, t: None, lambda u, p, t: u + 1, initial_affect=True)
+    once = ude.callbacks.IterativeCallback(lambda u, p, t: None, lambda u, p, t: u + 1, initial_affect=True)
     sol = ude.solve(decay(end=1.0), saveat=[0.0, 1.0], callback=once, **TIGHT)
     assert sol.u[:, 0].tolist() == pytest.approx([2.0, 2 * math.exp(-0.7)], rel=1e-9)
     assert len(sol.events) == 1
@@ -351,7 +359,7 @@ def test_an_iterative_callback_may_act_at_the_start_and_never_again():
 
 def test_an_iterative_callback_runs_backwards():
     prob = ude.ODEProblem(lambda u, p, t: 0 * u, [0.0], (1.0, 0.0))
-    again = ude.IterativeCallback(lambda u, p, t: t - 0.25, lambda u, p, t: u + 1)
+    again = ude.callbacks.IterativeCallback(lambda u, p, t: t - 0.25, lambda u, p, t: u + 1)
     sol = ude.solve(prob, saveat=[0.8, 0.7, 0.3, 0.1], callback=again)
     assert sol["u1"].tolist() == [0.0, 1.0, 2.0, 3.0]
 
@@ -360,36 +368,39 @@ def test_an_iterative_callback_runs_backwards():
 
 
 def save(function=lambda u, p, t: t, **options):
-    return ude.SavingCallback(function, ude.SavedValues(), **options)
+    return ude.callbacks.SavingCallback(function, ude.callbacks.SavedValues(), **options)
 
 
 @pytest.mark.parametrize(
     ("make", "text"),
     [
         (
-            lambda: ude.PositiveDomain(scalefactor=1.0),
+            lambda: ude.callbacks.PositiveDomain(scalefactor=1.0),
             "scalefactor of PositiveDomain: expected between 0 and 1, got 1.0",
         ),
-        (lambda: ude.PositiveDomain(abstol=-1.0), "abstol of PositiveDomain: expected zero or more, got -1.0."),
         (
-            lambda: ude.solve(decay([-1.0]), callback=ude.PositiveDomain()),
+            lambda: ude.callbacks.PositiveDomain(abstol=-1.0),
+            "abstol of PositiveDomain: expected zero or more, got -1.0.",
+        ),
+        (
+            lambda: ude.solve(decay([-1.0]), callback=ude.callbacks.PositiveDomain()),
             "u0 lies outside the PositiveDomain: expected no state below zero, got -1 as state 0 of trajectory 0",
         ),
         (
-            lambda: ude.solve(decay(), callback=ude.PositiveDomain(idxs=[3])),
+            lambda: ude.solve(decay(), callback=ude.callbacks.PositiveDomain(idxs=[3])),
             "idxs of PositiveDomain name no state: expected indices below 1, got 3.",
         ),
         (
-            lambda: ude.solve(decay(), callback=ude.PositiveDomain(abstol=[1.0, 2.0])),
+            lambda: ude.solve(decay(), callback=ude.callbacks.PositiveDomain(abstol=[1.0, 2.0])),
             r"abstol of PositiveDomain does not fit the state: expected a number or 1 numbers, got shape \(2,\)",
         ),
         (
-            lambda: ude.solve(decay(), ude.RK4(), adaptive=False, dt=0.1, callback=ude.PositiveDomain()),
+            lambda: ude.solve(decay(), ude.RK4(), adaptive=False, dt=0.1, callback=ude.callbacks.PositiveDomain()),
             "PositiveDomain needs steps that can change: adaptive=False. Leave it out.",
         ),
-        (lambda: ude.SavingCallback(3, ude.SavedValues()), "save_func must be a function: 3."),
+        (lambda: ude.callbacks.SavingCallback(3, ude.callbacks.SavedValues()), "save_func must be a function: 3."),
         (
-            lambda: ude.SavingCallback(lambda u, p, t: u, []),
+            lambda: ude.callbacks.SavingCallback(lambda u, p, t: u, []),
             r"a saving callback needs a place to save to: expected SavedValues\(\), got list.",
         ),
         (lambda: save(saveat=-0.1), "saveat is not a step: expected a positive number or times, got -0.1."),
@@ -414,21 +425,25 @@ def save(function=lambda u, p, t: t, **options):
             lambda: ude.solve(ude.EnsembleProblem(decay()), trajectories=2, callback=save()),
             "an ensemble is several solves, each of which would write SavedValues anew. Solve a batch",
         ),
-        (lambda: ude.FunctionCallingCallback("print"), "func must be a function: 'print'."),
+        (lambda: ude.callbacks.FunctionCallingCallback("print"), "func must be a function: 'print'."),
         (
-            lambda: ude.solve(decay(), callback=ude.FunctionCallingCallback(print, funcat=[-1.0])),
+            lambda: ude.solve(decay(), callback=ude.callbacks.FunctionCallingCallback(print, funcat=[-1.0])),
             r"funcat of a callback lies outside tspan: expected times from 0 to 2, got funcat\[0\]=-1.",
         ),
         (
-            lambda: ude.solve(decay(), callback=ude.IterativeCallback(lambda u, p, t: t - 1, lambda u, p, t: u)),
+            lambda: ude.solve(
+                decay(), callback=ude.callbacks.IterativeCallback(lambda u, p, t: t - 1, lambda u, p, t: u)
+            ),
             "time_choice must return a time after this one: -1 at t=0. Return t [+] delay",
         ),
         (
-            lambda: ude.solve(decay(), callback=ude.IterativeCallback(lambda u, p, t: 0.5, lambda u, p, t: u)),
+            lambda: ude.solve(
+                decay(), callback=ude.callbacks.IterativeCallback(lambda u, p, t: 0.5, lambda u, p, t: u)
+            ),
             r"time_choice must return one time a trajectory: expected shape \(\), or None, got 0.5.",
         ),
     ],
 )
 def test_unusable_callbacks_are_refused_with_the_reason(make, text):
-    with pytest.raises(ude.InputError, match=text):
+    with pytest.raises(ude.errors.InputError, match=text):
         make()

@@ -178,10 +178,14 @@ def test_doses_may_differ_by_trajectory_and_rows_may_be_short():
 
 def test_a_periodic_callback_acts_every_period_also_backwards():
     prob = ude.ODEProblem(lambda u, p, t: 0 * u, [0.0], (0.0, 1.0))
-    sol = ude.solve(prob, saveat=[0.25, 0.35, 0.95, 1.0], callback=ude.PeriodicCallback(0.3, lambda u, p, t: u + 1))
+    sol = ude.solve(
+        prob, saveat=[0.25, 0.35, 0.95, 1.0], callback=ude.callbacks.PeriodicCallback(0.3, lambda u, p, t: u + 1)
+    )
     assert sol["u1"].tolist() == [0.0, 1.0, 3.0, 3.0]
     back = ude.remake(prob, tspan=(1.0, 0.0))
-    sol = ude.solve(back, saveat=[0.75, 0.65, 0.05], callback=ude.PeriodicCallback(0.3, lambda u, p, t: u + 1))
+    sol = ude.solve(
+        back, saveat=[0.75, 0.65, 0.05], callback=ude.callbacks.PeriodicCallback(0.3, lambda u, p, t: u + 1)
+    )
     assert sol["u1"].tolist() == [0.0, 1.0, 3.0]
 
 
@@ -193,7 +197,7 @@ def test_terminate_ends_the_trajectory_where_the_condition_holds():
     assert float(sol.events[0].t[0]) == pytest.approx(math.sqrt(2 / 9.81), abs=1e-10)
     assert float(sol.t[-1]) == pytest.approx(0.4)
     assert sol.u.isfinite().all()
-    with pytest.raises(ude.InputError, match="asked outside its span"):
+    with pytest.raises(ude.errors.InputError, match="asked outside its span"):
         sol(1.0)
 
 
@@ -234,7 +238,7 @@ def test_a_vector_condition_tells_which_component_passed_zero():
         hits.append(int(index))
         return u
 
-    axes = ude.VectorContinuousCallback(lambda u, p, t: u, note)
+    axes = ude.callbacks.VectorContinuousCallback(lambda u, p, t: u, note)
     sol = ude.solve(ude.ODEProblem(circle, [1.0, 0.5], (0.0, 6.28)), callback=axes, **TIGHT)
     start = math.atan2(0.5, 1.0)
     assert hits == [0, 1, 0, 1]
@@ -305,7 +309,7 @@ def test_events_that_accumulate_end_with_their_code():
     ("make", "text"),
     [
         (lambda: ude.ContinuousCallback(GROUND.condition, bounce, direction=2), "direction of a callback: expected 1 "),
-        (lambda: ude.PeriodicCallback(0.0, bounce), "a period must be positive: 0.0."),
+        (lambda: ude.callbacks.PeriodicCallback(0.0, bounce), "a period must be positive: 0.0."),
         (lambda: ude.CallbackSet(3), "a callback set holds callbacks: int."),
         (lambda: ude.PresetTimeCallback([math.inf], bounce), "preset times must be finite"),
         (lambda: ude.solve(ball(1.0, 9.8, 0.8), callback=bounce), "callback must be a callback object: expected e.g."),

@@ -17,7 +17,7 @@ from ude.fitting.starting_values import redraw_networks, set_network_scales, sta
 SHORT = FitOptions(derivative_iterations=(20, 20), continuity=(1.0,), multiple_iterations=4, single_iterations=(2, 3))
 
 
-def interaction_errors(trained: ude.Model, u: np.ndarray) -> list[float]:
+def interaction_errors(trained: ude.models.Model, u: np.ndarray) -> list[float]:
     """Relative rms errors of U1 = 0.9xy and U2 = 0.8xy at the states u (point, 2)."""
     with torch.no_grad():
         calls = trained.record_calls(torch.as_tensor(u))

@@ -160,6 +160,6 @@ def test_products_are_found_from_few_noisy_points():
 def test_a_model_without_networks_is_fitted_without_such_a_prior():
     t = np.linspace(0.0, 2.0, 9)
     data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
-    stages = [ude.SingleShooting((ude.GaussNewton(iterations=20),))]
+    stages = [ude.stages.SingleShooting((ude.optimizers.GaussNewton(iterations=20),))]
     fit = ude.fit(ude.UDE("dx/dt = -k*x", fit="k"), data, stages=stages, holdout=0, progress=False)
     assert fit.model.values()["k"] == pytest.approx(1.5, rel=1e-4)

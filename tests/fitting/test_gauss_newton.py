@@ -99,8 +99,8 @@ def test_stiff_equations_get_a_stiff_method_and_others_tsit5():
 
 
 def test_gauss_newton_says_when_it_cannot_be_used():
-    model, stage = network(), ude.DerivativeMatching((GaussNewton(3),))
-    with pytest.raises(ude.InputError, match="GaussNewton needs a shooting stage"):
+    model, stage = network(), ude.stages.DerivativeMatching((GaussNewton(3),))
+    with pytest.raises(ude.errors.InputError, match="GaussNewton needs a shooting stage"):
         ude.fit(model, data(), holdout=0, progress=False, stages=stage)
 
 

@@ -37,7 +37,7 @@ def two_columns(noise: float = 0.0, seed: int = 0) -> Dataset:
     return Dataset.from_arrays(t, u[:, :2] + noise * np.random.default_rng(seed).normal(size=(len(t), 2)), "x, y")
 
 
-def driven(k: float = 0.6) -> tuple[ude.Model, HiddenStates, torch.Tensor]:
+def driven(k: float = 0.6) -> tuple[ude.models.Model, HiddenStates, torch.Tensor]:
     """z' = y(t) - k z along y = sin t, with x between them in the order of states and never used."""
     model = ude.UDE(["dz/dt = y - k*z", "dy/dt = -y"], fit=f"k={k}")
     t = torch.stack([torch.linspace(0, 4, 401), torch.linspace(1, 3, 401)]).double()

@@ -110,7 +110,7 @@ def test_an_observable_that_is_just_a_state_counts_as_measuring_it():
     assert measured.column_of == {"x1": 0}
 
 
-def case(b: float = 0.4) -> tuple[ude.Model, Shooting, torch.Tensor]:
+def case(b: float = 0.4) -> tuple[ude.models.Model, Shooting, torch.Tensor]:
     model = chain_model()
     model.set_values(dict(a=0.8, b=b, s=1.5))
     data = chain_data()

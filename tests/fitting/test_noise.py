@@ -185,7 +185,9 @@ def test_unusable_scale_is_refused(value):
 def test_unusable_noise_is_refused():
     assert noise_models(Gaussian(), ["x", "y"]) == {"x": Gaussian(), "y": Gaussian()}
     assert list(noise_models({"y": Poisson(), "x": Gaussian()}, ["x", "y"])) == ["x", "y"]
-    with pytest.raises(InputError, match=r"noise is not usable: expected a noise model such as ude.Gaussian\(\), or"):
+    with pytest.raises(
+        InputError, match=r"noise is not usable: expected a noise model such as ude.noise.Gaussian\(\), or"
+    ):
         noise_models(0.1, ["x"])
     with pytest.raises(InputError, match=r"noise does not name every observable once: expected x, y, got x"):
         noise_models({"x": Gaussian()}, ["x", "y"])
@@ -201,13 +203,13 @@ def test_scales_start_where_the_smoothed_data_have_them(absolute: float, relativ
     found = ude.fit(
         ude.UDE("dx/dt = -k*x", fit="k"),
         ude.Dataset.from_arrays(t, noisy, "x"),
-        noise=ude.RelativeAbsolute(),
+        noise=ude.noise.RelativeAbsolute(),
         stages="derivatives",
         holdout=0,
         positive=False,
         progress=False,
     ).noise_models["x"]
-    assert isinstance(found, ude.RelativeAbsolute)
+    assert isinstance(found, ude.noise.RelativeAbsolute)
     large, small = (found.absolute, found.relative) if absolute > relative else (found.relative, found.absolute)
     assert large == pytest.approx(0.05, rel=0.25)
     assert small is not None

@@ -36,7 +36,7 @@ def single(model, data, **arguments) -> ude.Fit:
 def test_estimated_scales_are_the_root_mean_squares_of_the_residuals(lotka_volterra_data):
     data = lotka_volterra_data(noise=0.05)
     model, options = ude.UDE(LOTKA_VOLTERRA, fit="a, b, c, d"), FitOptions(stall=1e-7)
-    result = fit(model, data, holdout=0, progress=False, noise=ude.Gaussian(), options=options)
+    result = fit(model, data, holdout=0, progress=False, noise=ude.noise.Gaussian(), options=options)
     for state, size in result.rmse().items():
         assert result.noise_models[state].sigma == pytest.approx(size, rel=1e-2)
     residuals = result.predict()[0] - data.trajectories[0].u
@@ -61,7 +61,7 @@ def test_poisson_counts_give_the_rate_of_scipy():
     counts = np.random.default_rng(1).poisson(200.0 * np.exp(-0.8 * t)).astype(float)
     counts[0] = 200.0
     data = Dataset.from_arrays(t, counts[:, None], "x")
-    result = single(ude.UDE(["dx/dt = -k*x"], fit="k=0.5"), data, u0=[200.0], noise=ude.Poisson())
+    result = single(ude.UDE(["dx/dt = -k*x"], fit="k=0.5"), data, u0=[200.0], noise=ude.noise.Poisson())
     best = minimize_scalar(
         lambda k: -stats.poisson.logpmf(counts, 200.0 * np.exp(-k * t)).sum(), bounds=(0.1, 2.0), method="bounded"
     )
@@ -74,7 +74,8 @@ def test_students_t_is_not_moved_by_an_outlier_as_least_squares_is():
     data.trajectories[0].u[10] += 20.0
     model = ude.UDE(["dx/dt = k"], fit="k=1")
     wrong = [
-        abs(single(model, data, u0=[1.0], noise=noise).model.values()["k"] - 2.0) for noise in (None, ude.StudentT())
+        abs(single(model, data, u0=[1.0], noise=noise).model.values()["k"] - 2.0)
+        for noise in (None, ude.noise.StudentT())
     ]
     assert wrong[0] > 0.5
     assert wrong[1] < 0.05
@@ -82,9 +83,9 @@ def test_students_t_is_not_moved_by_an_outlier_as_least_squares_is():
 
 def test_noise_is_saved_and_loaded(lotka_volterra_data, tmp_path):
     data = lotka_volterra_data(points=11)
-    noise = {"x": ude.StudentT(), "y": ude.RelativeAbsolute(relative=0.01)}
+    noise = {"x": ude.noise.StudentT(), "y": ude.noise.RelativeAbsolute(relative=0.01)}
     result = single(ude.UDE(LOTKA_VOLTERRA, fit="a=1.3, b=0.9, c=0.8, d=1.8"), data, noise=noise, validation=2)
-    loaded = ude.load_fit(result.save(tmp_path))
+    loaded = ude.fitting.load_fit(result.save(tmp_path))
     assert loaded.noise_models == result.noise_models
     assert loaded.log_likelihood == result.log_likelihood
     assert loaded.bic == result.bic
@@ -99,7 +100,9 @@ def test_a_normal_prior_gives_the_posterior_mode_of_the_textbook():
     t, x = data.trajectories[0].t, data.trajectories[0].u[:, 0]
     model = ude.UDE(["dx/dt = k"], fit="k=1")
     sigma, mean, sd = 0.3, 1.0, 0.1
-    result = single(model, data, u0=[1.0], noise=ude.Gaussian(sigma), priors={"k": ude.NormalPrior(mean, sd)})
+    result = single(
+        model, data, u0=[1.0], noise=ude.noise.Gaussian(sigma), priors={"k": ude.penalties.NormalPrior(mean, sd)}
+    )
     precision = (t**2).sum() / sigma**2 + 1 / sd**2
     expected = ((t * (x - 1.0)).sum() / sigma**2 + mean / sd**2) / precision
     assert 1.2 < expected < 1.9  # neither the data nor the prior alone
@@ -108,7 +111,7 @@ def test_a_normal_prior_gives_the_posterior_mode_of_the_textbook():
 
 def test_a_log_normal_prior_of_no_width_decides():
     model = ude.UDE(["dx/dt = k"], fit="k=1 in [0, inf]")
-    result = single(model, line_data(), u0=[1.0], priors={"k": ude.LogNormalPrior(1.5, 1e-4)})
+    result = single(model, line_data(), u0=[1.0], priors={"k": ude.penalties.LogNormalPrior(1.5, 1e-4)})
     assert result.model.values()["k"] == pytest.approx(1.5, rel=1e-3)
 
 
@@ -121,7 +124,7 @@ def test_a_heavy_residual_decides(expression):
         model,
         line_data(noise=0.0),
         stages="derivatives",
-        penalties=[ude.ResidualPenalty(expression, weight=1e4)],
+        penalties=[ude.penalties.ResidualPenalty(expression, weight=1e4)],
         options=FitOptions(derivative_iterations=(100, 400)),
     )
     with torch.no_grad():
@@ -131,7 +134,7 @@ def test_a_heavy_residual_decides(expression):
 
 def test_smallness_makes_the_unknown_function_small(lotka_volterra_data, half_known):
     sizes = []
-    for penalties in ([], [ude.MagnitudePenalty("U1", weight=10.0)]):
+    for penalties in ([], [ude.penalties.MagnitudePenalty("U1", weight=10.0)]):
         result = single(half_known, lotka_volterra_data(), stages="derivatives", penalties=penalties)
         with torch.no_grad():
             calls = result.model.record_calls(torch.as_tensor(result.train.trajectories[0].u))
@@ -143,22 +146,34 @@ def test_smallness_makes_the_unknown_function_small(lotka_volterra_data, half_kn
 @pytest.mark.parametrize(
     ("arguments", "claim"),
     [
-        ({"priors": {"z": ude.NormalPrior(0, 1)}}, r"z is not a parameter of the model: expected one of k"),
-        ({"priors": {"k": 1.0}}, r"the prior of k is not usable: expected ude.NormalPrior or ude.LogNormalPrior, got"),
-        ({"priors": {"k": ude.LogNormalPrior(1, 1)}}, r"k may become negative, .*\. Bound it: fit=\"k in \[0, inf\]\""),
+        ({"priors": {"z": ude.penalties.NormalPrior(0, 1)}}, r"z is not a parameter of the model: expected one of k"),
+        (
+            {"priors": {"k": 1.0}},
+            r"the prior of k is not usable: expected ude.penalties.NormalPrior or ude.penalties.LogNormalPrior, got",
+        ),
+        (
+            {"priors": {"k": ude.penalties.LogNormalPrior(1, 1)}},
+            r"k may become negative, .*\. Bound it: fit=\"k in \[0, inf\]\"",
+        ),
         (
             {"penalties": ["dx/dt"]},
-            r"penalties are not usable: expected ude.ResidualPenalty\(...\) or ude.MagnitudePenalty",
+            r"penalties are not usable: expected ude.penalties.ResidualPenalty\(...\) or ude.penalties.Magn",
         ),
         (
-            {"penalties": [ude.ResidualPenalty("dx/dt - z")]},
+            {"penalties": [ude.penalties.ResidualPenalty("dx/dt - z")]},
             r"residual 'dx/dt - z' names 'z': expected states \(x\), their",
         ),
-        ({"penalties": [ude.ResidualPenalty("V(x)")]}, r"residual 'V\(x\)' calls V: .* Write V without its arguments"),
-        ({"penalties": [ude.MagnitudePenalty("V")]}, r"V is not an unknown function of the model"),
-        ({"noise": {"y": ude.Gaussian()}}, r"noise does not name every observable once: expected x, got y"),
-        ({"noise": ude.Poisson()}, r"the data of 'x' cannot have Poisson noise: expected whole numbers"),
-        ({"stages": ["derivatives", 3]}, r"stages are not usable: .*, or objects such as ude.SingleShooting\(\), got"),
+        (
+            {"penalties": [ude.penalties.ResidualPenalty("V(x)")]},
+            r"residual 'V\(x\)' calls V: .* Write V without its arguments",
+        ),
+        ({"penalties": [ude.penalties.MagnitudePenalty("V")]}, r"V is not an unknown function of the model"),
+        ({"noise": {"y": ude.noise.Gaussian()}}, r"noise does not name every observable once: expected x, got y"),
+        ({"noise": ude.noise.Poisson()}, r"the data of 'x' cannot have Poisson noise: expected whole numbers"),
+        (
+            {"stages": ["derivatives", 3]},
+            r"stages are not usable: .*, or objects such as ude.stages.SingleShooting\(\), got",
+        ),
     ],
 )
 def test_unusable_knowledge_is_refused(arguments, claim):
@@ -168,43 +183,69 @@ def test_unusable_knowledge_is_refused(arguments, claim):
 
 def test_a_prior_of_a_parameter_that_is_not_fitted_is_refused():
     with pytest.raises(InputError, match=r'parameter k has a prior and is not fitted\. Add fit="k" to the model'):
-        single(ude.UDE(["dx/dt = k"], parameters={"k": 1.0}), line_data(), priors={"k": ude.NormalPrior(1, 1)})
+        single(
+            ude.UDE(["dx/dt = k"], parameters={"k": 1.0}), line_data(), priors={"k": ude.penalties.NormalPrior(1, 1)}
+        )
 
 
 @pytest.mark.parametrize(
     ("build", "claim"),
     [
-        (lambda: ude.NormalPrior(0.0, 0.0), r"sd of NormalPrior is not usable: expected a positive number, got 0"),
-        (lambda: ude.NormalPrior(np.inf, 1.0), r"mean of NormalPrior is not usable: expected a finite number, got inf"),
-        (lambda: ude.LogNormalPrior(-1.0, 1.0), r"median of LogNormalPrior is not usable: expected a positive number"),
         (
-            lambda: ude.ResidualPenalty("x", weight=-1.0),
+            lambda: ude.penalties.NormalPrior(0.0, 0.0),
+            r"sd of NormalPrior is not usable: expected a positive number, got 0",
+        ),
+        (
+            lambda: ude.penalties.NormalPrior(np.inf, 1.0),
+            r"mean of NormalPrior is not usable: expected a finite number, got inf",
+        ),
+        (
+            lambda: ude.penalties.LogNormalPrior(-1.0, 1.0),
+            r"median of LogNormalPrior is not usable: expected a positive number",
+        ),
+        (
+            lambda: ude.penalties.ResidualPenalty("x", weight=-1.0),
             r"weight of ResidualPenalty is not usable: expected a positive number",
         ),
         (
-            lambda: ude.ResidualPenalty(3),
+            lambda: ude.penalties.ResidualPenalty(3),
             r"the expression of a ResidualPenalty is no text: expected \"dx/dt - y\", got 3",
         ),
         (
-            lambda: ude.MagnitudePenalty("U", size=0.0),
+            lambda: ude.penalties.MagnitudePenalty("U", size=0.0),
             r"size of MagnitudePenalty is not usable: expected a positive number, got 0",
         ),
-        (lambda: ude.SingleShooting(ude.Adam()), r"optimizers of SingleShooting are not usable: expected a tuple such"),
         (
-            lambda: ude.MultipleShooting(window_steps=0),
+            lambda: ude.stages.SingleShooting(ude.optimizers.Adam()),
+            r"optimizers of SingleShooting are not usable: expected a tuple such",
+        ),
+        (
+            lambda: ude.stages.MultipleShooting(window_steps=0),
             r"window_steps of MultipleShooting is not usable: .* at least 1",
         ),
-        (lambda: ude.MultipleShooting(continuity=(0.0,)), r"continuity of MultipleShooting is not usable: .* positive"),
         (
-            lambda: ude.GrowingHorizon(fractions=(0.5, 0.2, 1)),
+            lambda: ude.stages.MultipleShooting(continuity=(0.0,)),
+            r"continuity of MultipleShooting is not usable: .* positive",
+        ),
+        (
+            lambda: ude.stages.GrowingHorizon(fractions=(0.5, 0.2, 1)),
             r"fractions of GrowingHorizon is not usable: .* the last",
         ),
-        (lambda: ude.GrowingHorizon(fractions=(0.5,)), r"fractions of GrowingHorizon is not usable: .* the last one 1"),
-        (lambda: ude.Adam(-1), r"iterations of Adam is not usable: expected zero or more, got -1"),
-        (lambda: ude.Adam(schedule="step"), r"schedule of Adam is not usable: expected 'cosine', 'exponential' or"),
-        (lambda: ude.Adam(learning_rate=0.0), r"learning_rate of Adam is not usable: expected a positive number"),
         (
-            lambda: ude.Adam(weight_decay=-1.0),
+            lambda: ude.stages.GrowingHorizon(fractions=(0.5,)),
+            r"fractions of GrowingHorizon is not usable: .* the last one 1",
+        ),
+        (lambda: ude.optimizers.Adam(-1), r"iterations of Adam is not usable: expected zero or more, got -1"),
+        (
+            lambda: ude.optimizers.Adam(schedule="step"),
+            r"schedule of Adam is not usable: expected 'cosine', 'exponential' or",
+        ),
+        (
+            lambda: ude.optimizers.Adam(learning_rate=0.0),
+            r"learning_rate of Adam is not usable: expected a positive number",
+        ),
+        (
+            lambda: ude.optimizers.Adam(weight_decay=-1.0),
             r"weight_decay of Adam is not usable: expected zero or a positive number",
         ),
         (lambda: FitOptions(validation_every=0), r"validation_every of FitOptions is not usable: expected at least 1"),
@@ -226,8 +267,8 @@ def test_models_without_networks_are_fitted_by_least_squares(lotka_volterra_data
     data = lotka_volterra_data(noise=0.05)
     model = ude.UDE(LOTKA_VOLTERRA, fit="a=1, b=1, c=1, d=1")
     found = [
-        single(model, data, stages=ude.SingleShooting(optimizers))
-        for optimizers in (None, (ude.LevenbergMarquardt(50),), (ude.LBFGS(300),))
+        single(model, data, stages=ude.stages.SingleShooting(optimizers))
+        for optimizers in (None, (ude.optimizers.LevenbergMarquardt(50),), (ude.optimizers.LBFGS(300),))
     ]
     losses = [result.history.loss.iloc[-1] for result in found]
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
@@ -240,21 +281,21 @@ def test_growing_horizon_arrives_where_single_shooting_from_the_same_start_does_
     t = np.linspace(0.0, 30.0, 61)
     data = Dataset.from_arrays(t, np.stack([np.cos(2 * t), -2 * np.sin(2 * t)], -1), "x, v")
     model = ude.UDE(["dx/dt = v", "dv/dt = -k*x"], fit="k=2.5")
-    arguments = dict(u0=[1.0, 0.0], stages=ude.SingleShooting((ude.LBFGS(60),)))
+    arguments = dict(u0=[1.0, 0.0], stages=ude.stages.SingleShooting((ude.optimizers.LBFGS(60),)))
     assert abs(single(model, data, **arguments).model.values()["k"] - 4.0) > 0.3
-    growing = ude.GrowingHorizon((ude.LBFGS(30),), fractions=(0.05, 0.1, 0.2, 0.4, 1.0))
+    growing = ude.stages.GrowingHorizon((ude.optimizers.LBFGS(30),), fractions=(0.05, 0.1, 0.2, 0.4, 1.0))
     assert single(model, data, u0=[1.0, 0.0], stages=growing).model.values()["k"] == pytest.approx(4.0, rel=1e-3)
 
 
 def test_callback_hears_of_every_iteration_and_can_end_the_stage(lotka_volterra_data, half_known):
-    heard: list[ude.Iteration] = []
+    heard: list[ude.stages.Iteration] = []
     losses: list[float] = []
 
     def listen(iteration):
         heard.append(iteration)
         return iteration.iteration == 3
 
-    stages = [ude.DerivativeMatching(callback=listen), ude.SingleShooting((ude.LBFGS(2),))]
+    stages = [ude.stages.DerivativeMatching(callback=listen), ude.stages.SingleShooting((ude.optimizers.LBFGS(2),))]
     whole: list[str] = []
     result = single(
         half_known,
@@ -271,9 +312,9 @@ def test_callback_hears_of_every_iteration_and_can_end_the_stage(lotka_volterra_
 
 def test_stages_may_come_in_any_order_and_twice(lotka_volterra_data, half_known):
     stages = [
-        ude.SingleShooting((ude.Adam(2),)),
-        ude.DerivativeMatching((ude.Adam(2),)),
-        ude.SingleShooting((ude.Adam(1),)),
+        ude.stages.SingleShooting((ude.optimizers.Adam(2),)),
+        ude.stages.DerivativeMatching((ude.optimizers.Adam(2),)),
+        ude.stages.SingleShooting((ude.optimizers.Adam(1),)),
     ]
     history = single(half_known, lotka_volterra_data(points=11), stages=stages).history
     assert list(history.stage) == ["single shooting"] * 2 + ["derivatives"] * 2 + ["single shooting"]
@@ -282,7 +323,7 @@ def test_stages_may_come_in_any_order_and_twice(lotka_volterra_data, half_known)
 def test_validation_ends_a_stage_and_keeps_the_weights_that_predicted_best(lotka_volterra_data, half_known):
     data = lotka_volterra_data(noise=0.1, points=31)
     options = FitOptions(validation_every=1, validation_patience=3, weight_prior=0.0, derivative_iterations=(100, 20))
-    stages = ["derivatives", ude.SingleShooting((ude.LBFGS(60),))]
+    stages = ["derivatives", ude.stages.SingleShooting((ude.optimizers.LBFGS(60),))]
     result = single(half_known, data, validation=6, stages=stages, options=options)
     assert [len(part.trajectories[0]) for part in (result.train, result.validation)] == [25, 6]
     looks = result.history.validation[result.history.stage == "single shooting"]
@@ -299,7 +340,7 @@ def test_weight_decay_shrinks_networks_and_not_parameters(lotka_volterra_data):
     model = ude.UDE(["dx/dt = a*x - U(x, y)", "dy/dt = U(x, y) - d*y"], fit="a=1.3, d=1.8", unknown=network)
     norms = []
     for decay in (0.0, 30.0):
-        stages = ude.DerivativeMatching((ude.Adam(100, weight_decay=decay),))
+        stages = ude.stages.DerivativeMatching((ude.optimizers.Adam(100, weight_decay=decay),))
         result = single(model, lotka_volterra_data(), stages=stages)
         norms.append(float(result.model.terms["U"].module[2].weight.detach().norm()))
         assert abs(result.model.values()["a"]) > 0.5
@@ -312,7 +353,9 @@ def test_many_failed_simulations_are_told_once():
     model = ude.UDE(["dx/dt = b*x**2"], fit="b=3")  # blows up at t = 1/3
     options = FitOptions(stall=0.0)
     with pytest.warns(RuntimeWarning, match=r"^\d+ of \d+ simulations of a window broke down during the fit") as told:
-        result = single(model, data, u0=[1.0], stages=ude.SingleShooting((ude.Adam(40, 1e-4),)), options=options)
+        result = single(
+            model, data, u0=[1.0], stages=ude.stages.SingleShooting((ude.optimizers.Adam(40, 1e-4),)), options=options
+        )
     assert len(told) == 1
     assert result.model.values()["b"] < 3.0  # the way to fewer missing points
 
@@ -321,7 +364,10 @@ def test_a_fit_that_breaks_down_at_first_finds_its_way():
     t = np.linspace(0.0, 4.0, 30)
     data = Dataset.from_arrays(t, (1.0 / (1.0 + t))[:, None], "x")
     result = single(
-        ude.UDE(["dx/dt = b*x**2"], fit="b=0.6"), data, u0=[1.0], stages=ude.SingleShooting((ude.LBFGS(60),))
+        ude.UDE(["dx/dt = b*x**2"], fit="b=0.6"),
+        data,
+        u0=[1.0],
+        stages=ude.stages.SingleShooting((ude.optimizers.LBFGS(60),)),
     )
     assert result.model.values()["b"] == pytest.approx(-1.0, rel=1e-3)
 

@@ -38,12 +38,12 @@ def case():
 def run(out):
     model, data = case()
     stages = [
-        ude.DerivativeMatching((ude.Adam(60), ude.LBFGS(40))),
-        ude.MultipleShooting(continuity=(1.0, 10.0), optimizers=(ude.LBFGS(12),)),
-        ude.SingleShooting((ude.Adam(15, weight_decay=1e-3), ude.LBFGS(12))),
+        ude.stages.DerivativeMatching((ude.optimizers.Adam(60), ude.optimizers.LBFGS(40))),
+        ude.stages.MultipleShooting(continuity=(1.0, 10.0), optimizers=(ude.optimizers.LBFGS(12),)),
+        ude.stages.SingleShooting((ude.optimizers.Adam(15, weight_decay=1e-3), ude.optimizers.LBFGS(12))),
     ]
     options = ude.FitOptions(checkpoint_seconds=0.2)
-    how = dict(holdout=0, validation=2, noise=ude.Gaussian(), progress=False)
+    how = dict(holdout=0, validation=2, noise=ude.noise.Gaussian(), progress=False)
     return ude.fit(model, data, stages=stages, out=out, options=options, **how)
 
 if __name__ == "__main__":
@@ -126,14 +126,14 @@ def test_ctrl_c_and_the_same_call_again_give_the_whole_fit(lotka_volterra_data, 
     first = fit(half_known, data, **arguments, out=tmp_path, callback=interrupted_after(number))
     assert first.interrupted
     assert len(first.history) == number
-    assert ude.load_fit(tmp_path).interrupted  # what there was is there to be used
+    assert ude.fitting.load_fit(tmp_path).interrupted  # what there was is there to be used
     again = fit(half_known, data, **arguments, out=tmp_path)
     assert not again.interrupted
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]), name
     np.testing.assert_array_equal(whole.u0, again.u0)
     np.testing.assert_array_equal(whole.history.loss, again.history.loss)
-    assert not ude.load_fit(tmp_path).interrupted
+    assert not ude.fitting.load_fit(tmp_path).interrupted
 
 
 def test_least_squares_goes_on_too(lotka_volterra_data, tmp_path):

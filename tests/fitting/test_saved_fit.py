@@ -51,7 +51,7 @@ def test_a_loaded_fit_has_all_that_was_saved(trained, tmp_path):
 
 @pytest.mark.parametrize("algorithm", [ude.KenCarp4(), ude.AutoTsit5(ude.Rodas5P()), ude.Tsit5()], ids=lambda a: a.name)
 def test_the_method_of_the_simulations_is_loaded_as_it_was_saved(trained, tmp_path, algorithm):
-    options = replace(trained.options, solver=ude.SolverOptions(algorithm=algorithm))
+    options = replace(trained.options, solver=ude.fitting.SolverOptions(algorithm=algorithm))
     assert load_fit(replace(trained, options=options).save(tmp_path)).options == options
 
 

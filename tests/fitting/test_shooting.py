@@ -20,11 +20,11 @@ def decay_data(n: int = 9) -> Dataset:
     return Dataset.from_arrays(t, np.stack([4.0 * np.exp(-0.5 * t), 0.25 * t - 1.0], -1), "x, y")
 
 
-def decay_model(k: float = 0.5) -> ude.Model:
+def decay_model(k: float = 0.5) -> ude.models.Model:
     return ude.UDE(["dx/dt = -k*x", "dy/dt = c"], fit=f"k={k}, c=0.25")
 
 
-def shooting(model: ude.Model, data: Dataset, steps: int | None, tolerance: float = 1e-9) -> Shooting:
+def shooting(model: ude.models.Model, data: Dataset, steps: int | None, tolerance: float = 1e-9) -> Shooting:
     coordinates = Coordinates([True, False], [1.0, 0.5])
     ones = torch.ones(2, dtype=torch.float64)
     return Shooting(InnerField(model, coordinates), cut(data, steps), ones, ones, SolverOptions(tolerance))
@@ -192,7 +192,7 @@ def test_gradient_of_the_loss_agrees_with_differences(steps):
             assert float(part.reshape(-1)[i]) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5, abs=1e-8)
 
 
-def explosive_case(b: float) -> tuple[ude.Model, Shooting, torch.Tensor]:
+def explosive_case(b: float) -> tuple[ude.models.Model, Shooting, torch.Tensor]:
     """x' = b x², from x(0) = 1, blows up at t = 1/b."""
     model = ude.UDE(["dx/dt = b*x**2"], fit=f"b={b}")
     t = np.linspace(0.0, 4.0, 9)

@@ -14,7 +14,7 @@ import ude
 from ude.errors import BackendMissing
 from ude.fitting.stages.stages import Iteration
 
-STAGES = ["derivatives", ude.SingleShooting((ude.Adam(iterations=12, learning_rate=0.05),))]
+STAGES = ["derivatives", ude.stages.SingleShooting((ude.optimizers.Adam(iterations=12, learning_rate=0.05),))]
 
 
 def fitted(**arguments: Any) -> ude.Fit:
@@ -46,7 +46,7 @@ def test_finished_stage_says_validation_rate_and_solver_steps(capfd: pytest.Capt
 def test_tensorboard_reads_back_the_history(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    board = ude.TensorBoard(tmp_path / "logs")
+    board = ude.fitting.TensorBoard(tmp_path / "logs")
     fit = fitted(callback=board, progress=False)
     board.close()
     events = EventAccumulator(str(tmp_path / "logs"))
@@ -63,7 +63,7 @@ def test_tensorboard_reads_back_the_history(tmp_path: Path) -> None:
 
 
 def test_writer_stays_in_its_process(tmp_path: Path) -> None:
-    board = ude.TensorBoard(tmp_path)
+    board = ude.fitting.TensorBoard(tmp_path)
     fitted(callback=board, progress=False)
     again = pickle.loads(pickle.dumps(board))
     assert again.directory == tmp_path
@@ -74,4 +74,4 @@ def test_writer_stays_in_its_process(tmp_path: Path) -> None:
 def test_missing_tensorboard_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BackendMissing, match=r"TensorBoard needs tensorboard.*pip install 'ude\[tensorboard\]'"):
-        ude.TensorBoard("logs")
+        ude.fitting.TensorBoard("logs")

@@ -32,7 +32,7 @@ def slope_error(result: ude.Fit) -> float:
 
 def test_fisher_interval_is_that_of_linear_regression():
     result = line_fit()
-    found = ude.fisher_intervals(result, 0.9)
+    found = ude.uncertainty.fisher_intervals(result, 0.9)
     half = stats.norm.ppf(0.95) * slope_error(result)
     assert found.upper["k"] - found.estimates["k"] == pytest.approx(half, rel=1e-5)
     assert found.estimates["k"] - found.lower["k"] == pytest.approx(half, rel=1e-5)
@@ -41,7 +41,7 @@ def test_fisher_interval_is_that_of_linear_regression():
 
 def test_profile_interval_of_a_linear_model_is_the_same():
     result = line_fit()
-    fisher, profile = ude.fisher_intervals(result), ude.profile_intervals(result)
+    fisher, profile = ude.uncertainty.fisher_intervals(result), ude.uncertainty.profile_intervals(result)
     assert profile.estimates["k"] == pytest.approx(fisher.estimates["k"], rel=1e-6)
     assert profile.lower["k"] == pytest.approx(fisher.lower["k"], rel=1e-3)
     assert profile.upper["k"] == pytest.approx(fisher.upper["k"], rel=1e-3)
@@ -55,11 +55,11 @@ def test_initial_states_that_were_fitted_widen_the_interval_as_in_regression():
         ude.UDE([LINE], fit="k=1"), data, holdout=0, progress=False, stages="single shooting", positive=False
     )
     expected = stats.linregress(t, x)
-    found = ude.fisher_intervals(result)
+    found = ude.uncertainty.fisher_intervals(result)
     assert found.estimates["k"] == pytest.approx(expected.slope, rel=1e-5)
     half = stats.norm.ppf(0.975) * expected.stderr
     assert found.upper["k"] - found.estimates["k"] == pytest.approx(half, rel=1e-4)
-    profile = ude.profile_intervals(result, ["k"])
+    profile = ude.uncertainty.profile_intervals(result, ["k"])
     assert profile.upper["k"] - profile.lower["k"] == pytest.approx(2 * half, rel=1e-3)
 
 
@@ -69,7 +69,7 @@ def test_profile_of_a_decay_ends_where_the_sum_of_squares_says_and_is_not_symmet
     data = Dataset.from_arrays(t, x[:, None], "x")
     model = ude.UDE(["dx/dt = -k*x"], fit="k=1")
     result = ude.fit(model, data, holdout=0, u0=[1.0], progress=False, stages="single shooting")
-    found = ude.profile_intervals(result)
+    found = ude.uncertainty.profile_intervals(result)
     squares = lambda k: np.sum((np.exp(-k * t) - x) ** 2)  # noqa: E731
     variance = squares(found.estimates["k"]) / 3
     for end in (found.lower["k"], found.upper["k"]):
@@ -84,18 +84,20 @@ def test_parameters_that_the_data_leave_open_are_named():
     model = ude.UDE(["dx/dt = a*b"], fit="a=1, b=1")
     result = ude.fit(model, data, holdout=0, u0=[1.0], progress=False, stages="single shooting")
     with pytest.raises(InputError, match=r"the data do not determine a, b\. Fix one of them, or give a prior"):
-        ude.fisher_intervals(result)
+        ude.uncertainty.fisher_intervals(result)
 
 
 def test_unusable_intervals_are_refused(lotka_volterra_data, half_known):
     result = line_fit()
     with pytest.raises(InputError, match=r"level is not usable: expected a number between 0 and 1, got 1.5"):
-        ude.fisher_intervals(result, 1.5)
+        ude.uncertainty.fisher_intervals(result, 1.5)
     with pytest.raises(InputError, match=r"z was not fitted: expected some of k"):
-        ude.profile_intervals(result, ["z"])
+        ude.uncertainty.profile_intervals(result, ["z"])
     network = ude.fit(half_known, lotka_volterra_data(points=11), progress=False, stages=[])
-    with pytest.raises(InputError, match=r"with networks are not those of few parameters\. Use ude.bootstrap\(fit\)"):
-        ude.fisher_intervals(network)
+    with pytest.raises(
+        InputError, match=r"with networks are not those of few parameters\. Use ude.uncertainty.bootstrap\(fit\)"
+    ):
+        ude.uncertainty.fisher_intervals(network)
     heavy = ude.fit(
         ude.UDE([LINE], fit="k=1"),
         result.data,
@@ -103,10 +105,10 @@ def test_unusable_intervals_are_refused(lotka_volterra_data, half_known):
         u0=[1.0],
         progress=False,
         stages="single shooting",
-        noise=ude.StudentT(),
+        noise=ude.noise.StudentT(),
     )
-    with pytest.raises(InputError, match=r"not for this noise: expected ude.Gaussian\(\) or .*, got StudentT"):
-        ude.profile_intervals(heavy)
+    with pytest.raises(InputError, match=r"not for this noise: expected ude.noise.Gaussian\(\) or .*, got StudentT"):
+        ude.uncertainty.profile_intervals(heavy)
 
 
 # ---------------------------------------------------------------- many fits
@@ -142,7 +144,7 @@ def test_hopeless_starts_end_early():
     t = np.linspace(0.0, 2.0, 15)
     data = Dataset.from_arrays(t, (1.0 + 2.0 * t)[:, None], "x")
     model = ude.UDE([LINE], fit="k=1")
-    stages = ude.SingleShooting((ude.Adam(60, learning_rate=1e-4),))
+    stages = ude.stages.SingleShooting((ude.optimizers.Adam(60, learning_rate=1e-4),))
     how = dict(holdout=0, u0=[1.0], progress=False, stages=stages, starts=3, processes=1, ranges={"k": (-4.0, 3.0)})
     lengths = [len(fit.history) for fit in ude.multistart(model, data, hopeless=1.5, patience=5, **how).fits]
     assert min(lengths) == 5
@@ -151,7 +153,7 @@ def test_hopeless_starts_end_early():
 
 def test_bootstrap_interval_is_about_that_of_linear_regression():
     result = line_fit(points=40)
-    found = ude.bootstrap(result, samples=40, block=1, processes=1, u0=[1.0], progress=False)
+    found = ude.uncertainty.bootstrap(result, samples=40, block=1, processes=1, u0=[1.0], progress=False)
     assert np.std(found.values()["k"]) == pytest.approx(slope_error(result), rel=0.35)
     low, high = found.intervals(0.95)["k"]
     assert low < result.model.values()["k"] < high
@@ -169,7 +171,7 @@ def test_bootstrap_of_several_runs_draws_runs():
     data = Dataset.from_arrays([t] * 4, [np.exp(-k * t)[:, None] for k in rates], "x")
     model = ude.UDE(["dx/dt = -k*x"], fit="k=1")
     result = ude.fit(model, data, holdout=0, progress=False, stages="single shooting")
-    found = ude.bootstrap(result, samples=6, processes=1, progress=False)
+    found = ude.uncertainty.bootstrap(result, samples=6, processes=1, progress=False)
     values = found.values()["k"]
     assert values.min() > 0.99
     assert values.max() < 1.61
@@ -180,7 +182,7 @@ def test_bootstrap_of_several_runs_draws_runs():
 def test_members_of_an_ensemble_differ_in_their_networks(lotka_volterra_data, half_known):
     options = ude.FitOptions(derivative_iterations=(20, 20))
     data = lotka_volterra_data(points=11)
-    found = ude.fit_ensemble(
+    found = ude.uncertainty.fit_ensemble(
         half_known, data, members=2, processes=1, progress=False, stages="derivatives", options=options
     )
     first, second = (fit.model.terms["U1_U2"].module[0].weight.detach().numpy() for fit in found.fits)

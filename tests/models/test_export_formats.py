@@ -139,18 +139,18 @@ def test_sbml_read_back_and_integrated_follows_the_model() -> None:
 
 
 def test_sbml_with_an_unknown_function_says_what_to_do() -> None:
-    with pytest.raises(ude.ModelError, match=r"no place for unknown functions: U\. Export the equations"):
+    with pytest.raises(ude.errors.ModelError, match=r"no place for unknown functions: U\. Export the equations"):
         UDE("dx/dt = -U(x)").to_sbml()
 
 
 def test_sbml_of_an_unknown_start_is_refused() -> None:
-    with pytest.raises(ude.InputError, match="u0 names 'hair': expected some of hare, lynx"):
+    with pytest.raises(ude.errors.InputError, match="u0 names 'hair': expected some of hare, lynx"):
         hudson_bay().to_sbml({"hair": 1.0})
 
 
 def test_sbml_without_its_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "libsbml", None)
-    with pytest.raises(ude.BackendMissing, match=r"pip install 'ude\[sbml\]'"):
+    with pytest.raises(ude.errors.BackendMissing, match=r"pip install 'ude\[sbml\]'"):
         hudson_bay().to_sbml()
 
 

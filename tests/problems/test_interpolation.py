@@ -69,7 +69,9 @@ def test_ragged_grids_are_read_each_by_its_trajectory(kind):
     for i in range(2):
         alone = ude.Interpolation(grids[i], values[i], kind)(t[:, i])
         torch.testing.assert_close(together(t)[:, i], alone, rtol=1e-14, atol=1e-14)
-    with pytest.raises(ude.InputError, match=r"t does not fit the grids: expected one time for each of 2 trajectories"):
+    with pytest.raises(
+        ude.errors.InputError, match=r"t does not fit the grids: expected one time for each of 2 trajectories"
+    ):
         together(torch.tensor(0.3))
 
 
@@ -105,5 +107,5 @@ def test_the_gradient_of_a_forced_solve_reaches_the_forcing():
     ],
 )
 def test_unusable_points_are_refused_with_the_reason(arguments, text):
-    with pytest.raises(ude.InputError, match=text):
+    with pytest.raises(ude.errors.InputError, match=text):
         ude.Interpolation(*arguments)

@@ -166,7 +166,7 @@ def test_a_forcing_is_found_wherever_f_has_it(f):
 
 
 def test_a_forcing_is_found_in_parameters_and_only_once():
-    nested = ude.Parameters(a=1.0, inner=[{"net": nn.Sequential(nn.Linear(1, 1)), "f": FORCING}])
+    nested = ude.problems.Parameters(a=1.0, inner=[{"net": nn.Sequential(nn.Linear(1, 1)), "f": FORCING}])
     assert interpolations_in(uses_a_global, nested) == (FORCING,)
     assert interpolations_in(lambda u, p, t: u, {"a": torch.ones(3)}) == ()
 

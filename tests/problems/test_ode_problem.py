@@ -16,7 +16,7 @@ from ude.problems.ode import flatten
 
 
 def test_parameters_read_as_attributes_and_items():
-    p = ude.Parameters(alpha=1.5, nested=ude.Parameters(beta=2.0))
+    p = ude.problems.Parameters(alpha=1.5, nested=ude.problems.Parameters(beta=2.0))
     assert (p.alpha, p["alpha"], p.nested.beta) == (1.5, 1.5, 2.0)
     assert list(p) == ["alpha", "nested"]
     with pytest.raises(AttributeError, match="no parameter is named 'gamma'; the parameters are: alpha, nested"):
@@ -26,7 +26,7 @@ def test_parameters_read_as_attributes_and_items():
 
 
 def test_parameters_copy_pickle_and_are_a_pytree():
-    p = ude.Parameters(alpha=torch.tensor(1.5), beta=(torch.tensor(1.0), torch.tensor(2.0)))
+    p = ude.problems.Parameters(alpha=torch.tensor(1.5), beta=(torch.tensor(1.0), torch.tensor(2.0)))
     for other in (copy.copy(p), copy.deepcopy(p), pickle.loads(pickle.dumps(p))):
         assert dict(other) == dict(p)
     leaves, structure = pytree.tree_flatten(p)
@@ -47,9 +47,13 @@ def test_remake_changes_what_is_named_and_keeps_the_rest():
     other = ude.remake(prob, tspan=(0.0, 1.0), p=dict(alpha=2.0))
     assert (other.tspan, float(other.p.alpha), float(other.p.delta)) == ((0.0, 1.0), 2.0, 3.0)
     assert (prob.tspan, float(prob.p.alpha)) == ((0.0, 10.0), 1.5)
-    with pytest.raises(ude.InputError, match="remake cannot change 'tspam': expected one of f, u0, tspan, p, names"):
+    with pytest.raises(
+        ude.errors.InputError, match="remake cannot change 'tspam': expected one of f, u0, tspan, p, names"
+    ):
         ude.remake(prob, tspam=(0, 1))
-    with pytest.raises(ude.InputError, match="p updates an unknown parameter: expected one of alpha, .*, got omega"):
+    with pytest.raises(
+        ude.errors.InputError, match="p updates an unknown parameter: expected one of alpha, .*, got omega"
+    ):
         ude.remake(prob, p=dict(omega=2.0))
 
 
@@ -91,7 +95,7 @@ def test_names_come_from_the_unpacking_in_the_source():
 )
 def test_a_problem_that_cannot_be_is_refused_with_the_reason(arguments, text):
     usual = {"f": lotka_volterra, "u0": [1.0, 1.0], "tspan": (0.0, 1.0), "p": LV}
-    with pytest.raises(ude.InputError, match=text):
+    with pytest.raises(ude.errors.InputError, match=text):
         ude.ODEProblem(**{**usual, **arguments})
 
 

@@ -67,13 +67,18 @@ def test_every_public_name_resolves(name: str) -> None:
     assert name in dir(ude)
 
 
-@pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in ude._LAZY.items() for n in names])
-def test_lazy_name_is_exported_by_its_module(module: str, name: str) -> None:
-    assert name in importlib.import_module(module).__all__
+@pytest.mark.parametrize(("name", "module"), sorted(ude._MODULE_OF.items()))
+def test_a_name_is_exported_by_its_module(name: str, module: str) -> None:
     assert getattr(ude, name) is getattr(importlib.import_module(module), name)
 
 
-def test_type_checkers_see_exactly_the_lazy_names() -> None:
+def test_a_tutorial_needs_about_sixty_names() -> None:
+    assert 45 <= len(ude._MODULE_OF) <= 65
+    assert not set(ude._MODULE_OF) & set(ude._SUBMODULES)
+    assert set(ude.__all__) == {*ude._MODULE_OF, *ude._SUBMODULES, "__version__"}
+
+
+def test_type_checkers_see_exactly_the_public_names() -> None:
     tree = ast.parse(Path(ude.__file__).read_text(encoding="utf-8"))
     block = next(
         node
@@ -81,10 +86,13 @@ def test_type_checkers_see_exactly_the_lazy_names() -> None:
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
     )
     seen = {
-        (line.module, alias.name) for line in block.body if isinstance(line, ast.ImportFrom) for alias in line.names
+        (line.module, alias.name, alias.asname)
+        for line in block.body
+        if isinstance(line, ast.ImportFrom)
+        for alias in line.names
     }
-    table = {(module, name) for module, names in ude._LAZY.items() for name in names}
-    assert seen == table | {("ude", name) for name in ude._LAZY_MODULES}
+    names = {(module, name, name) for name, module in ude._MODULE_OF.items()}
+    assert seen == names | {(*module.rsplit(".", 1), name) for name, module in ude._SUBMODULES.items()}
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
@@ -96,11 +104,10 @@ def test_unknown_name_is_an_attribute_error() -> None:
     "imports",
     [
         "import ude",
-        "import ude.solve",
-        "import ude.solve; import ude",
-        "import ude; import ude.solve",
-        "from ude.solve import solve; import ude",
-        "import ude.fitting.fit, ude.discovery.discover, ude.solve; import ude",
+        "import ude.solving.solve; import ude",
+        "import ude; import ude.solving.solve",
+        "from ude.solving.solve import solve; import ude",
+        "import ude.fitting.fit, ude.discovery.discover, ude.solving.solve; import ude",
         "import ude; ude.fit; ude.discover; import ude.fitting.fit, ude.discovery.discover",
     ],
 )

@@ -13,9 +13,9 @@ import ude
 from tests.problems_for_tests import LV, forced, lotka_volterra, scipy_lotka_volterra
 
 SENSITIVITIES = [ude.DiscreteAdjoint(), ude.BacksolveAdjoint()]
-METHODS = [ude.BS3(), ude.DP5(), ude.Tsit5(), ude.TorchDiffEq("dopri5"), ude.TorchDiffEq("rk4")]
+METHODS = [ude.methods.BS3(), ude.methods.DP5(), ude.Tsit5(), ude.TorchDiffEq("dopri5"), ude.TorchDiffEq("rk4")]
 # with extra stages for reads inside a step: fixed steps, first-same-as-last, an unused last stage, two error estimates
-METHODS += [ude.RK4(), ude.Vern6(), ude.Vern7(), ude.Vern9(), ude.DP8()]
+METHODS += [ude.RK4(), ude.methods.Vern6(), ude.Vern7(), ude.methods.Vern9(), ude.methods.DP8()]
 
 
 def name(value: object) -> str:
@@ -100,7 +100,7 @@ def test_discrete_adjoint_equals_autograd_through_the_same_steps():
     theta = torch.tensor([1.0, 1.2, *LV.values()], dtype=torch.float64, requires_grad=True)
 
     def by_hand() -> torch.Tensor:
-        u, p, dt = theta[:2], ude.Parameters(dict(zip(LV, theta[2:], strict=True))), 0.2
+        u, p, dt = theta[:2], ude.problems.Parameters(dict(zip(LV, theta[2:], strict=True))), 0.2
         for _ in range(7):
             k: list[torch.Tensor] = []
             for row in tableau.a:
@@ -210,7 +210,9 @@ def test_a_second_derivative_is_refused_clearly():
     u0 = torch.tensor([1.0, 1.0], dtype=torch.float64, requires_grad=True)
     sol = ude.solve(ude.ODEProblem(lotka_volterra, u0, (0.0, 1.0), LV), saveat=1.0)
     (first,) = torch.autograd.grad((sol.u**2).sum(), u0, create_graph=True)
-    with pytest.raises(ude.InputError, match=r"DiscreteAdjoint has a first derivative only.*Use sensealg=Autograd\(\)"):
+    with pytest.raises(
+        ude.errors.InputError, match=r"DiscreteAdjoint has a first derivative only.*Use sensealg=Autograd\(\)"
+    ):
         first.sum().backward()
 
 

@@ -19,11 +19,17 @@ SENSITIVITIES = [
     ude.QuadratureAdjoint(),
     ude.GaussAdjoint(),
     ude.ForwardSensitivity(),
-    ude.Autograd(),
+    ude.sensitivity.Autograd(),
 ]
 # the values between steps are compared to 1e-7, which the dense output of KenCarp5's long steps does not reach for an
 # algebraic variable; its steps are checked in tests/engines/test_dae.py
-METHODS = {ude.KenCarp4(): 1e-9, ude.Kvaerno4(): 1e-9, ude.Rodas4(): 1e-9, ude.Rodas5P(): 1e-9, ude.FBDF(): 1e-11}
+METHODS = {
+    ude.KenCarp4(): 1e-9,
+    ude.methods.Kvaerno4(): 1e-9,
+    ude.methods.Rodas4(): 1e-9,
+    ude.Rodas5P(): 1e-9,
+    ude.FBDF(): 1e-11,
+}
 
 #: What the solve gives, the same in closed form, and the numbers that both depend on.
 Outcome = tuple[Tensor, Tensor, tuple[Tensor, ...]]
@@ -100,7 +106,7 @@ def check(outcome: Outcome) -> None:
 
 def check_each(case: Callable[..., Outcome], alg: Any, sensealg: Any) -> None:
     if isinstance(alg, ude.FBDF) and getattr(sensealg, "checkpoints", "all") != "all":
-        with pytest.raises(ude.EngineRefused, match="FBDF's steps are made of the states before them, so"):
+        with pytest.raises(ude.errors.EngineRefused, match="FBDF's steps are made of the states before them, so"):
             case(alg=alg, sensealg=sensealg)
         return
     check(case(alg=alg, sensealg=sensealg, abstol=METHODS[alg], reltol=METHODS[alg]))

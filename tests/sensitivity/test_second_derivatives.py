@@ -20,7 +20,7 @@ def loss(theta: torch.Tensor, sensealg, alg=None) -> torch.Tensor:
 def test_hessian_vector_products_agree_with_differences_of_the_gradient(alg):
     theta = torch.tensor([1.0, 1.2, *LV.values()], dtype=torch.float64, requires_grad=True)
     vector = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(loss(theta, ude.Autograd(), alg), theta, create_graph=True)
+    (gradient,) = torch.autograd.grad(loss(theta, ude.sensitivity.Autograd(), alg), theta, create_graph=True)
     (product,) = torch.autograd.grad(gradient @ vector, theta)
 
     def first(shift: torch.Tensor) -> torch.Tensor:

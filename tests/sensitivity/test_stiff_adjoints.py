@@ -19,10 +19,10 @@ from ude.solving.validation import Options, specify
 
 NEWTON = {"newton_tolerance": 1e-6, "newton_maxiters": 60}
 ESDIRK = [
-    ude.ImplicitEuler, ude.Trapezoid, ude.TRBDF2, ude.KenCarp3, ude.KenCarp4, ude.KenCarp5,
-    ude.Kvaerno3, ude.Kvaerno4, ude.Kvaerno5,
+    ude.methods.ImplicitEuler, ude.methods.Trapezoid, ude.methods.TRBDF2, ude.methods.KenCarp3, ude.KenCarp4,
+    ude.methods.KenCarp5, ude.methods.Kvaerno3, ude.methods.Kvaerno4, ude.methods.Kvaerno5,
 ]  # fmt: skip
-ROSENBROCK = [ude.Rosenbrock23, ude.Rodas4, ude.Rodas5P]
+ROSENBROCK = [ude.methods.Rosenbrock23, ude.methods.Rodas4, ude.Rodas5P]
 EVERY = [alg(**NEWTON) for alg in ESDIRK] + [alg() for alg in ROSENBROCK] + [ude.FBDF(**NEWTON)]
 
 
@@ -82,7 +82,7 @@ def test_the_gradient_of_an_implicit_euler_step_is_that_of_its_equation():
     u0 = torch.tensor([1.3], dtype=torch.float64, requires_grad=True)
     a = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
     prob = ude.ODEProblem(lambda u, p, t: -p.a * u**3, u0, (0.0, 0.5), dict(a=a))
-    sol = ude.solve(prob, ude.ImplicitEuler(**NEWTON), dt=0.5, adaptive=False, abstol=1e-9, reltol=1e-9)
+    sol = ude.solve(prob, ude.methods.ImplicitEuler(**NEWTON), dt=0.5, adaptive=False, abstol=1e-9, reltol=1e-9)
     u1 = float(sol.u[-1, 0].detach())
     assert u1 + 0.5 * 0.4 * u1**3 == pytest.approx(1.3, abs=1e-12)
     of_u0, of_a = torch.autograd.grad(sol.u[-1, 0], (u0, a))
@@ -118,11 +118,11 @@ def robertson_gradient() -> np.ndarray:
     ("alg", "tolerance"),
     [
         (ude.Rodas5P(), 1e-9),
-        pytest.param(ude.Rodas4(), 1e-9, marks=pytest.mark.slow),
-        (ude.KenCarp5(), 1e-10),
-        pytest.param(ude.Kvaerno5(), 1e-11, marks=pytest.mark.slow),
+        pytest.param(ude.methods.Rodas4(), 1e-9, marks=pytest.mark.slow),
+        (ude.methods.KenCarp5(), 1e-10),
+        pytest.param(ude.methods.Kvaerno5(), 1e-11, marks=pytest.mark.slow),
         pytest.param(ude.KenCarp4(), 1e-11, marks=pytest.mark.slow),
-        pytest.param(ude.Kvaerno4(), 1e-10, marks=pytest.mark.slow),
+        pytest.param(ude.methods.Kvaerno4(), 1e-10, marks=pytest.mark.slow),
     ],
     ids=name,
 )
@@ -161,16 +161,16 @@ def van_der_pol_gradient() -> np.ndarray:
     ("alg", "tolerance"),
     [
         (ude.KenCarp4(), 1e-9),
-        (ude.KenCarp5(), 1e-9),
-        (ude.Kvaerno5(), 1e-9),
+        (ude.methods.KenCarp5(), 1e-9),
+        (ude.methods.Kvaerno5(), 1e-9),
         (ude.Rodas5P(), 1e-8),
-        pytest.param(ude.Kvaerno4(), 1e-9, marks=pytest.mark.slow),
-        pytest.param(ude.Rodas4(), 1e-8, marks=pytest.mark.slow),
-        pytest.param(ude.KenCarp3(), 1e-9, marks=pytest.mark.slow),
-        pytest.param(ude.Kvaerno3(), 1e-9, marks=pytest.mark.slow),
-        pytest.param(ude.TRBDF2(), 1e-10, marks=pytest.mark.slow),
-        pytest.param(ude.Trapezoid(), 1e-10, marks=pytest.mark.slow),
-        pytest.param(ude.Rosenbrock23(), 1e-9, marks=pytest.mark.slow),
+        pytest.param(ude.methods.Kvaerno4(), 1e-9, marks=pytest.mark.slow),
+        pytest.param(ude.methods.Rodas4(), 1e-8, marks=pytest.mark.slow),
+        pytest.param(ude.methods.KenCarp3(), 1e-9, marks=pytest.mark.slow),
+        pytest.param(ude.methods.Kvaerno3(), 1e-9, marks=pytest.mark.slow),
+        pytest.param(ude.methods.TRBDF2(), 1e-10, marks=pytest.mark.slow),
+        pytest.param(ude.methods.Trapezoid(), 1e-10, marks=pytest.mark.slow),
+        pytest.param(ude.methods.Rosenbrock23(), 1e-9, marks=pytest.mark.slow),
     ],
     ids=name,
 )
@@ -187,7 +187,7 @@ def test_gradient_of_van_der_pol_with_own_spans_and_parameters_agrees_with_scipy
 # --- networks, continuous adjoint, small things --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("alg", [ude.KenCarp4(**NEWTON), ude.Rodas4()], ids=name)
+@pytest.mark.parametrize("alg", [ude.KenCarp4(**NEWTON), ude.methods.Rodas4()], ids=name)
 def test_gradients_reach_a_network_and_leave_it_alone(alg):
     torch.manual_seed(5)
     net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2)).double()
@@ -213,7 +213,7 @@ def test_gradients_reach_a_network_and_leave_it_alone(alg):
         assert float(gradients[index][at]) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-6)
 
 
-@pytest.mark.parametrize("alg", [ude.Kvaerno5(), ude.Rodas5P()], ids=name)
+@pytest.mark.parametrize("alg", [ude.methods.Kvaerno5(), ude.Rodas5P()], ids=name)
 def test_the_continuous_adjoint_is_solved_by_implicit_methods_too(alg):
     # their Jacobian of the augmented system asks for second derivatives of f
     gradients = []
@@ -225,7 +225,7 @@ def test_the_continuous_adjoint_is_solved_by_implicit_methods_too(alg):
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.Rodas4()], ids=name)
+@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.methods.Rodas4()], ids=name)
 def test_a_constant_right_hand_side_and_an_unused_leaf_have_simple_gradients(alg):
     unused = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     u0 = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
@@ -235,7 +235,7 @@ def test_a_constant_right_hand_side_and_an_unused_leaf_have_simple_gradients(alg
     assert of_p is None or float(of_p) == 0.0
 
 
-@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.Rodas4()], ids=name)
+@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.methods.Rodas4()], ids=name)
 def test_a_span_of_length_zero_and_a_read_of_the_start_give_the_identity(alg):
     for end in (0.0, 1.0):
         u0 = torch.tensor([2.0, 0.3], dtype=torch.float64, requires_grad=True)
@@ -246,7 +246,7 @@ def test_a_span_of_length_zero_and_a_read_of_the_start_give_the_identity(alg):
         assert gradient.tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.Rodas4()], ids=name)
+@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.methods.Rodas4()], ids=name)
 def test_the_gradient_of_a_trajectory_does_not_depend_on_its_neighbors(alg):
     mu = torch.tensor([1.0, 300.0], dtype=torch.float64, requires_grad=True)
     ends = torch.tensor([3.0, 1.5], dtype=torch.float64)
@@ -293,11 +293,11 @@ def test_a_step_whose_own_jacobian_misleads_is_solved_again_all_the_same():
 
     rate = torch.tensor(1000.0, dtype=torch.float64, requires_grad=True)
     start = torch.tensor([[0.0], [0.2]], dtype=torch.float64)
-    alg = ude.ImplicitEuler()
+    alg = ude.methods.ImplicitEuler()
     spec = specify(ude.ODEProblem(f, start, (0.0, 1.0), dict(rate=rate)), alg, Options(), ude.DiscreteAdjoint())
     scheme = EsdirkScheme(spec, alg, (rate,))
     dt = torch.tensor([1.0, 0.01], dtype=torch.float64)
-    step = (start, f(start, ude.Parameters(rate=rate.detach()), dt), torch.zeros_like(dt), dt)
+    step = (start, f(start, ude.problems.Parameters(rate=rate.detach()), dt), torch.zeros_like(dt), dt)
     end, _ = scheme.advance(*step)
     column, r = dt.unsqueeze(-1), float(rate.detach())
     assert float((end - start - column * (10 - r * end**3)).abs().max()) < 1e-13

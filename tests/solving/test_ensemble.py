@@ -63,7 +63,7 @@ def test_chunks_and_reduction_keep_only_the_total():
     whole = ude.EnsembleProblem(ensemble.prob, ensemble.prob_func)
     each = ude.solve(whole, trajectories=7, saveat=1.0, **OPTIONS)
     assert solved.reduced == pytest.approx(float(each.u[:, -1, 0].sum()), rel=1e-9)
-    with pytest.raises(ude.InputError, match="this ensemble kept no solutions"):
+    with pytest.raises(ude.errors.InputError, match="this ensemble kept no solutions"):
         _ = solved.u
 
 
@@ -114,5 +114,5 @@ def test_a_failed_variant_is_its_own_affair():
     ],
 )
 def test_unusable_ensembles_are_refused_with_the_reason(make, text):
-    with pytest.raises(ude.InputError, match=text):
+    with pytest.raises(ude.errors.InputError, match=text):
         make()

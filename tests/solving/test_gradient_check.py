@@ -91,5 +91,7 @@ def test_forward_sensitivities_of_a_batch_with_own_parameters_and_spans():
 
 
 def test_a_loss_that_is_no_scalar_is_refused():
-    with pytest.raises(ude.InputError, match=r"the loss must be a scalar tensor: shape \(2,\). Sum or average it."):
+    with pytest.raises(
+        ude.errors.InputError, match=r"the loss must be a scalar tensor: shape \(2,\). Sum or average it."
+    ):
         ude.check_gradient(lotka_volterra_problem(tspan=(0.0, 1.0)), lambda sol: sol.u[-1], saveat=1.0)

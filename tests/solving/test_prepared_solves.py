@@ -274,7 +274,7 @@ def test_changed_options_times_and_starts_are_seen(recalled: Recalled) -> None:
         {"abstol": torch.tensor([1e-3, 1e-4], dtype=torch.float64)},
         {"dtmax": 0.01},
         {"dt": 0.1, "adaptive": False},
-        {"controller": ude.IController()},
+        {"controller": ude.methods.IController()},
         {"saveat": 0.5},
         {"saveat": [0.5, 0.75]},
         {"saveat": None},

@@ -87,7 +87,7 @@ def test_saveat_as_a_step_backwards():
     ],
 )
 def test_bad_options_are_refused_with_the_reason(options, text):
-    with pytest.raises(ude.InputError, match=text):
+    with pytest.raises(ude.errors.InputError, match=text):
         ude.solve(lotka_volterra_problem(), **options)
 
 
@@ -100,14 +100,16 @@ def test_bad_options_are_refused_with_the_reason(options, text):
     ],
 )
 def test_an_f_that_does_not_fit_is_refused_with_the_reason(f, text):
-    with pytest.raises(ude.InputError, match=text):
+    with pytest.raises(ude.errors.InputError, match=text):
         ude.solve(ude.ODEProblem(f, [1.0, 1.0], (0.0, 1.0)))
 
 
 def test_trainable_tensors_hidden_in_a_closure_are_refused():
     net = nn.Linear(2, 2).double()
     prob = ude.ODEProblem(lambda u, p, t: net(u), [1.0, 1.0], (0.0, 1.0))
-    with pytest.raises(ude.InputError, match="f depends on trainable tensors that are not in p.*Give them as p=dict"):
+    with pytest.raises(
+        ude.errors.InputError, match="f depends on trainable tensors that are not in p.*Give them as p=dict"
+    ):
         ude.solve(prob)
     with torch.no_grad():  # nothing is lost where no gradient is wanted
         assert ude.solve(prob).success
@@ -116,12 +118,12 @@ def test_trainable_tensors_hidden_in_a_closure_are_refused():
 def test_dense_output_outside_the_span_is_refused():
     sol = ude.solve(lotka_volterra_problem(tspan=(0.0, 1.0)))
     with pytest.raises(
-        ude.InputError, match=r"sol\(t\) is asked outside its span: expected times from 0 to 1, got 1.5."
+        ude.errors.InputError, match=r"sol\(t\) is asked outside its span: expected times from 0 to 1, got 1.5."
     ):
         sol(1.5)
-    with pytest.raises(ude.InputError, match=r"sol\(t\) takes one time or a list of times: shape \(1, 1\)."):
+    with pytest.raises(ude.errors.InputError, match=r"sol\(t\) takes one time or a list of times: shape \(1, 1\)."):
         sol([[0.5]])
-    with pytest.raises(ude.InputError, match="no such state: expected one of x, y, got 'z'."):
+    with pytest.raises(ude.errors.InputError, match="no such state: expected one of x, y, got 'z'."):
         sol["z"]
 
 
@@ -140,10 +142,10 @@ class TestEngines:
 
     def test_a_named_engine_raises_instead_of_falling_back(self):
         with pytest.raises(
-            ude.EngineRefused, match="the engine 'torchdiffeq' cannot run this solve: torchdiffeq: Tsit5"
+            ude.errors.EngineRefused, match="the engine 'torchdiffeq' cannot run this solve: torchdiffeq: Tsit5"
         ):
             ude.solve(lotka_volterra_problem(), ude.Tsit5(), engine="torchdiffeq")
-        with pytest.raises(ude.EngineRefused, match="expected one of auto, fused, torch, .*, got 'julia'"):
+        with pytest.raises(ude.errors.EngineRefused, match="expected one of auto, fused, torch, .*, got 'julia'"):
             ude.solve(lotka_volterra_problem(), engine="julia")
 
     @pytest.mark.parametrize("method", ude.TorchDiffEq.adaptive_methods)
@@ -187,10 +189,10 @@ class TestEngines:
         ends = torch.tensor([1.0, 2.0], dtype=torch.float64)
         prob = ude.ODEProblem(lotka_volterra, u0, (0.0, ends), LV)
         saveat = torch.tensor([[0.5], [0.7]], dtype=torch.float64)
-        with pytest.raises(ude.EngineRefused, match="integrates all trajectories over the same span"):
+        with pytest.raises(ude.errors.EngineRefused, match="integrates all trajectories over the same span"):
             ude.solve(prob, ude.TorchDiffEq(), saveat=saveat)
         prob = ude.ODEProblem(lotka_volterra, u0, (0.0, 1.0), LV)
-        with pytest.raises(ude.EngineRefused, match="saves all trajectories at the same times"):
+        with pytest.raises(ude.errors.EngineRefused, match="saves all trajectories at the same times"):
             ude.solve(prob, ude.TorchDiffEq(), saveat=saveat)
 
     def test_torchdiffeqs_failure_is_data_too(self):
@@ -201,7 +203,9 @@ class TestEngines:
         assert sol.retcode == ude.ReturnCode.MaxIters
 
     def test_an_unknown_torchdiffeq_method_lists_the_known_ones(self):
-        with pytest.raises(ude.InputError, match="no such torchdiffeq method: expected one of dopri5, .*, got 'tsit5'"):
+        with pytest.raises(
+            ude.errors.InputError, match="no such torchdiffeq method: expected one of dopri5, .*, got 'tsit5'"
+        ):
             ude.TorchDiffEq("tsit5")
 
 

@@ -9,9 +9,9 @@ from torch import nn
 import ude
 
 METHODS = [
-    ude.DynamicSS(abstol=1e-11, reltol=1e-11),
-    ude.DynamicSS(ude.KenCarp4(), abstol=1e-9, reltol=1e-9),
-    ude.SSRootfind(),
+    ude.steady_state.DynamicSS(abstol=1e-11, reltol=1e-11),
+    ude.steady_state.DynamicSS(ude.KenCarp4(), abstol=1e-9, reltol=1e-9),
+    ude.steady_state.SSRootfind(),
 ]
 TIGHT = dict(abstol=1e-10, reltol=1e-8)
 
@@ -51,7 +51,7 @@ def test_state_first_and_second_derivatives_are_those_of_the_closed_form(alg):
 def test_the_gradient_by_u0_is_zero_and_none_is_recorded_for_it():
     prob, _, _ = problem()
     u0 = prob.u0.clone().requires_grad_()
-    sol = ude.solve(ude.remake(prob, u0=u0), ude.SSRootfind())
+    sol = ude.solve(ude.remake(prob, u0=u0), ude.steady_state.SSRootfind())
     (of_u0,) = torch.autograd.grad(sol.u.sum(), u0, allow_unused=True)
     assert of_u0 is None
 
@@ -68,7 +68,9 @@ class Decay(nn.Module):
         return self.net(torch.ones(1, dtype=torch.float64)) - u / 2 - u**3
 
 
-@pytest.mark.parametrize("alg", [ude.DynamicSS(abstol=1e-12, reltol=1e-12), ude.SSRootfind()], ids=lambda a: a.name)
+@pytest.mark.parametrize(
+    "alg", [ude.steady_state.DynamicSS(abstol=1e-12, reltol=1e-12), ude.steady_state.SSRootfind()], ids=lambda a: a.name
+)
 def test_parameters_of_modules_get_the_gradient_that_differences_give(alg):
     f = Decay()
     prob = ude.SteadyStateProblem(f, [0.1, 0.2])
@@ -91,7 +93,7 @@ def test_each_trajectory_of_a_batch_has_its_own_end():
     """u' = p - u^2 has no steady state for p < 0; Newton's iteration from zero slope goes nowhere."""
     p = torch.tensor([4.0, -1.0], dtype=torch.float64, requires_grad=True)
     prob = ude.SteadyStateProblem(lambda u, p, t: p.c.unsqueeze(-1) - u * u, [[1.0], [1.0]], dict(c=p))
-    for alg in (ude.SSRootfind(), ude.DynamicSS(abstol=1e-11, reltol=1e-11)):
+    for alg in (ude.steady_state.SSRootfind(), ude.steady_state.DynamicSS(abstol=1e-11, reltol=1e-11)):
         sol = ude.solve(prob, alg, **TIGHT)
         assert sol.success.tolist() == [True, False]
         with pytest.raises(ude.SolveFailed, match="1 of 2 trajectories .first: 1. failed with"):
@@ -100,7 +102,7 @@ def test_each_trajectory_of_a_batch_has_its_own_end():
         (of_p,) = torch.autograd.grad(sol.partial[0].sum(), p)
         torch.testing.assert_close(of_p, torch.tensor([0.25, 0.0], dtype=torch.float64), rtol=1e-7, atol=0)
     assert sol.retcode[0] == ude.ReturnCode.Success
-    newton = ude.solve(prob, ude.SSRootfind())
+    newton = ude.solve(prob, ude.steady_state.SSRootfind())
     assert newton.retcode[1] == ude.ReturnCode.NotSteady
     with pytest.raises(ude.SolveFailed, match="NotSteady at t=0: no steady state was found. Start nearer to it"):
         _ = newton.u
@@ -108,14 +110,14 @@ def test_each_trajectory_of_a_batch_has_its_own_end():
 
 def test_damping_saves_an_iteration_that_full_steps_lose():
     """Newton's full steps for arctan diverge from beyond 1.39."""
-    sol = ude.solve(ude.SteadyStateProblem(lambda u, p, t: -torch.atan(u), [5.0]), ude.SSRootfind())
+    sol = ude.solve(ude.SteadyStateProblem(lambda u, p, t: -torch.atan(u), [5.0]), ude.steady_state.SSRootfind())
     assert float(sol[-1]) == pytest.approx(0.0, abs=1e-10)
     assert int(sol.stats.rejected_steps) > 0
 
 
 def test_an_integration_that_is_too_short_is_not_steady():
     prob = ude.SteadyStateProblem(lambda u, p, t: 1.0 - u, [0.0])
-    assert ude.solve(prob, ude.DynamicSS(tspan=1.0)).retcode == ude.ReturnCode.NotSteady
+    assert ude.solve(prob, ude.steady_state.DynamicSS(tspan=1.0)).retcode == ude.ReturnCode.NotSteady
 
 
 def test_a_state_that_a_conserved_quantity_leaves_free_has_no_gradient_and_says_so():
@@ -125,7 +127,9 @@ def test_a_state_that_a_conserved_quantity_leaves_free_has_no_gradient_and_says_
         [1.0, 0.0],
         dict(k=k),
     )
-    with pytest.raises(ude.InputError, match="the steady state has no derivative by p, since df/du is singular there"):
+    with pytest.raises(
+        ude.errors.InputError, match="the steady state has no derivative by p, since df/du is singular there"
+    ):
         ude.solve(prob)
     with torch.no_grad():
         torch.testing.assert_close(
@@ -136,24 +140,29 @@ def test_a_state_that_a_conserved_quantity_leaves_free_has_no_gradient_and_says_
 def test_terminate_steady_state_ends_each_trajectory_by_itself_with_an_exact_gradient():
     rate = torch.tensor([1.0, 4.0], dtype=torch.float64, requires_grad=True)
     prob = ude.ODEProblem(lambda u, p, t: 1.0 - p.rate.unsqueeze(-1) * u, [[0.0], [0.0]], (0.0, 1e3), dict(rate=rate))
-    sol = ude.solve(prob, ude.Rodas5P(), callback=ude.TerminateSteadyState(1e-9, 1e-9), abstol=1e-11, reltol=1e-9)
+    sol = ude.solve(
+        prob, ude.Rodas5P(), callback=ude.steady_state.TerminateSteadyState(1e-9, 1e-9), abstol=1e-11, reltol=1e-9
+    )
     assert list(sol.retcode) == [ude.ReturnCode.Terminated] * 2
     first, second = sol.reached.tolist()
     assert second < first < 100.0
     torch.testing.assert_close(sol.u[:, -1, 0], 1 / rate, rtol=1e-8, atol=0)
     (gradient,) = torch.autograd.grad(sol.u[:, -1].sum(), rate)
     torch.testing.assert_close(gradient, -1 / rate**2, rtol=1e-6, atol=0)
-    late = ude.solve(prob, ude.Rodas5P(), callback=ude.TerminateSteadyState(1e-3, 1e-3, min_t=50.0))
+    late = ude.solve(prob, ude.Rodas5P(), callback=ude.steady_state.TerminateSteadyState(1e-3, 1e-3, min_t=50.0))
     assert bool((late.reached >= 50.0).all())
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ude.DynamicSS(abstol=0.0), "tolerances of a steady state must be positive: abstol=0.0"),
-        (lambda: ude.DynamicSS(tspan=0.0), "DynamicSS needs a length of time: expected a positive tspan, got 0.0"),
-        (lambda: ude.SSRootfind(maxiters=0), "maxiters allows no step: expected at least 1, got 0"),
-        (lambda: ude.TerminateSteadyState(abstol=-1.0), "tolerances of a steady state must be positive"),
+        (lambda: ude.steady_state.DynamicSS(abstol=0.0), "tolerances of a steady state must be positive: abstol=0.0"),
+        (
+            lambda: ude.steady_state.DynamicSS(tspan=0.0),
+            "DynamicSS needs a length of time: expected a positive tspan, got 0.0",
+        ),
+        (lambda: ude.steady_state.SSRootfind(maxiters=0), "maxiters allows no step: expected at least 1, got 0"),
+        (lambda: ude.steady_state.TerminateSteadyState(abstol=-1.0), "tolerances of a steady state must be positive"),
         (lambda: ude.solve(problem()[0], ude.Tsit5()), "alg cannot solve a SteadyStateProblem: expected DynamicSS"),
         (
             lambda: ude.solve(problem()[0], sensealg=ude.DiscreteAdjoint()),
@@ -162,12 +171,12 @@ def test_terminate_steady_state_ends_each_trajectory_by_itself_with_an_exact_gra
         (
             lambda: ude.solve(
                 ude.ODEProblem(lambda u, p, t: -p * u, [1.0], (0.0, 1.0), torch.ones(1).double().requires_grad_()),
-                sensealg=ude.SteadyStateAdjoint(),
+                sensealg=ude.sensitivity.SteadyStateAdjoint(),
             ),
             "SteadyStateAdjoint differentiates steady states, and this is a solve in time",
         ),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_the_reason(make, message):
-    with pytest.raises(ude.InputError, match=message):
+    with pytest.raises(ude.errors.InputError, match=message):
         make()

@@ -44,4 +44,6 @@ def _contents(run: Path) -> Contents:
         return contents.read(run)
     from ude.discovery.report.fit_contents import contents_of_fit
 
-    return contents_of_fit(ude.load_fit(run), reproduce=f"ude fit {run / MODEL}" if (run / MODEL).is_file() else "")
+    return contents_of_fit(
+        ude.fitting.load_fit(run), reproduce=f"ude fit {run / MODEL}" if (run / MODEL).is_file() else ""
+    )

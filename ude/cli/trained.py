@@ -71,7 +71,7 @@ def _found(folder: Path) -> Trained:
 def _fitted(folder: Path) -> Trained:
     import ude
 
-    fit = ude.load_fit(folder)
+    fit = ude.fitting.load_fit(folder)
     if not isinstance(fit.model, ude.UDE):
         raise InputError(f"the fit in {folder} has no equations", got=type(fit.model).__name__)
     names = [trajectory.name for trajectory in fit.data.trajectories]

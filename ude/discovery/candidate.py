@@ -37,7 +37,7 @@ class Samples:
     Raises DataError where a number is missing or infinite, or the lengths disagree.
 
     >>> x = np.linspace(0.1, 3.0, 40)
-    >>> samples = ude.Samples({"x": x}, 2.0 * x - 0.5 * x**2)
+    >>> samples = ude.search.Samples({"x": x}, 2.0 * x - 0.5 * x**2)
     >>> samples.nuisance.shape, samples.weights.shape
     ((40, 0), (40,))
     """
@@ -96,8 +96,8 @@ class Candidate:
     pareto: no other candidate of the search is both simpler and closer.
 
     >>> x = np.linspace(0.1, 3.0, 40)
-    >>> samples = ude.Samples({"x": x}, 2.0 * x - 0.5 * x**2)
-    >>> front = ude.LibraryRegressor(degree=2, unary=False, atoms=False).search(samples)
+    >>> samples = ude.search.Samples({"x": x}, 2.0 * x - 0.5 * x**2)
+    >>> front = ude.search.LibraryRegressor(degree=2, unary=False, atoms=False).search(samples)
     >>> simplest = front[0]
     >>> simplest.complexity <= front[-1].complexity, simplest.nmse >= 0.0
     (True, True)

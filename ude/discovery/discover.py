@@ -88,7 +88,7 @@ def discover(
     ...     ude.UDE("dx/dt = U(x)", unknown=ude.MLP("U", "x", width=4)),
     ...     data, stages="derivatives", options=quick, holdout=0, progress=False,
     ... )
-    >>> search = ude.LibraryRegressor(degree=2, max_terms=1, unary=False, atoms=False)
+    >>> search = ude.search.LibraryRegressor(degree=2, max_terms=1, unary=False, atoms=False)
     >>> found = ude.discover(fit, search, max_candidates=2, progress=False)
     >>> print(found)
     dx/dt = -0.8*x
@@ -247,7 +247,7 @@ def _searches(
     if not searches or not all(isinstance(search, SymbolicRegressor) for search in searches):
         raise InputError(
             "regressors are not usable",
-            expected="objects with a method search(samples), such as ude.LibraryRegressor()",
+            expected="objects with a method search(samples), such as ude.search.LibraryRegressor()",
             got=repr(regressors),
         )
     return searches

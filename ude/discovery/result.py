@@ -60,7 +60,7 @@ class Discovery:
     ...     ude.UDE("dx/dt = U(x)", unknown=ude.MLP("U", "x", width=4)),
     ...     data, stages="derivatives", options=quick, holdout=0, progress=False,
     ... )
-    >>> search = ude.LibraryRegressor(degree=2, max_terms=1, unary=False, atoms=False)
+    >>> search = ude.search.LibraryRegressor(degree=2, max_terms=1, unary=False, atoms=False)
     >>> found = ude.discover(fit, search, max_candidates=2, progress=False)
     >>> round(found.constants["U_c0"], 4), int(found.front["chosen"].sum())
     (-0.8, 1)

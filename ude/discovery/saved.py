@@ -35,7 +35,7 @@ class SavedDiscovery:
     numbers: what ``discovery.json`` says beside: formulas, constants, errors, verdict, ...
 
     >>> decay = ude.UDE("dx/dt = -k*x", parameters={"k": 1.0})
-    >>> saved = ude.SavedDiscovery(decay, np.array([[2.0]]), ("run",), np.array([[0.0, 1.0]]), "t")
+    >>> saved = ude.discovery.SavedDiscovery(decay, np.array([[2.0]]), ("run",), np.array([[0.0, 1.0]]), "t")
     >>> saved.predict(np.array([0.0, 1.0])).round(3)
     array([[2.   ],
            [0.736]])

@@ -68,7 +68,7 @@ class VectorContinuousCallback(Callback):
 
     >>> walls = lambda u, p, t: torch.stack([u[..., 0], 1.0 - u[..., 0]], -1)  # at 0 and at 1
     >>> turn = torch.tensor([1.0, -1.0], dtype=torch.float64)
-    >>> reflect = ude.VectorContinuousCallback(walls, lambda u, p, t, index: u * turn)
+    >>> reflect = ude.callbacks.VectorContinuousCallback(walls, lambda u, p, t, index: u * turn)
     >>> flight = lambda u, p, t: torch.stack([u[..., 1], 0.0 * u[..., 1]], -1)
     >>> sol = ude.solve(ude.ODEProblem(flight, [0.5, 1.0], (0.0, 2.0)), ude.Tsit5(), callback=reflect)
     >>> [round(float(event.t), 3) for event in sol.events]
@@ -128,7 +128,7 @@ class PresetTimeCallback(Callback):
 class PeriodicCallback(Callback):
     """Acts every `every` units of time after the start of the span (not at the start itself).
 
-    >>> dose = ude.PeriodicCallback(1.0, lambda u, p, t: u + 1.0)
+    >>> dose = ude.callbacks.PeriodicCallback(1.0, lambda u, p, t: u + 1.0)
     >>> sol = ude.solve(ude.ODEProblem(lambda u, p, t: 0.0 * u, [0.0], (0.0, 3.5)), ude.Tsit5(), callback=dose)
     >>> float(sol.u[-1, 0])
     3.0
@@ -156,7 +156,7 @@ class IterativeCallback(Callback):
         initial_affect: Whether it acts at the start as well, before the first step.
 
     >>> # a dose whenever the drug has decayed to 1/e of what it was: the time to the next grows with the rate
-    >>> again = ude.IterativeCallback(lambda u, p, t: t + 1.0 / p.k, lambda u, p, t: u + 1.0)
+    >>> again = ude.callbacks.IterativeCallback(lambda u, p, t: t + 1.0 / p.k, lambda u, p, t: u + 1.0)
     >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 3.5), dict(k=1.0))
     >>> [round(float(event.t), 3) for event in ude.solve(prob, ude.Tsit5(), callback=again).events]
     [1.0, 2.0, 3.0]
@@ -198,7 +198,7 @@ class PositiveDomain(DiscreteCallback):
 
     >>> # without it, the error of a loose solve goes below zero
     >>> prob = ude.ODEProblem(lambda u, p, t: -u.abs().sqrt(), [1.0], (0.0, 4.0))
-    >>> sol = ude.solve(prob, ude.Tsit5(), callback=ude.PositiveDomain(), reltol=1e-2, abstol=1e-3)
+    >>> sol = ude.solve(prob, ude.Tsit5(), callback=ude.callbacks.PositiveDomain(), reltol=1e-2, abstol=1e-3)
     >>> bool((sol.u >= 0.0).all())
     True
     """
@@ -241,8 +241,8 @@ class SavedValues:
 
     Trajectories are as long as they are: no padding. Before a solve both are None.
 
-    >>> saved = ude.SavedValues()
-    >>> save = ude.SavingCallback(lambda u, p, t: u.square().sum(-1), saved, saveat=[0.0, 1.0])
+    >>> saved = ude.callbacks.SavedValues()
+    >>> save = ude.callbacks.SavingCallback(lambda u, p, t: u.square().sum(-1), saved, saveat=[0.0, 1.0])
     >>> sol = ude.solve(ude.ODEProblem(lambda u, p, t: 0.0 * u, [3.0, 4.0], (0.0, 1.0)), ude.Tsit5(), callback=save)
     >>> saved.t.tolist(), saved.saveval.tolist()
     ([0.0, 1.0], [25.0, 25.0])
@@ -279,8 +279,8 @@ class SavingCallback(Callback):
     Raises:
         InputError: An argument cannot be used; or, by `solve`, a time lies outside tspan.
 
-    >>> saved = ude.SavedValues()
-    >>> flux = ude.SavingCallback(lambda u, p, t: p.k * u[..., 0], saved, saveat=0.5)
+    >>> saved = ude.callbacks.SavedValues()
+    >>> flux = ude.callbacks.SavingCallback(lambda u, p, t: p.k * u[..., 0], saved, saveat=0.5)
     >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 1.0), dict(k=2.0))
     >>> sol = ude.solve(prob, ude.Tsit5(), callback=flux)
     >>> saved.saveval.shape
@@ -322,7 +322,7 @@ class FunctionCallingCallback(Callback):
         InputError: An argument cannot be used; or, by `solve`, a time lies outside tspan.
 
     >>> seen = []
-    >>> look = ude.FunctionCallingCallback(lambda u, p, t, which: seen.append(round(float(t), 2)), funcat=0.5)
+    >>> look = ude.callbacks.FunctionCallingCallback(lambda u, p, t, which: seen.append(round(float(t), 2)), funcat=0.5)
     >>> sol = ude.solve(ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 1.0)), ude.Tsit5(), callback=look)
     >>> seen
     [0.0, 0.5, 1.0]

@@ -94,7 +94,9 @@ def fit(
     """
     chosen = checked_stages(stages)
     if not isinstance(model, Model):
-        raise InputError("fit needs a model", expected="a ude.Model such as ude.UDE(...)", got=type(model).__name__)
+        raise InputError(
+            "fit needs a model", expected="a ude.models.Model such as ude.UDE(...)", got=type(model).__name__
+        )
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError("seed is not usable", expected="an integer, zero or more", got=repr(seed))
     initial = read_u0(u0, model.states, len(data))

@@ -35,7 +35,7 @@ class InitialValue:
     >>> t = np.linspace(0.0, 3.0, 13)
     >>> data = ude.Dataset.from_arrays(t, 1.0 - np.exp(-t), "y")  # what x = exp(-t) turned into
     >>> model = ude.UDE(["dx/dt = -k*x", "dy/dt = k*x"], fit="k")
-    >>> start = ude.InitialValue(lower=0.0)
+    >>> start = ude.fitting.InitialValue(lower=0.0)
     >>> fit = ude.fit(model, data, u0={"x": start}, stages="single shooting", holdout=0, progress=False)
     >>> round(float(fit.u0[0, 0]), 3)
     1.0

@@ -40,7 +40,7 @@ _FURTHEST = math.log(1e3)
 class NoiseModel(ABC):
     """-log p(observed | predicted) of one observable; None among the fields: to be estimated.
 
-    >>> isinstance(ude.Gaussian(0.1), ude.NoiseModel)
+    >>> isinstance(ude.noise.Gaussian(0.1), ude.noise.NoiseModel)
     True
     """
 
@@ -106,7 +106,7 @@ class Gaussian(NoiseModel):
     >>> x = np.exp(-1.5 * t) * (1.0 + 0.02 * np.random.default_rng(0).standard_normal(15))
     >>> data = ude.Dataset.from_arrays(t, x, "x")
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
-    >>> fit = ude.fit(model, data, noise=ude.Gaussian(), stages="single shooting", holdout=0, progress=False)
+    >>> fit = ude.fit(model, data, noise=ude.noise.Gaussian(), stages="single shooting", holdout=0, progress=False)
     >>> 0.002 < fit.noise_models["x"].sigma < 0.02  # estimated, in the unit of x
     True
     """
@@ -131,7 +131,7 @@ class LogNormal(NoiseModel):
     >>> x = np.exp(-1.5 * t) * (1.0 + 0.02 * np.random.default_rng(0).standard_normal(15))
     >>> data = ude.Dataset.from_arrays(t, x, "x")
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
-    >>> fit = ude.fit(model, data, noise=ude.LogNormal(), stages="single shooting", holdout=0, progress=False)
+    >>> fit = ude.fit(model, data, noise=ude.noise.LogNormal(), stages="single shooting", holdout=0, progress=False)
     >>> 0.01 < fit.noise_models["x"].sigma < 0.04  # relative: 2 % were put in
     True
     """
@@ -165,7 +165,7 @@ class RelativeAbsolute(NoiseModel):
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
     >>> fit = ude.fit(
     ...     model, data, holdout=0, progress=False,
-    ...     noise=ude.RelativeAbsolute(absolute=0.001),
+    ...     noise=ude.noise.RelativeAbsolute(absolute=0.001),
     ...     stages="single shooting",
     ... )
     >>> 0.005 < fit.noise_models["x"].relative < 0.04
@@ -200,7 +200,7 @@ class StudentT(NoiseModel):
     >>> x = np.exp(-1.5 * t) * (1.0 + 0.02 * np.random.default_rng(0).standard_normal(15))
     >>> data = ude.Dataset.from_arrays(t, x, "x")
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
-    >>> fit = ude.fit(model, data, noise=ude.StudentT(), stages="single shooting", holdout=0, progress=False)
+    >>> fit = ude.fit(model, data, noise=ude.noise.StudentT(), stages="single shooting", holdout=0, progress=False)
     >>> abs(fit.model.values()["k"] - 1.5) < 0.1
     True
     """
@@ -225,7 +225,7 @@ class Poisson(NoiseModel):
     >>> t = np.arange(8.0)
     >>> data = ude.Dataset.from_arrays(t, np.random.default_rng(0).poisson(50.0 * np.exp(-0.3 * t)), "cases")
     >>> model = ude.UDE("dcases/dt = -k*cases", fit="k")
-    >>> fit = ude.fit(model, data, noise=ude.Poisson(), stages="single shooting", holdout=0, progress=False)
+    >>> fit = ude.fit(model, data, noise=ude.noise.Poisson(), stages="single shooting", holdout=0, progress=False)
     >>> abs(fit.model.values()["k"] - 0.3) < 0.1
     True
     """
@@ -255,7 +255,7 @@ class NegativeBinomial(NoiseModel):
     >>> model = ude.UDE("dcases/dt = -k*cases", fit="k")
     >>> fit = ude.fit(
     ...     model, data, holdout=0, progress=False,
-    ...     noise=ude.NegativeBinomial(),
+    ...     noise=ude.noise.NegativeBinomial(),
     ...     stages="single shooting",
     ... )
     >>> abs(fit.model.values()["k"] - 0.3) < 0.1
@@ -292,7 +292,7 @@ def noise_models(noise: Noise, observables: Sequence[str]) -> dict[str, NoiseMod
     if not isinstance(noise, Mapping) or not all(isinstance(model, NoiseModel) for model in noise.values()):
         raise InputError(
             "noise is not usable",
-            expected="a noise model such as ude.Gaussian(), or a dict observable -> noise model",
+            expected="a noise model such as ude.noise.Gaussian(), or a dict observable -> noise model",
             got=repr(noise),
         )
     if set(noise) != set(observables):
@@ -416,5 +416,5 @@ def _refuse(observable: str, observed: Tensor, bad: Tensor, noise: str, expected
             f"the data of {observable!r} cannot have {noise} noise",
             expected=expected,
             got=f"{float(observed[bad][0]):g}",
-            fix="Choose another noise model for it, such as ude.Gaussian().",
+            fix="Choose another noise model for it, such as ude.noise.Gaussian().",
         )

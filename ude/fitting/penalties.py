@@ -60,8 +60,8 @@ class NormalPrior(ParameterPrior):
     >>> fit = ude.fit(
     ...     model, data, holdout=0, progress=False,
     ...     stages="single shooting",
-    ...     noise=ude.Gaussian(0.01),
-    ...     priors={"k": ude.NormalPrior(mean=1.5, sd=0.1)},
+    ...     noise=ude.noise.Gaussian(0.01),
+    ...     priors={"k": ude.penalties.NormalPrior(mean=1.5, sd=0.1)},
     ... )
     >>> round(fit.model.values()["k"], 3)
     1.5
@@ -87,10 +87,10 @@ class LogNormalPrior(ParameterPrior):
     >>> t = np.linspace(0.0, 2.0, 9)
     >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
     >>> model = ude.UDE("dx/dt = -k*x", fit="k in [0, 9]")
-    >>> prior = {"k": ude.LogNormalPrior(median=1.5, sigma=0.5)}
+    >>> prior = {"k": ude.penalties.LogNormalPrior(median=1.5, sigma=0.5)}
     >>> fit = ude.fit(
     ...     model, data, holdout=0, progress=False,
-    ...     noise=ude.Gaussian(0.01),
+    ...     noise=ude.noise.Gaussian(0.01),
     ...     priors=prior,
     ...     stages="single shooting",
     ... )
@@ -123,7 +123,7 @@ class MagnitudePenalty(Penalty):
     """``weight mean (U / size)²`` along the smoothed data: the unknown function U explains only what the known part of
     the model cannot. `size` is U's unit; the output scale of its network when left out.
 
-    >>> ude.MagnitudePenalty("U1", weight=1e-2).output  # given to fit as penalties=[...]
+    >>> ude.penalties.MagnitudePenalty("U1", weight=1e-2).output  # given to fit as penalties=[...]
     'U1'
     """
 
@@ -162,7 +162,7 @@ class ResidualPenalty(Penalty):
         dI/dt + dR/dt"`` conserves a sum
     size:       the unit of the expression
 
-    >>> conserved = ude.ResidualPenalty("dS/dt + dI/dt + dR/dt", weight=1.0)  # given to fit as penalties=[conserved]
+    >>> conserved = ude.penalties.ResidualPenalty("dS/dt + dI/dt + dR/dt", weight=1.0)  # fit(penalties=[conserved])
     >>> conserved.size
     1.0
     """
@@ -241,14 +241,16 @@ def check_known(model: Model, priors: Mapping[str, ParameterPrior], penalties: I
         if not isinstance(penalty, Penalty):
             raise InputError(
                 "penalties are not usable",
-                expected="ude.ResidualPenalty(...) or ude.MagnitudePenalty(...)",
+                expected="ude.penalties.ResidualPenalty(...) or ude.penalties.MagnitudePenalty(...)",
                 got=repr(penalty),
             )
     table = model.parameters_table
     for name, prior in priors.items():
         if not isinstance(prior, ParameterPrior):
             raise InputError(
-                f"the prior of {name} is not usable", expected="ude.NormalPrior or ude.LogNormalPrior", got=repr(prior)
+                f"the prior of {name} is not usable",
+                expected="ude.penalties.NormalPrior or ude.penalties.LogNormalPrior",
+                got=repr(prior),
             )
         if name not in table:
             raise unknown_parameter(name, table)

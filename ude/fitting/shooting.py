@@ -102,7 +102,7 @@ class SolverOptions:
     >>> fit = ude.fit(
     ...     model, data, holdout=0, progress=False,
     ...     stages="single shooting",
-    ...     options=ude.FitOptions(solver=ude.SolverOptions(tolerance=1e-6)),
+    ...     options=ude.FitOptions(solver=ude.fitting.SolverOptions(tolerance=1e-6)),
     ... )
     >>> round(fit.model.values()["k"], 3)
     1.5

@@ -277,8 +277,8 @@ class Training:
         if self.meter.failed > max(_MANY, _LARGE_PART * self.meter.solves):
             warnings.warn(
                 f"{self.meter.failed} of {self.meter.solves} simulations of a window broke down during the fit, and "
-                "their missing points cost a penalty. Begin with ude.DerivativeMatching() or shorter windows "
-                "(ude.MultipleShooting(window_steps=...)), or bound the parameters.",
+                "their missing points cost a penalty. Begin with ude.stages.DerivativeMatching() or shorter windows "
+                "(ude.stages.MultipleShooting(window_steps=...)), or bound the parameters.",
                 RuntimeWarning,
                 stacklevel=3,
             )

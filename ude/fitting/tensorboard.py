@@ -25,7 +25,7 @@ class TensorBoard:
     >>> t = np.linspace(0.0, 2.0, 9)
     >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
-    >>> board = ude.TensorBoard("logs/first")
+    >>> board = ude.fitting.TensorBoard("logs/first")
     >>> fit = ude.fit(model, data, stages="single shooting", callback=board, holdout=0, progress=False)
     >>> board.close()
     >>> from pathlib import Path

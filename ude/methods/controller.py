@@ -141,7 +141,7 @@ class IController:
     Source: E. Hairer, S. P. Norsett & G. Wanner, Solving ODEs I, II.4.
 
     >>> prob = ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 5.0))
-    >>> ude.solve(prob, ude.KenCarp4(), controller=ude.IController(qsteady_max=1.2)).success
+    >>> ude.solve(prob, ude.KenCarp4(), controller=ude.methods.IController(qsteady_max=1.2)).success
     tensor(True)
     """
 
@@ -201,7 +201,7 @@ class PIController:
     Source: K. Gustafsson, ACM TOMS 17 (1991) 533; E. Hairer & G. Wanner, Solving ODEs II, IV.2.
 
     >>> prob = ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 5.0))
-    >>> careful = ude.PIController(qmax=1.5)  # steps grow by half at most
+    >>> careful = ude.methods.PIController(qmax=1.5)  # steps grow by half at most
     >>> more = ude.solve(prob, ude.Tsit5(), controller=careful).stats.accepted_steps
     >>> bool(more >= ude.solve(prob, ude.Tsit5()).stats.accepted_steps)
     True
@@ -280,7 +280,7 @@ class PIDController:
     C. A. Kennedy & M. H. Carpenter, Appl. Numer. Math. 44 (2003) 139.
 
     >>> prob = ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 5.0))
-    >>> ude.solve(prob, ude.Tsit5(), controller=ude.PIDController(0.7, -0.4)).success
+    >>> ude.solve(prob, ude.Tsit5(), controller=ude.methods.PIDController(0.7, -0.4)).success
     tensor(True)
     """
 

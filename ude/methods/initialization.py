@@ -29,7 +29,7 @@ class BrownFullBasicInit(InitializationAlgorithm):
     >>> constraint = lambda u, p, t: torch.stack([-u[..., 0], u[..., 0] - u[..., 1]], -1)
     >>> f = ude.ODEFunction(constraint, mass_matrix=[[1.0, 0.0], [0.0, 0.0]])
     >>> prob = ude.ODEProblem(f, [1.0, 5.0], (0.0, 1.0))
-    >>> ude.solve(prob, ude.Rodas5P(), initializealg=ude.BrownFullBasicInit()).u[0].tolist()
+    >>> ude.solve(prob, ude.Rodas5P(), initializealg=ude.methods.BrownFullBasicInit()).u[0].tolist()
     [1.0, 1.0]
     """
 
@@ -52,7 +52,8 @@ class CheckInit(InitializationAlgorithm):
 
     >>> constraint = lambda u, p, t: torch.stack([-u[..., 0], u[..., 0] - u[..., 1]], -1)
     >>> f = ude.ODEFunction(constraint, mass_matrix=[[1.0, 0.0], [0.0, 0.0]])
-    >>> ude.solve(ude.ODEProblem(f, [1.0, 5.0], (0.0, 1.0)), ude.Rodas5P(), initializealg=ude.CheckInit()).retcode.name
+    >>> prob = ude.ODEProblem(f, [1.0, 5.0], (0.0, 1.0))
+    >>> ude.solve(prob, ude.Rodas5P(), initializealg=ude.methods.CheckInit()).retcode.name
     'InitialFailure'
     """
 
@@ -68,7 +69,7 @@ class NoInit(InitializationAlgorithm):
 
     >>> constraint = lambda u, p, t: torch.stack([-u[..., 0], u[..., 0] - u[..., 1]], -1)
     >>> f = ude.ODEFunction(constraint, mass_matrix=[[1.0, 0.0], [0.0, 0.0]])
-    >>> ude.solve(ude.ODEProblem(f, [1.0, 1.0], (0.0, 1.0)), ude.Rodas5P(), initializealg=ude.NoInit()).success
+    >>> ude.solve(ude.ODEProblem(f, [1.0, 1.0], (0.0, 1.0)), ude.Rodas5P(), initializealg=ude.methods.NoInit()).success
     tensor(True)
     """
 

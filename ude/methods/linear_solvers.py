@@ -16,7 +16,7 @@ class LinearSolver:
 class LU(LinearSolver):
     """Form the matrix and factorize it once a step: the choice up to some hundred states.
 
-    >>> ude.KenCarp4().linsolve == ude.LU()
+    >>> ude.KenCarp4().linsolve == ude.methods.LU()
     True
     """
 
@@ -41,7 +41,7 @@ class GMRES(LinearSolver):
     Source: Y. Saad, M. H. Schultz, SIAM J. Sci. Stat. Comput. 7 (1986) 856.
 
     >>> prob = ude.ODEProblem(lambda u, p, t: -100.0 * u, torch.ones(4).double(), (0.0, 1.0))
-    >>> ude.solve(prob, ude.KenCarp4(linsolve=ude.GMRES())).success
+    >>> ude.solve(prob, ude.KenCarp4(linsolve=ude.methods.GMRES())).success
     tensor(True)
     """
 

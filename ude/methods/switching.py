@@ -116,7 +116,7 @@ class AutoVern7(AutoSwitch):
     """`Vern7` for tight tolerances, and where the problem is stiff the method given: ``AutoVern7(Rodas5P())``.
     Options: `AutoSwitch`'s.
 
-    >>> ude.AutoVern7(ude.Rodas5P()).name
+    >>> ude.methods.AutoVern7(ude.Rodas5P()).name
     'AutoVern7(Rodas5P)'
     """
 

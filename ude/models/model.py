@@ -40,7 +40,7 @@ class Model(nn.Module):
 
     >>> model = ude.UDE("dx/dt = -k*x + U(x)", parameters={"k": 2.0})
     >>> known = model.replace({"U": ude.Symbolic({"U": "c0*x"}, inputs="x", parameters={"c0": 0.5})})
-    >>> isinstance(known, ude.Model), known.unknown_outputs, known.values()["U_c0"]
+    >>> isinstance(known, ude.models.Model), known.unknown_outputs, known.values()["U_c0"]
     (True, (), 0.5)
     >>> prob = known.problem(u0=[1.0], tspan=(0.0, 1.0))
     >>> round(float(ude.solve(prob, ude.Tsit5(), reltol=1e-8, abstol=1e-8).u[-1, 0].detach()), 6)  # exp(-1.5)

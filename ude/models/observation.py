@@ -19,7 +19,7 @@ class Observation:
 
     Raises ModelError, with a caret under the place, for what does not parse; InputError for what is not usable.
 
-    >>> ude.Observation("total = s*(x + y)")
+    >>> ude.models.Observation("total = s*(x + y)")
     Observation('total = s*(x + y)')
     """
 

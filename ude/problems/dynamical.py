@@ -84,7 +84,7 @@ def DynamicalODEProblem(
 
     >>> pull = lambda v, u, p, t: -u
     >>> prob = ude.DynamicalODEProblem(pull, lambda v, u, p, t: v, v0=[0.0], u0=[1.0], tspan=(0.0, 6.0))
-    >>> sol = ude.solve(prob, ude.VelocityVerlet(), adaptive=False, dt=0.01)
+    >>> sol = ude.solve(prob, ude.methods.VelocityVerlet(), adaptive=False, dt=0.01)
     >>> round(float(sol.u[-1].square().sum()), 3)  # twice the energy, which was 1
     1.0
     """
@@ -120,7 +120,7 @@ def SecondOrderODEProblem(
         InputError: An argument cannot be used, or du0 and u0 have different shapes.
 
     >>> prob = ude.SecondOrderODEProblem(lambda du, u, p, t: -u, du0=[0.0], u0=[1.0], tspan=(0.0, 1.0), names="x")
-    >>> sol = ude.solve(prob, ude.KahanLi8(), adaptive=False, dt=0.1)
+    >>> sol = ude.solve(prob, ude.methods.KahanLi8(), adaptive=False, dt=0.1)
     >>> sol.names, round(float(sol["x"][-1]), 6)
     (('dx', 'x'), 0.540302)
     """

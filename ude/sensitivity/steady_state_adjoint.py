@@ -29,7 +29,7 @@ class SteadyStateAdjoint:
 
     >>> rate = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     >>> prob = ude.SteadyStateProblem(lambda u, p, t: 3.0 - p.rate * u, [0.0], dict(rate=rate))
-    >>> (slope,) = torch.autograd.grad(ude.solve(prob, sensealg=ude.SteadyStateAdjoint())[-1].sum(), rate)
+    >>> (slope,) = torch.autograd.grad(ude.solve(prob, sensealg=ude.sensitivity.SteadyStateAdjoint())[-1].sum(), rate)
     >>> round(float(slope), 6)  # of 3/rate
     -0.75
     """

@@ -45,7 +45,7 @@ class SteadyStateProblem(ODEProblem):
         InputError: u0, p or names cannot be used.
 
     >>> decay = SteadyStateProblem(lambda u, p, t: p.supply - p.rate * u, [0.0], dict(supply=3.0, rate=2.0))
-    >>> from ude import solve
+    >>> from ude.solving import solve
     >>> round(float(solve(decay)[-1]), 6)
     1.5
     """
@@ -75,7 +75,7 @@ class DynamicSS(SteadyStateAlgorithm):
         InputError: A tolerance or tspan is not positive.
 
     >>> prob = ude.SteadyStateProblem(lambda u, p, t: u - u**3, [0.1])  # 0 is steady, but not stable
-    >>> round(float(ude.solve(prob, ude.DynamicSS())[-1]), 4)
+    >>> round(float(ude.solve(prob, ude.steady_state.DynamicSS())[-1]), 4)
     1.0
     """
 
@@ -109,7 +109,7 @@ class SSRootfind(SteadyStateAlgorithm):
     Source: P. Deuflhard, Newton Methods for Nonlinear Problems, 2011, chapter 3 (natural monotonicity test).
 
     >>> prob = ude.SteadyStateProblem(lambda u, p, t: u - u**3, [0.1])
-    >>> abs(float(ude.solve(prob, ude.SSRootfind())[-1])) < 1e-6
+    >>> abs(float(ude.solve(prob, ude.steady_state.SSRootfind())[-1])) < 1e-6
     True
     """
 
@@ -143,7 +143,7 @@ class TerminateSteadyState(Callback):
     Source: the rule and names of DiffEqCallbacks.jl.
 
     >>> prob = ude.ODEProblem(lambda u, p, t: 1.0 - u, [0.0], (0.0, 1000.0))
-    >>> sol = ude.solve(prob, ude.Tsit5(), callback=ude.TerminateSteadyState(abstol=1e-4))
+    >>> sol = ude.solve(prob, ude.Tsit5(), callback=ude.steady_state.TerminateSteadyState(abstol=1e-4))
     >>> sol.retcode.name, float(sol.t[-1]) < 100.0
     ('Terminated', True)
     """

@@ -64,7 +64,7 @@ def test_hudson_bay_least_squares_is_the_published_one() -> None:
 
 def test_hudson_bay_with_log_normal_noise_is_that_of_stans_case_study() -> None:
     """B. Carpenter, Predator-Prey Population Dynamics (2018): posterior means .55, .028, .80, .024, noise .25."""
-    noise = {"hare": ude.LogNormal(0.25), "lynx": ude.LogNormal(0.25)}
+    noise = {"hare": ude.noise.LogNormal(0.25), "lynx": ude.noise.LogNormal(0.25)}
     fit = fit_closed_form(replace(LOTKA_VOLTERRA, noise=noise), [PELTS], scale=np.ones(2))
     assert fit.success
     assert [fit.values[name] for name in "abcd"] == pytest.approx([0.55, 0.028, 0.80, 0.024], rel=0.05)
@@ -76,7 +76,7 @@ def test_hudson_bay_with_log_normal_noise_is_that_of_stans_case_study() -> None:
 
 def test_jacobian_of_stabilized_counts_is_that_of_differences() -> None:
     rates = {"x": -k * sp.Symbol("x")}
-    decay = ClosedSystem(("x",), rates, {"k": Constant(0.4)}, noise={"x": ude.Poisson()})
+    decay = ClosedSystem(("x",), rates, {"k": Constant(0.4)}, noise={"x": ude.noise.Poisson()})
     data = [Trajectory(np.arange(6.0), np.array([[50.0], [31.0], [24.0], [14.0], [12.0], [6.0]]))]
     fixed = FitOptions(max_iterations=1)
     fit = fit_closed_form(decay, data, np.array([[50.0]]), np.ones(1), fixed)

@@ -24,7 +24,7 @@ def found() -> Discovery:
     data = ude.Dataset.from_arrays(t, x[:, None], ["x"], time_name="day")
     early = FitOptions(derivative_iterations=(100, 100), multiple_iterations=10, single_iterations=(0, 20))
     fit = ude.fit(model, data, options=early, progress=False)
-    return ude.discover(fit, ude.LibraryRegressor(), options=SelectionOptions(max_candidates=3), progress=False)
+    return ude.discover(fit, ude.search.LibraryRegressor(), options=SelectionOptions(max_candidates=3), progress=False)
 
 
 def test_prediction_is_that_of_training_constants_and_held_out_points_are_hollow(found: Discovery) -> None:

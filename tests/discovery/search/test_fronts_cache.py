@@ -115,7 +115,7 @@ def test_folder_that_is_a_file_is_said(samples: Samples, tmp_path: Path) -> None
 
 
 def test_candidates_of_the_library_are_kept(samples: Samples, tmp_path: Path) -> None:
-    search = ude.LibraryRegressor(degree=2, max_terms=2)
+    search = ude.search.LibraryRegressor(degree=2, max_terms=2)
     first = front_kept_in(tmp_path, samples, [search])
     assert (tmp_path / FOLDER / "U.json").is_file()
     assert front_kept_in(tmp_path, samples, [search]) == first

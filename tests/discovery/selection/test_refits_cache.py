@@ -64,8 +64,8 @@ def test_another_question_is_asked_anew(tmp_path: Path, asked: list[ClosedSystem
     questions = [
         (SYSTEM, DATA, None, FitOptions()),
         (replace(SYSTEM, parameters={"c0": Constant(1.1, 0.0)}), DATA, None, FitOptions()),
-        (replace(SYSTEM, noise={"x": ude.LogNormal(0.1)}), DATA, None, FitOptions()),
-        (replace(SYSTEM, noise={"x": ude.LogNormal(0.2)}), DATA, None, FitOptions()),
+        (replace(SYSTEM, noise={"x": ude.noise.LogNormal(0.1)}), DATA, None, FitOptions()),
+        (replace(SYSTEM, noise={"x": ude.noise.LogNormal(0.2)}), DATA, None, FitOptions()),
         (SYSTEM, [moved], None, FitOptions()),
         (SYSTEM, [forced], None, FitOptions()),
         *[(SYSTEM, [other], None, FitOptions()) for other in others],

@@ -142,12 +142,12 @@ def chemistry() -> tuple[ude.ODEProblem, list[Tensor], list[Tensor]]:
 CASES = {
     "own rates, Tsit5": (own_rates, ude.Tsit5()),
     "own rates, Vern7": (own_rates, ude.Vern7()),
-    "own rates, DP8": (own_rates, ude.DP8()),
+    "own rates, DP8": (own_rates, ude.methods.DP8()),
     "network, Tsit5": (network, ude.Tsit5()),
-    "network in global memory, BS3": (lambda: network(80), ude.BS3()),
+    "network in global memory, BS3": (lambda: network(80), ude.methods.BS3()),
     "network, default": (network, None),
     "stiff, KenCarp4": (stiff, ude.KenCarp4()),
-    "chemistry, Kvaerno5": (chemistry, ude.Kvaerno5()),
+    "chemistry, Kvaerno5": (chemistry, ude.methods.Kvaerno5()),
 }
 
 

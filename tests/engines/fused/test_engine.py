@@ -21,7 +21,15 @@ from ude.errors import EngineRefused
 
 pytestmark = pytest.mark.skipif(why_no_compiler() is not None, reason="there is no C compiler")
 
-EXPLICIT = [ude.BS3(), ude.DP5(), ude.Tsit5(), ude.Vern6(), ude.Vern7(), ude.Vern9(), ude.DP8()]
+EXPLICIT = [
+    ude.methods.BS3(),
+    ude.methods.DP5(),
+    ude.Tsit5(),
+    ude.methods.Vern6(),
+    ude.Vern7(),
+    ude.methods.Vern9(),
+    ude.methods.DP8(),
+]
 
 
 def leaves_of(p: dict[str, float]) -> dict[str, Tensor]:
@@ -60,7 +68,7 @@ class TestAgreement:
         if not alg.tableau.extra_a:  # of which the torch engine counts those that the saves need
             assert sol.stats.nf == solved("torch", lotka_volterra, u0, (0.0, 4.0), p, alg, **options).stats.nf
 
-    @pytest.mark.parametrize("alg", [ude.Euler(), ude.RK4(), ude.Tsit5()], ids=lambda alg: alg.name)
+    @pytest.mark.parametrize("alg", [ude.methods.Euler(), ude.RK4(), ude.Tsit5()], ids=lambda alg: alg.name)
     def test_fixed_steps_agree(self, alg):
         p, u0 = leaves_of(LV), torch.tensor([1.0, 1.0], dtype=torch.float64, requires_grad=True)
         options = {"saveat": 0.25, "dt": 0.05, "adaptive": False}
@@ -124,7 +132,12 @@ class TestAgreement:
 
     def test_other_sensitivities_run_on_a_fused_solve(self):
         expected = None
-        for sensealg in (ude.DiscreteAdjoint(), ude.InterpolatingAdjoint(), ude.ForwardSensitivity(), ude.Autograd()):
+        for sensealg in (
+            ude.DiscreteAdjoint(),
+            ude.InterpolatingAdjoint(),
+            ude.ForwardSensitivity(),
+            ude.sensitivity.Autograd(),
+        ):
             p, u0 = leaves_of(LV), torch.tensor([1.0, 1.0], dtype=torch.float64)
             sol = solved(
                 "fused", lotka_volterra, u0, (0.0, 2.0), p, saveat=0.5, reltol=1e-10, abstol=1e-10, sensealg=sensealg
@@ -340,7 +353,7 @@ class TestRefusals:
     def test_an_unknown_operator_is_named_with_its_line(self):
         said = self.refused(lambda u, p, t: torch.linalg.inv(torch.diag(u)) @ u)
         assert "linalg_inv" in said
-        assert "test_fused_engine.py" in said
+        assert "test_engine.py" in said
 
     def test_a_decision_on_values_is_refused(self):
         assert "torch.where" in self.refused(lambda u, p, t: u if float(u[0]) > 0 else -u)

@@ -26,15 +26,15 @@ from ude.errors import EngineRefused
 pytestmark = pytest.mark.skipif(why_no_compiler() is not None, reason="there is no C compiler")
 
 METHODS = [
-    ude.ImplicitEuler(),
-    ude.Trapezoid(),
-    ude.TRBDF2(),
-    ude.KenCarp3(),
+    ude.methods.ImplicitEuler(),
+    ude.methods.Trapezoid(),
+    ude.methods.TRBDF2(),
+    ude.methods.KenCarp3(),
     ude.KenCarp4(),
-    ude.KenCarp5(),
-    ude.Kvaerno3(),
-    ude.Kvaerno4(),
-    ude.Kvaerno5(),
+    ude.methods.KenCarp5(),
+    ude.methods.Kvaerno3(),
+    ude.methods.Kvaerno4(),
+    ude.methods.Kvaerno5(),
 ]
 
 
@@ -130,7 +130,7 @@ class TestAgreement:
         assert (sol.stats.nf, sol.stats.njacs, sol.stats.nw) == (plain.nf, plain.njacs, plain.nw)
         assert 0 < sol.stats.njacs < sol.stats.nw
 
-    @pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.Kvaerno5(), ude.TRBDF2()], ids=name)
+    @pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.methods.Kvaerno5(), ude.methods.TRBDF2()], ids=name)
     def test_parameters_of_each_trajectory_give_each_its_own_steps(self, alg):
         generator = torch.Generator().manual_seed(0)
         p = {
@@ -144,7 +144,7 @@ class TestAgreement:
         )
         assert len(set(sol.stats.accepted_steps.tolist())) > 3
 
-    @pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.Kvaerno5()], ids=name)
+    @pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.methods.Kvaerno5()], ids=name)
     def test_lanes_of_other_stiffness_and_other_spans_agree(self, alg):
         mu = torch.tensor([1.0, 1000.0, 30.0, 100.0, 5.0, 300.0], dtype=torch.float64, requires_grad=True)
         ends = torch.tensor([6.0, 900.0, 7.0, 200.0, -0.5, 500.0], dtype=torch.float64)
@@ -156,12 +156,12 @@ class TestAgreement:
     def test_hires_agrees_and_ends_at_its_published_values(self):
         u0 = torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0.0057], dtype=torch.float64, requires_grad=True)
         prob = ude.ODEProblem(hires, u0, (0.0, 321.8122))
-        sol = assert_engines_agree(prob, ude.KenCarp5(), [u0], saveat=[5.0, 321.8122], reltol=1e-6, abstol=1e-9)
+        sol = assert_engines_agree(prob, ude.methods.KenCarp5(), [u0], saveat=[5.0, 321.8122], reltol=1e-6, abstol=1e-9)
         torch.testing.assert_close(sol.u[-1].detach(), HIRES_END, rtol=1e-3, atol=1e-7)
 
     def test_van_der_pol_ends_at_its_published_value(self):
         prob = ude.ODEProblem(van_der_pol, [2.0, 0.0], (0.0, 2000.0), {"mu": 1000.0})
-        sol = ude.solve(prob, ude.Kvaerno5(), engine="fused", saveat=[2000.0], reltol=1e-8, abstol=1e-10)
+        sol = ude.solve(prob, ude.methods.Kvaerno5(), engine="fused", saveat=[2000.0], reltol=1e-8, abstol=1e-10)
         torch.testing.assert_close(sol.u[-1], VAN_DER_POL_1E3_END, rtol=1e-4, atol=1e-8)
 
     @pytest.mark.parametrize("batch", [(), (9,)])
@@ -189,10 +189,10 @@ class TestAgreement:
         u0 = torch.ones(5, 3, dtype=torch.float64, requires_grad=True)
         prob = ude.ODEProblem(f, u0, (0.0, 1.0), {"k": k, "m": m})
         options = {"dt": 0.02, "adaptive": False, "saveat": [0.5, 1.0]}
-        assert_engines_agree(prob, ude.Kvaerno3(), [u0, k, m], **options)
+        assert_engines_agree(prob, ude.methods.Kvaerno3(), [u0, k, m], **options)
         # the middle trajectory's matrix is that of a rotation by 50 a step: without pivoting its digits would go
         alone = ude.ODEProblem(f, u0[3], (0.0, 1.0), {"k": k[3], "m": m[3]})
-        assert_engines_agree(alone, ude.Kvaerno3(), [u0, k, m], **options)
+        assert_engines_agree(alone, ude.methods.Kvaerno3(), [u0, k, m], **options)
 
     @pytest.mark.parametrize("alg", ALL, ids=name)
     def test_fixed_steps_agree(self, alg):
@@ -250,13 +250,13 @@ class TestGradients:
         expected = (end(0.04 + shift) - end(0.04 - shift)) / (2 * shift)
         k1 = number(0.04)
         prob = ude.ODEProblem(robertson, [1.0, 0.0, 0.0], (0.0, 40.0), {**ROBERTSON, "k1": k1})
-        alg = ude.KenCarp5(newton_tolerance=tolerance)
+        alg = ude.methods.KenCarp5(newton_tolerance=tolerance)
         sol = ude.solve(prob, alg, engine="fused", saveat=[40.0], reltol=1e-9, abstol=1e-13)
         found = [float(torch.autograd.grad(sol.u[-1, i], k1, retain_graph=True)[0]) for i in range(3)]
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
     @pytest.mark.parametrize(
-        "alg", [ude.KenCarp4(newton_tolerance=1e-8), ude.Trapezoid(newton_tolerance=1e-8)], ids=name
+        "alg", [ude.KenCarp4(newton_tolerance=1e-8), ude.methods.Trapezoid(newton_tolerance=1e-8)], ids=name
     )
     def test_the_gradient_is_the_derivative_of_the_steps_taken(self, alg):
         """With fixed steps the solve is a smooth function, whose central difference the adjoint must match."""
@@ -295,7 +295,7 @@ class TestEndings:
 
     def test_a_fixed_step_too_large_for_newton_ends_in_convergence_failure(self):
         prob = ude.ODEProblem(jump, [0.05], (0.0, 1.0))
-        sol = ude.solve(prob, ude.ImplicitEuler(), engine="fused", dt=0.1, adaptive=False)
+        sol = ude.solve(prob, ude.methods.ImplicitEuler(), engine="fused", dt=0.1, adaptive=False)
         assert sol.retcode == ude.ReturnCode.ConvergenceFailure
 
     def test_a_blow_up_and_the_end_of_a_domain_are_reported_of_their_lane(self):

@@ -119,4 +119,4 @@ def test_an_operator_in_a_form_without_a_rule_is_named(monkeypatch):
     sol = ude.solve(prob, ude.Tsit5())
     assert sol.stats.engine == "torch"
     assert "erfinv" in sol.stats.why_not["fused"]
-    assert "test_fused_fallback.py" in sol.stats.why_not["fused"]
+    assert "test_fallback.py" in sol.stats.why_not["fused"]

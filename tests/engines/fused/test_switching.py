@@ -30,7 +30,12 @@ def gradients(sol: ude.Solution, wanted: list[Tensor]) -> list[Tensor]:
 class TestNothingStiff:
     @pytest.mark.parametrize(
         "alg",
-        [None, ude.AutoTsit5(ude.KenCarp4()), ude.AutoVern7(ude.Rodas5P()), ude.AutoSwitch(ude.DP5(), ude.TRBDF2())],
+        [
+            None,
+            ude.AutoTsit5(ude.KenCarp4()),
+            ude.methods.AutoVern7(ude.Rodas5P()),
+            ude.methods.AutoSwitch(ude.methods.DP5(), ude.methods.TRBDF2()),
+        ],
         ids=lambda alg: "default" if alg is None else alg.name,
     )
     @pytest.mark.parametrize("batch", [(), (7,)])
@@ -120,7 +125,9 @@ class TestStiffness:
             assert torch.equal(found(17.0), plain(17.0))
 
     @pytest.mark.parametrize(
-        "sensealg", [ude.InterpolatingAdjoint(), ude.ForwardSensitivity(), ude.Autograd()], ids=lambda s: s.name
+        "sensealg",
+        [ude.InterpolatingAdjoint(), ude.ForwardSensitivity(), ude.sensitivity.Autograd()],
+        ids=lambda s: s.name,
     )
     def test_other_sensitivities_run_on_what_was_handed_on(self, sensealg):
         mu = torch.tensor(40.0, dtype=torch.float64, requires_grad=True)

@@ -312,11 +312,15 @@ def test_a_linear_invariant_is_kept():
 
 
 def test_options_that_cannot_be_used_are_refused():
-    with pytest.raises(ude.InputError, match="max_order is no order of FBDF: expected 1 to 5, got 6"):
+    with pytest.raises(ude.errors.InputError, match="max_order is no order of FBDF: expected 1 to 5, got 6"):
         ude.FBDF(max_order=6)
-    with pytest.raises(ude.InputError, match="newton_tolerance is a part of the tolerance: expected a number between"):
+    with pytest.raises(
+        ude.errors.InputError, match="newton_tolerance is a part of the tolerance: expected a number between"
+    ):
         ude.FBDF(newton_tolerance=1.0)
-    with pytest.raises(ude.InputError, match="newton_maxiters allows no estimate of the rate of convergence: expected"):
+    with pytest.raises(
+        ude.errors.InputError, match="newton_maxiters allows no estimate of the rate of convergence: expected"
+    ):
         ude.FBDF(newton_maxiters=1)
 
 
@@ -362,7 +366,7 @@ def test_a_stop_starts_again_at_a_step_that_order_one_can_take():
 def test_checkpoints_are_refused_in_one_sentence():
     u0 = numbers(1.0).requires_grad_()
     with pytest.raises(
-        ude.EngineRefused,
+        ude.errors.EngineRefused,
         match="FBDF's steps are made of the states before them, so DiscreteAdjoint holds them all: leave its "
         "checkpoints out",
     ):

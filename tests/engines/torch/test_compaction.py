@@ -259,7 +259,10 @@ STRUCTURES = {
     "split": [ude.KenCarp4()],
     "mass matrix": [ude.KenCarp4(), ude.Rodas5P(), ude.FBDF()],
     "jac": [ude.KenCarp4(), ude.Rodas5P()],
-    "GMRES": [ude.KenCarp4(linsolve=ude.GMRES(reltol=1e-10)), ude.Rodas5P(linsolve=ude.GMRES(reltol=1e-10))],
+    "GMRES": [
+        ude.KenCarp4(linsolve=ude.methods.GMRES(reltol=1e-10)),
+        ude.Rodas5P(linsolve=ude.methods.GMRES(reltol=1e-10)),
+    ],
 }
 
 

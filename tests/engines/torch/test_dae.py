@@ -13,17 +13,17 @@ import ude
 from benchmarks import reference_problems
 
 ALL = [
-    ude.ImplicitEuler(),
-    ude.Trapezoid(),
-    ude.TRBDF2(),
-    ude.KenCarp3(),
+    ude.methods.ImplicitEuler(),
+    ude.methods.Trapezoid(),
+    ude.methods.TRBDF2(),
+    ude.methods.KenCarp3(),
     ude.KenCarp4(),
-    ude.KenCarp5(),
-    ude.Kvaerno3(),
-    ude.Kvaerno4(),
-    ude.Kvaerno5(),
-    ude.Rosenbrock23(),
-    ude.Rodas4(),
+    ude.methods.KenCarp5(),
+    ude.methods.Kvaerno3(),
+    ude.methods.Kvaerno4(),
+    ude.methods.Kvaerno5(),
+    ude.methods.Rosenbrock23(),
+    ude.methods.Rodas4(),
     ude.Rodas5P(),
     *(ude.FBDF(max_order=order) for order in (1, 2, 3)),
 ]
@@ -84,7 +84,9 @@ def test_both_kinds_of_variables_converge_with_the_order_of_the_method(alg):
     assert bool((measured > order - 0.35).all()), measured
 
 
-@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.Kvaerno5(), ude.Rodas4(), ude.Rodas5P()], ids=by_name)
+@pytest.mark.parametrize(
+    "alg", [ude.KenCarp4(), ude.methods.Kvaerno5(), ude.methods.Rodas4(), ude.Rodas5P()], ids=by_name
+)
 def test_dense_output_of_a_dae_is_at_least_of_order_three(alg):
     times = torch.linspace(0.05, 1.95, 77, dtype=torch.float64)
     errors = []
@@ -97,7 +99,9 @@ def test_dense_output_of_a_dae_is_at_least_of_order_three(alg):
     assert bool((torch.log2(errors[0] / errors[1]) / 2 > 2.8).all())
 
 
-@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.Rodas5P(), ude.TRBDF2(), ude.Kvaerno5(), ude.FBDF()], ids=by_name)
+@pytest.mark.parametrize(
+    "alg", [ude.KenCarp4(), ude.Rodas5P(), ude.methods.TRBDF2(), ude.methods.Kvaerno5(), ude.FBDF()], ids=by_name
+)
 def test_error_control_reaches_the_algebraic_variable(alg):
     errors = []
     for tolerance in (1e-4, 1e-7):
@@ -133,13 +137,15 @@ def test_explicit_methods_divide_a_regular_mass_matrix_out():
 @pytest.mark.parametrize("alg", [ude.Tsit5(), ude.Vern7(), ude.TorchDiffEq("dopri5")], ids=by_name)
 def test_explicit_methods_refuse_a_dae_and_name_methods_that_solve_it(alg):
     with pytest.raises(
-        ude.InputError, match=r"cannot solve a system whose mass matrix is singular.*rank 1 of 2.*Rodas5P"
+        ude.errors.InputError, match=r"cannot solve a system whose mass matrix is singular.*rank 1 of 2.*Rodas5P"
     ):
         ude.solve(problem(), alg, saveat=[2.0])
 
 
 # errors of the many small steps of a multistep method add up to more
-@pytest.mark.parametrize(("alg", "multiple"), [(ude.Rodas5P(), 1), (ude.KenCarp5(), 1), (ude.FBDF(), 10)], ids=by_name)
+@pytest.mark.parametrize(
+    ("alg", "multiple"), [(ude.Rodas5P(), 1), (ude.methods.KenCarp5(), 1), (ude.FBDF(), 10)], ids=by_name
+)
 @pytest.mark.parametrize(("name", "loose", "tight"), [("chemakzo", 1e-6, 1e-8), ("rober_dae", 1e-4, 1e-6)])
 def test_reference_daes_are_solved(alg, multiple, name, loose, tight):
     reference = reference_problems.get(name)
@@ -175,7 +181,7 @@ def test_newtons_iteration_for_the_start_shortens_steps_that_lead_away():
 
 
 def test_check_init_accepts_a_consistent_start_and_fails_another():
-    options = {"saveat": [1.0], "initializealg": ude.CheckInit()}
+    options = {"saveat": [1.0], "initializealg": ude.methods.CheckInit()}
     assert ude.solve(problem(z=0.04), ude.Rodas5P(), **options).success
     failed = ude.solve(problem(z=0.05), ude.Rodas5P(), **options)
     assert failed.retcode == ude.ReturnCode.InitialFailure
@@ -184,17 +190,19 @@ def test_check_init_accepts_a_consistent_start_and_fails_another():
 
 
 def test_no_init_starts_where_it_is_told():
-    sol = ude.solve(problem(z=0.05), ude.KenCarp4(), saveat=[0.0, 1.0], initializealg=ude.NoInit())
+    sol = ude.solve(problem(z=0.05), ude.KenCarp4(), saveat=[0.0, 1.0], initializealg=ude.methods.NoInit())
     torch.testing.assert_close(sol.u[0], problem(z=0.05).u0)
 
 
 def test_another_initialization_is_refused():
-    with pytest.raises(ude.InputError, match=r"initializealg is none that ude has: expected one of BrownFullBasicInit"):
+    with pytest.raises(
+        ude.errors.InputError, match=r"initializealg is none that ude has: expected one of BrownFullBasicInit"
+    ):
         ude.solve(problem(), ude.Rodas5P(), initializealg="brown")  # type: ignore[arg-type]
-    with pytest.raises(ude.InputError, match="abstol of the initialization is not usable"):
-        ude.BrownFullBasicInit(abstol=0.0)
-    with pytest.raises(ude.InputError, match="maxiters allows no iteration"):
-        ude.BrownFullBasicInit(maxiters=0)
+    with pytest.raises(ude.errors.InputError, match="abstol of the initialization is not usable"):
+        ude.methods.BrownFullBasicInit(abstol=0.0)
+    with pytest.raises(ude.errors.InputError, match="maxiters allows no iteration"):
+        ude.methods.BrownFullBasicInit(maxiters=0)
 
 
 def circle(u: Tensor, p: Any, t: Tensor) -> Tensor:
@@ -272,7 +280,7 @@ def test_a_dae_is_the_same_however_its_jacobian_is_had(kind, alg):
     options = {"saveat": [0.3, 2.0], "abstol": 1e-7, "reltol": 1e-7}
     more: dict[str, Any] = {"jac": jac} if kind == "jac" else {}
     more = {"jac_prototype": torch.ones(2, 2)} if kind == "jac_prototype" else more
-    other = alg(linsolve=ude.GMRES(reltol=1e-12)) if kind == "GMRES" else alg()
+    other = alg(linsolve=ude.methods.GMRES(reltol=1e-12)) if kind == "GMRES" else alg()
     found = []
     for extra, method in ((more, other), ({}, alg())):
         prob = problem(z=0.1, **extra)
@@ -299,7 +307,7 @@ def test_second_derivative_of_a_dae_by_replayed_steps_passes_through_its_start()
     for alg in (ude.KenCarp4(), ude.Rodas5P(), ude.FBDF()):
         u0 = TURN @ torch.stack([y, number(0.1)])
         prob = ude.ODEProblem(ude.ODEFunction(logistic, MASS), u0, (0.0, 1.0), dict(rate=rate))
-        sol = ude.solve(prob, alg, saveat=[0.0, 1.0], sensealg=ude.Autograd(), abstol=1e-9, reltol=1e-9)
+        sol = ude.solve(prob, alg, saveat=[0.0, 1.0], sensealg=ude.sensitivity.Autograd(), abstol=1e-9, reltol=1e-9)
         end = 1 / (1 + (1 / y - 1) * torch.exp(-rate))
         rows = []
         for value in ((sol.u @ BACK.T)[:, 1].sum(), y**2 + end**2):

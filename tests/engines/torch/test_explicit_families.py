@@ -12,8 +12,8 @@ from scipy.integrate import solve_ivp
 import ude
 from tests.problems_for_tests import LV, forced, lotka_volterra, lotka_volterra_problem, scipy_lotka_volterra
 
-LOW = [ude.Euler(), ude.Midpoint(), ude.Heun(), ude.Ralston(), ude.RK4()]
-HIGH = [ude.Vern6(), ude.Vern7(), ude.Vern9(), ude.DP8()]
+LOW = [ude.methods.Euler(), ude.methods.Midpoint(), ude.methods.Heun(), ude.methods.Ralston(), ude.RK4()]
+HIGH = [ude.methods.Vern6(), ude.Vern7(), ude.methods.Vern9(), ude.methods.DP8()]
 LAZY = [*LOW[1:], *HIGH]
 ADAPTIVE = [alg for alg in LOW + HIGH if alg.tableau.b_error]
 
@@ -22,7 +22,7 @@ def name(value: object) -> str:
     return getattr(value, "name", str(value))
 
 
-def coupled(u: torch.Tensor, p: ude.Parameters, t: torch.Tensor) -> torch.Tensor:
+def coupled(u: torch.Tensor, p: ude.problems.Parameters, t: torch.Tensor) -> torch.Tensor:
     """Two states that depend on each other and on time, smooth and without a known solution."""
     x, y = u.unbind(-1)
     return torch.stack([torch.cos(y) * p.w, torch.sin(t) * x / (1 + x**2)], -1)
@@ -74,7 +74,7 @@ def test_measured_order_is_the_stated_one(alg, coupled_end):
 def test_vern6_has_at_least_its_order(coupled_end):
     # the error constants of its sixth order are so small that in double precision the seventh is seen; arithmetic of
     # 60 digits, where the steps can be small enough, shows the sixth (tests/methods)
-    errors = [mean_error(ude.Vern6(), count, coupled_end) for count in (11, 22)]
+    errors = [mean_error(ude.methods.Vern6(), count, coupled_end) for count in (11, 22)]
     assert 6 - 0.2 < math.log2(errors[0] / errors[1]) < 8.5, errors
 
 
@@ -107,9 +107,11 @@ def test_error_follows_the_tolerance(alg):
     assert errors[-1] < errors[0] / 10, errors
 
 
-@pytest.mark.parametrize("alg", [ude.Euler(), ude.RK4()], ids=name)
+@pytest.mark.parametrize("alg", [ude.methods.Euler(), ude.RK4()], ids=name)
 def test_methods_without_an_error_estimate_ask_for_fixed_steps(alg):
-    with pytest.raises(ude.EngineRefused, match=f"{alg.name} estimates no error, so it needs adaptive=False and dt"):
+    with pytest.raises(
+        ude.errors.EngineRefused, match=f"{alg.name} estimates no error, so it needs adaptive=False and dt"
+    ):
         ude.solve(lotka_volterra_problem(), alg)
 
 
@@ -130,12 +132,12 @@ def test_extra_stages_are_evaluated_only_in_steps_that_hold_a_read(alg):
     assert calls(alg, [0.0, 0.33, 0.35, 0.37, 0.72, 1.0]) == at_the_ends + 2 * extra
 
 
-@pytest.mark.parametrize("alg", [ude.BS3(), ude.DP5(), ude.Tsit5(), ude.Euler()], ids=name)
+@pytest.mark.parametrize("alg", [ude.methods.BS3(), ude.methods.DP5(), ude.Tsit5(), ude.methods.Euler()], ids=name)
 def test_free_interpolants_stay_free(alg):
     assert calls(alg, [0.0, 0.15, 0.25, 0.35, 1.0]) == calls(alg, [0.0, 1.0])
 
 
-@pytest.mark.parametrize("alg", [ude.Heun(), ude.Vern7(), ude.DP8()], ids=name)
+@pytest.mark.parametrize("alg", [ude.methods.Heun(), ude.Vern7(), ude.methods.DP8()], ids=name)
 def test_a_read_at_the_end_of_a_step_is_its_state(alg):
     every = ude.solve(lotka_volterra_problem(), alg, abstol=1e-4, reltol=1e-4)
     saved = ude.solve(lotka_volterra_problem(), alg, abstol=1e-4, reltol=1e-4, saveat=every.t)
@@ -144,7 +146,9 @@ def test_a_read_at_the_end_of_a_step_is_its_state(alg):
     torch.testing.assert_close(every(every.t), every.u, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("alg", [ude.Ralston(), ude.Vern6(), ude.Vern9(), ude.DP8()], ids=name)
+@pytest.mark.parametrize(
+    "alg", [ude.methods.Ralston(), ude.methods.Vern6(), ude.methods.Vern9(), ude.methods.DP8()], ids=name
+)
 def test_a_trajectory_does_not_depend_on_its_neighbors(alg):
     u0 = torch.tensor([[1.0, 1.0], [3.0, 0.5], [0.4, 2.0]], dtype=torch.float64)
     spans = torch.tensor([4.0, 1.5, 3.0], dtype=torch.float64)
@@ -160,7 +164,7 @@ def test_a_trajectory_does_not_depend_on_its_neighbors(alg):
         torch.testing.assert_close(together.u[i], alone.u, rtol=2e-11, atol=0)
 
 
-@pytest.mark.parametrize("alg", [ude.RK4(), ude.Vern6(), ude.Vern7(), ude.DP8()], ids=name)
+@pytest.mark.parametrize("alg", [ude.RK4(), ude.methods.Vern6(), ude.Vern7(), ude.methods.DP8()], ids=name)
 def test_the_discrete_adjoint_is_the_exact_derivative_of_a_rough_solve(alg):
     """Reads inside steps, at ends of steps and of the end, with steps so large that the solve is rough."""
 
@@ -181,6 +185,6 @@ def test_the_discrete_adjoint_is_the_exact_derivative_of_a_rough_solve(alg):
 
 def test_two_error_estimates_of_zero_are_an_error_of_zero():
     # a constant right-hand side: both estimates vanish, and 0/0 must not end the solve
-    sol = ude.solve(ude.ODEProblem(lambda u, p, t: torch.ones_like(u), [0.0], (0.0, 2.0)), ude.DP8())
+    sol = ude.solve(ude.ODEProblem(lambda u, p, t: torch.ones_like(u), [0.0], (0.0, 2.0)), ude.methods.DP8())
     assert float(sol.u[-1, 0]) == pytest.approx(2.0, rel=1e-15)
     assert int(sol.stats.rejected_steps) == 0

@@ -48,7 +48,7 @@ def dense_jacobian(u: Tensor, p: Any, t: Tensor) -> Tensor:
     return each.view(*batch, count, count)
 
 
-METHODS = [ude.KenCarp4, ude.TRBDF2, ude.Rodas5P]
+METHODS = [ude.KenCarp4, ude.methods.TRBDF2, ude.Rodas5P]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
@@ -62,7 +62,7 @@ def test_brusselator_is_the_same_however_its_jacobian_is_had(kind, method):
     elif kind == "jac_prototype":
         f = ude.ODEFunction(f, jac_prototype=pattern().to_sparse())
     else:
-        alg = method(linsolve=ude.GMRES(reltol=1e-10))
+        alg = method(linsolve=ude.methods.GMRES(reltol=1e-10))
     other = ude.solve(brusselator_problem(f), alg, saveat=[0.5], **TOLERANCES)
     assert int(other.stats.accepted_steps) == int(plain.stats.accepted_steps)
     torch.testing.assert_close(other.u, plain.u, rtol=1e-8, atol=1e-8)
@@ -129,14 +129,14 @@ def test_products_are_really_as_many_as_told():
 
 
 def test_gmres_needs_no_jacobian_and_few_products_where_the_system_is_mild():
-    sol = ude.solve(brusselator_problem(end=0.05), ude.KenCarp4(linsolve=ude.GMRES(reltol=1e-4)), **TOLERANCES)
+    sol = ude.solve(brusselator_problem(end=0.05), ude.KenCarp4(linsolve=ude.methods.GMRES(reltol=1e-4)), **TOLERANCES)
     solves = sol.stats.nf
     assert sol.stats.nproducts < 40 * solves
 
 
 def test_trajectories_under_gmres_do_not_depend_on_their_neighbors():
     options = {"saveat": [0.1], **TOLERANCES}
-    alg = ude.KenCarp4(linsolve=ude.GMRES())
+    alg = ude.KenCarp4(linsolve=ude.methods.GMRES())
     together = ude.solve(brusselator_problem(cells=20, end=0.1, batch=3), alg, **options)
     for i in range(3):
         prob = brusselator_problem(cells=20, end=0.1, batch=3)
@@ -147,7 +147,9 @@ def test_trajectories_under_gmres_do_not_depend_on_their_neighbors():
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 @pytest.mark.parametrize("kind", ["jac", "jac_prototype", "GMRES"])
-@pytest.mark.parametrize("sensealg", [ude.DiscreteAdjoint(), ude.Autograd()], ids=lambda sensealg: sensealg.name)
+@pytest.mark.parametrize(
+    "sensealg", [ude.DiscreteAdjoint(), ude.sensitivity.Autograd()], ids=lambda sensealg: sensealg.name
+)
 def test_gradient_is_the_same_however_the_jacobian_is_had(kind, method, sensealg):
     cells = 5
     f: Any = brusselator
@@ -157,7 +159,7 @@ def test_gradient_is_the_same_however_the_jacobian_is_had(kind, method, sensealg
     elif kind == "jac_prototype":
         f = ude.ODEFunction(f, jac_prototype=pattern(cells))
     else:
-        alg = method(linsolve=ude.GMRES(reltol=1e-11))
+        alg = method(linsolve=ude.methods.GMRES(reltol=1e-11))
     found = []
     for right_hand_side, algorithm in ((f, alg), (brusselator, method())):
         prob = brusselator_problem(right_hand_side, cells=cells, end=0.2)
@@ -173,7 +175,7 @@ def test_gradient_is_the_same_however_the_jacobian_is_had(kind, method, sensealg
 def test_gradient_of_a_large_system_by_gmres_is_that_of_differences():
     def loss(alpha: Tensor) -> Tensor:
         prob = ude.remake(brusselator_problem(end=0.05), p=dict(alpha=alpha))
-        sol = ude.solve(prob, ude.KenCarp4(linsolve=ude.GMRES()), saveat=[0.05], abstol=1e-9, reltol=1e-9)
+        sol = ude.solve(prob, ude.KenCarp4(linsolve=ude.methods.GMRES()), saveat=[0.05], abstol=1e-9, reltol=1e-9)
         return (sol.u**2).sum()
 
     alpha = torch.tensor(0.02, dtype=torch.float64, requires_grad=True)
@@ -188,13 +190,15 @@ def test_gradient_of_a_large_system_by_gmres_is_that_of_differences():
 def test_a_wrong_jacobian_is_refused():
     f = ude.ODEFunction(lambda u, p, t: -u * u, jac=lambda u, p, t: -u.unsqueeze(-1))
     prob = ude.ODEProblem(f, [3.0], (0.0, 1.0))
-    with pytest.raises(ude.InputError, match="jac is not the derivative of f: expected a product with row 0 of -6.7"):
+    with pytest.raises(
+        ude.errors.InputError, match="jac is not the derivative of f: expected a product with row 0 of -6.7"
+    ):
         ude.solve(prob, ude.Rodas5P())
 
 
 def test_a_pattern_that_misses_entries_is_refused():
     f = ude.ODEFunction(brusselator, jac_prototype=torch.eye(2 * CELLS))
-    with pytest.raises(ude.InputError, match="jac_prototype misses entries of df/du.*Mark every entry"):
+    with pytest.raises(ude.errors.InputError, match="jac_prototype misses entries of df/du.*Mark every entry"):
         ude.solve(brusselator_problem(f), ude.KenCarp4())
 
 
@@ -217,26 +221,26 @@ def test_a_pattern_that_misses_entries_is_refused():
             lambda: brusselator_problem(ude.ODEFunction(brusselator, None, None, torch.eye(2)), cells=2),
             "jac_prototype does",
         ),
-        (lambda: ude.GMRES(reltol=2.0), "reltol of GMRES is not usable"),
-        (lambda: ude.GMRES(restart=0), "restart of GMRES allows no iteration"),
-        (lambda: ude.GMRES(maxiters=0), "maxiters of GMRES allows no iteration"),
+        (lambda: ude.methods.GMRES(reltol=2.0), "reltol of GMRES is not usable"),
+        (lambda: ude.methods.GMRES(restart=0), "restart of GMRES allows no iteration"),
+        (lambda: ude.methods.GMRES(maxiters=0), "maxiters of GMRES allows no iteration"),
     ],
 )
 def test_what_cannot_be_used_is_told(build, text):
-    with pytest.raises(ude.InputError, match=text):
+    with pytest.raises(ude.errors.InputError, match=text):
         build()
 
 
 def test_a_jacobian_of_the_wrong_shape_is_told():
     f = ude.ODEFunction(lambda u, p, t: -u, jac=lambda u, p, t: -torch.ones_like(u))
     with pytest.raises(
-        ude.InputError, match=r"jac\(u, p, t\) must return df/du: expected torch.float64 of shape \(2, 2\)"
+        ude.errors.InputError, match=r"jac\(u, p, t\) must return df/du: expected torch.float64 of shape \(2, 2\)"
     ):
         ude.solve(ude.ODEProblem(f, [1.0, 2.0], (0.0, 1.0)), ude.KenCarp4())
 
 
 def test_a_system_that_gmres_cannot_solve_is_no_success():
-    alg = ude.Rodas5P(linsolve=ude.GMRES(maxiters=2, restart=2))
+    alg = ude.Rodas5P(linsolve=ude.methods.GMRES(maxiters=2, restart=2))
     sol = ude.solve(brusselator_problem(end=1.0), alg, dt=0.5, adaptive=False)
     assert sol.retcode == ude.ReturnCode.ConvergenceFailure
 
@@ -250,10 +254,10 @@ class _Net(torch.nn.Module):
         return torch.tanh(self.linear(u))
 
 
-@pytest.mark.parametrize("alg", [ude.Tsit5(), ude.KenCarp4(), ude.VelocityVerlet()], ids=lambda alg: alg.name)
+@pytest.mark.parametrize("alg", [ude.Tsit5(), ude.KenCarp4(), ude.methods.VelocityVerlet()], ids=lambda alg: alg.name)
 def test_without_a_mass_matrix_it_is_f_itself(alg):
     torch.manual_seed(0)
-    if isinstance(alg, ude.VelocityVerlet):
+    if isinstance(alg, ude.methods.VelocityVerlet):
         plain = ude.SecondOrderODEProblem(lambda du, u, p, t: -u, [0.0], [1.0], (0.0, 1.0))
         options: dict[str, Any] = {"dt": 0.1, "adaptive": False}
         wrapped = ude.remake(plain, f=ude.ODEFunction(plain.f))

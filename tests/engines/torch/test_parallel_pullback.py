@@ -13,7 +13,7 @@ import ude
 
 pullback = importlib.import_module("ude.engines.torch.pullback")
 parallel = importlib.import_module("ude.engines.torch.parallel_pullback")
-METHODS = [ude.BS3(), ude.Tsit5(), ude.Vern7(), ude.DP8()]
+METHODS = [ude.methods.BS3(), ude.Tsit5(), ude.Vern7(), ude.methods.DP8()]
 
 
 @pytest.fixture

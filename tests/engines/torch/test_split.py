@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import ude
 
-METHODS = [ude.KenCarp3(), ude.KenCarp4(), ude.KenCarp5()]
+METHODS = [ude.methods.KenCarp3(), ude.KenCarp4(), ude.methods.KenCarp5()]
 NEWTON = {"newton_tolerance": 1e-6, "newton_maxiters": 60}
-TIGHT = [ude.KenCarp3(**NEWTON), ude.KenCarp4(**NEWTON), ude.KenCarp5(**NEWTON)]
+TIGHT = [ude.methods.KenCarp3(**NEWTON), ude.KenCarp4(**NEWTON), ude.methods.KenCarp5(**NEWTON)]
 
 
 def name(value: object) -> str:
@@ -61,7 +61,7 @@ STEPS = {3: (40, 80, 160), 4: (40, 80, 160), 5: (30, 60, 120)}
 
 @cache
 def exact_end() -> Tensor:
-    return ude.solve(exchange_problem(), ude.Vern9(), abstol=1e-14, reltol=1e-14, saveat=[2.0]).u[-1]
+    return ude.solve(exchange_problem(), ude.methods.Vern9(), abstol=1e-14, reltol=1e-14, saveat=[2.0]).u[-1]
 
 
 @cache
@@ -96,7 +96,7 @@ def test_dense_output_has_its_order_between_the_steps(alg):
 def test_saves_agree_with_the_dense_output_and_with_methods_that_do_not_split(alg):
     sol = ude.solve(exchange_problem(), alg, saveat=0.13, abstol=1e-9, reltol=1e-9)
     torch.testing.assert_close(sol(sol.t), sol.u, rtol=1e-7, atol=1e-8)
-    for other in (ude.Tsit5(), ude.Rodas5P(), ude.Kvaerno5(), ude.FBDF()):
+    for other in (ude.Tsit5(), ude.Rodas5P(), ude.methods.Kvaerno5(), ude.FBDF()):
         torch.testing.assert_close(sol.u, solved_whole(other), rtol=1e-6, atol=1e-7)
 
 
@@ -199,7 +199,7 @@ THETA = [4.0, 0.8, 1.0, 0.5]
 
 
 @pytest.mark.parametrize(
-    "sensealg", [ude.DiscreteAdjoint(), ude.DiscreteAdjoint(checkpoints=3), ude.Autograd()], ids=name
+    "sensealg", [ude.DiscreteAdjoint(), ude.DiscreteAdjoint(checkpoints=3), ude.sensitivity.Autograd()], ids=name
 )
 @pytest.mark.parametrize("alg", TIGHT, ids=name)
 def test_gradient_is_the_exact_derivative_of_a_rough_solve(alg, sensealg):
@@ -220,7 +220,7 @@ def test_hessian_vector_products_agree_with_differences_of_the_gradient():
     vector = torch.tensor([0.7, -0.4, 0.5, 0.9], dtype=torch.float64)
     fixed = dict(dt=0.1, adaptive=False, abstol=1e-9, reltol=1e-9)
     alg = ude.KenCarp4(**NEWTON)
-    (gradient,) = torch.autograd.grad(read(theta, alg, ude.Autograd(), **fixed), theta, create_graph=True)
+    (gradient,) = torch.autograd.grad(read(theta, alg, ude.sensitivity.Autograd(), **fixed), theta, create_graph=True)
     (product,) = torch.autograd.grad(gradient @ vector, theta)
 
     def first(shift: float) -> Tensor:
@@ -239,7 +239,7 @@ SLOW_THETA = [0.3, *THETA[1:]]
 def in_one_piece() -> tuple[float, Tensor]:
     """The loss and its gradient by Vern9's discrete adjoint of f1 + f2, which knows nothing of the split."""
     theta = torch.tensor(SLOW_THETA, dtype=torch.float64, requires_grad=True)
-    exact = read(theta, ude.Vern9(), ude.DiscreteAdjoint(), abstol=1e-13, reltol=1e-13)
+    exact = read(theta, ude.methods.Vern9(), ude.DiscreteAdjoint(), abstol=1e-13, reltol=1e-13)
     return float(exact.detach()), torch.autograd.grad(exact, theta)[0]
 
 
@@ -248,13 +248,13 @@ def in_one_piece() -> tuple[float, Tensor]:
     [
         ude.DiscreteAdjoint(), ude.DiscreteAdjoint(checkpoints="logarithmic"), ude.BacksolveAdjoint(),
         ude.InterpolatingAdjoint(), ude.QuadratureAdjoint(), ude.GaussAdjoint(), ude.ForwardSensitivity(),
-        ude.Autograd(),
+        ude.sensitivity.Autograd(),
     ],
     ids=name,
 )  # fmt: skip
 def test_every_sensitivity_agrees_with_that_of_the_problem_in_one_piece(sensealg):
     theta = torch.tensor(SLOW_THETA, dtype=torch.float64, requires_grad=True)
-    ours = read(theta, ude.KenCarp5(), sensealg, abstol=1e-9, reltol=1e-9)
+    ours = read(theta, ude.methods.KenCarp5(), sensealg, abstol=1e-9, reltol=1e-9)
     exact, right = in_one_piece()
     assert float(ours.detach()) == pytest.approx(exact, rel=1e-7)
     (left,) = torch.autograd.grad(ours, theta)
@@ -304,7 +304,7 @@ def test_events_and_their_gradients_work_with_split_problems():
 
     ground = ude.ContinuousCallback(lambda u, p, t: u[..., 0], bounce, direction=-1)
     results = []
-    for alg in (ude.KenCarp4(), ude.Vern9()):
+    for alg in (ude.KenCarp4(), ude.methods.Vern9()):
         k = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
         prob = ude.SplitODEProblem(drag, gravity, [1.0, 0.0], (0.0, 0.8), dict(drag=k))
         sol = ude.solve(prob, alg, saveat=[0.2, 0.7], callback=ground, abstol=1e-10, reltol=1e-10)
@@ -318,17 +318,19 @@ def test_events_and_their_gradients_work_with_split_problems():
 
 
 def test_parts_that_cannot_be_used_are_refused_by_name():
-    with pytest.raises(ude.InputError, match=r"f2 must be callable as f2\(u, p, t\): int\. Pass a function\."):
+    with pytest.raises(ude.errors.InputError, match=r"f2 must be callable as f2\(u, p, t\): int\. Pass a function\."):
         ude.SplitODEProblem(exchange, 3, [1.0, 0.5], (0.0, 1.0))  # type: ignore[arg-type]
     prob = ude.SplitODEProblem(lambda u, p, t: -u, lambda u, p, t: u[..., :1], [1.0, 0.5], (0.0, 1.0))
     for alg in (ude.KenCarp4(), ude.Tsit5()):
         with pytest.raises(
-            ude.InputError,
+            ude.errors.InputError,
             match=r"f2\(u, p, t\) must return a tensor of the shape of u: expected \(2,\), got \(1,\)\. Stack the "
             r"derivatives",
         ):
             ude.solve(prob, alg)
-    with pytest.raises(ude.InputError, match=r"f1\(u, p, t\) must return a tensor of the shape of u: .*got float"):
+    with pytest.raises(
+        ude.errors.InputError, match=r"f1\(u, p, t\) must return a tensor of the shape of u: .*got float"
+    ):
         ude.solve(ude.SplitODEProblem(lambda u, p, t: 1.0, drive, [1.0, 0.5], (0.0, 1.0)))
 
 

@@ -14,12 +14,12 @@ from ude.errors import EngineRefused, InputError
 
 GRID = np.linspace(0.0, 10.0, 101)
 SHARP = [
-    ude.IController(),
-    ude.PIDController(0.7, -0.4),
-    ude.PIDController(0.6, -0.2),
-    ude.PIDController(0.58, -0.21, 0.1),
+    ude.methods.IController(),
+    ude.methods.PIDController(0.7, -0.4),
+    ude.methods.PIDController(0.6, -0.2),
+    ude.methods.PIDController(0.58, -0.21, 0.1),
 ]
-SMOOTH = [ude.PIDController(1 / 6, 1 / 6), ude.PIDController(1 / 18, 1 / 9, 1 / 18)]
+SMOOTH = [ude.methods.PIDController(1 / 6, 1 / 6), ude.methods.PIDController(1 / 18, 1 / 9, 1 / 18)]
 
 
 def name(value: object) -> str:
@@ -32,7 +32,7 @@ def steps_of(sol: ude.Solution, lane: int) -> list[float]:
 
 
 @pytest.mark.parametrize("controller", SHARP, ids=name)
-@pytest.mark.parametrize("alg", [ude.BS3(), ude.Tsit5(), ude.KenCarp4(), ude.Rodas5P()], ids=name)
+@pytest.mark.parametrize("alg", [ude.methods.BS3(), ude.Tsit5(), ude.KenCarp4(), ude.Rodas5P()], ids=name)
 def test_every_controller_keeps_the_error_near_the_tolerance(alg, controller):
     truth = scipy_lotka_volterra(GRID)
     errors = []
@@ -49,7 +49,7 @@ def test_every_controller_keeps_the_error_near_the_tolerance(alg, controller):
 def test_smooth_filters_change_the_step_by_little(controller):
     """What they are for: the step sizes of neighboring steps differ less, at errors above the tolerance."""
     jerks = []
-    for chosen in (ude.IController(), controller):
+    for chosen in (ude.methods.IController(), controller):
         sol = ude.solve(lotka_volterra_problem(), abstol=1e-7, reltol=1e-7, controller=chosen)
         sizes = sol.t.diff()[3:-1]
         jerks.append(float((sizes[1:] / sizes[:-1]).log().abs().diff().abs().mean()))
@@ -69,7 +69,10 @@ def test_with_every_controller_a_trajectory_steps_as_it_does_alone(controller):
 
 def test_a_steady_controller_repeats_step_sizes():
     sol = ude.solve(
-        lotka_volterra_problem(), abstol=1e-7, reltol=1e-7, controller=ude.IController(qsteady_min=0.8, qsteady_max=1.3)
+        lotka_volterra_problem(),
+        abstol=1e-7,
+        reltol=1e-7,
+        controller=ude.methods.IController(qsteady_min=0.8, qsteady_max=1.3),
     )
     sizes = sol.t.diff().numpy()
     assert np.isclose(sizes[1:], sizes[:-1], rtol=1e-12).sum() > 5
@@ -141,7 +144,7 @@ def test_the_domain_of_one_trajectory_leaves_the_steps_of_others_alone():
     floor = torch.tensor([-1.0, 1.5], dtype=torch.float64)
 
     def f(u, p, t):
-        return lotka_volterra(u, ude.Parameters(alpha=1.5, beta=1.0, gamma=1.0, delta=3.0), t)
+        return lotka_volterra(u, ude.problems.Parameters(alpha=1.5, beta=1.0, gamma=1.0, delta=3.0), t)
 
     def outside(u, p, t):
         return u[..., 0] < p.floor
@@ -234,7 +237,7 @@ def test_gradients_know_nothing_of_the_conditions_on_steps():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"controller": ude.IController}, "controller must be a controller object: expected e.g. IController"),
+        ({"controller": ude.methods.IController}, "controller must be a controller object: expected e.g. IController"),
         ({"controller": "pid"}, "controller must be a controller object"),
         ({"isoutofdomain": 3}, "isoutofdomain must be a function"),
         ({"internalnorm": lambda e, t: e}, r"internalnorm must return one number a trajectory: expected shape \(\)"),

@@ -25,9 +25,17 @@ from tests.stiff_problems_for_tests import (
 )
 
 LOW = [
-    ude.ImplicitEuler(), ude.Trapezoid(), ude.TRBDF2(), ude.KenCarp3(), ude.Kvaerno3(), ude.Rosenbrock23()
+    ude.methods.ImplicitEuler(), ude.methods.Trapezoid(), ude.methods.TRBDF2(), ude.methods.KenCarp3(),
+    ude.methods.Kvaerno3(), ude.methods.Rosenbrock23(),
 ]  # fmt: skip
-HIGH = [ude.KenCarp4(), ude.KenCarp5(), ude.Kvaerno4(), ude.Kvaerno5(), ude.Rodas4(), ude.Rodas5P()]
+HIGH = [
+    ude.KenCarp4(),
+    ude.methods.KenCarp5(),
+    ude.methods.Kvaerno4(),
+    ude.methods.Kvaerno5(),
+    ude.methods.Rodas4(),
+    ude.Rodas5P(),
+]
 ONE_A_FAMILY = [ude.KenCarp4(), ude.Rodas5P()]
 
 
@@ -86,7 +94,7 @@ def test_dense_output_has_its_order_between_the_steps(alg):
     assert measured_orders(errors)[-1] > expected - 0.35, errors
 
 
-@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.Kvaerno5(), ude.Rodas4()], ids=name)
+@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.methods.Kvaerno5(), ude.methods.Rodas4()], ids=name)
 def test_saves_of_the_solve_agree_with_the_dense_output_of_its_record(alg):
     # saves are evaluated from the stages as Newton left them, the dense output from stages computed again
     sol = ude.solve(lotka_volterra_problem(), alg, saveat=0.25, abstol=1e-8, reltol=1e-8)
@@ -154,7 +162,7 @@ def test_low_order_methods_solve_a_stiff_problem_to_a_loose_tolerance(alg):
     assert scaled_error(sol.u[-1], end, floor) < 5e-3
 
 
-@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.Kvaerno5(), ude.Rodas5P(), ude.TRBDF2()], ids=name)
+@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.methods.Kvaerno5(), ude.Rodas5P(), ude.methods.TRBDF2()], ids=name)
 def test_a_trajectory_does_not_depend_on_neighbors_of_other_stiffness(alg):
     mu = torch.tensor([1.0, 1000.0, 30.0], dtype=torch.float64)
     ends = torch.tensor([6.0, 900.0, 7.0], dtype=torch.float64)
@@ -202,7 +210,7 @@ def test_jacobians_are_reused_while_newton_converges_and_factors_within_a_step()
 
 
 def test_rosenbrock_methods_factorize_once_a_step_and_never_iterate():
-    sol = ude.solve(robertson_problem(), ude.Rodas4(), saveat=[1e11], abstol=1e-12, reltol=1e-5)
+    sol = ude.solve(robertson_problem(), ude.methods.Rodas4(), saveat=[1e11], abstol=1e-12, reltol=1e-5)
     tried = int(sol.stats.accepted_steps) + int(sol.stats.rejected_steps)
     assert sol.stats.nw == tried
     assert sol.stats.njacs == int(sol.stats.accepted_steps)
@@ -212,15 +220,15 @@ def test_rosenbrock_methods_factorize_once_a_step_and_never_iterate():
 
 def test_stages_that_serve_the_error_estimate_alone_are_not_solved_with_fixed_steps():
     prob = ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 1.0))
-    fixed = ude.solve(prob, ude.Trapezoid(), dt=0.1, adaptive=False, abstol=1e-10, reltol=1e-10)
+    fixed = ude.solve(prob, ude.methods.Trapezoid(), dt=0.1, adaptive=False, abstol=1e-10, reltol=1e-10)
     # on a linear problem with a fresh Jacobian: one iteration solves the stage and one more shows that it did
     assert fixed.stats.nf == 10 * 2 + fixed.stats.njacs
-    assert ude.solve(prob, ude.Trapezoid(), dt=0.1).stats.nf > 3 * int(fixed.stats.accepted_steps) / 10
+    assert ude.solve(prob, ude.methods.Trapezoid(), dt=0.1).stats.nf > 3 * int(fixed.stats.accepted_steps) / 10
 
 
 def test_the_stiff_component_is_damped_in_one_step_of_an_l_stable_method():
     prob = ude.ODEProblem(lambda u, p, t: -1e8 * u, [1.0], (0.0, 1.0))
-    for alg in (ude.ImplicitEuler(), ude.TRBDF2(), *HIGH, ude.Rosenbrock23()):
+    for alg in (ude.methods.ImplicitEuler(), ude.methods.TRBDF2(), *HIGH, ude.methods.Rosenbrock23()):
         sol = ude.solve(prob, alg, dt=1.0, adaptive=False)
         assert abs(float(sol.u[-1, 0])) < 1e-6, alg.name
 
@@ -285,7 +293,7 @@ def test_stages_that_cannot_be_solved_end_in_convergence_failure_and_spoil_no_ne
 
 def test_a_fixed_step_too_large_for_newton_ends_in_convergence_failure():
     prob = ude.ODEProblem(lambda u, p, t: torch.where(u > 0, -1.0, 1.0).to(u.dtype) + 0 * u, [0.05], (0.0, 1.0))
-    sol = ude.solve(prob, ude.ImplicitEuler(), dt=0.1, adaptive=False)
+    sol = ude.solve(prob, ude.methods.ImplicitEuler(), dt=0.1, adaptive=False)
     assert sol.retcode == ude.ReturnCode.ConvergenceFailure
 
 
@@ -317,7 +325,9 @@ def test_a_wider_newton_tolerance_needs_fewer_calls():
     torch.testing.assert_close(loose.u, tight.u, rtol=1e-3, atol=1e-9)
 
 
-@pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.KenCarp5(), ude.Kvaerno4(), ude.Kvaerno5()], ids=name)
+@pytest.mark.parametrize(
+    "alg", [ude.KenCarp4(), ude.methods.KenCarp5(), ude.methods.Kvaerno4(), ude.methods.Kvaerno5()], ids=name
+)
 def test_the_oregonator_keeps_its_pulses_at_loose_tolerances(alg):
     """Errors that Newton's iteration leaves behind can keep it at rest, which is an error of 1. Whether they do is a
     matter of luck at a single tolerance; of these 31, Kvaerno5 lost nine with newton_tolerance=0.01."""

@@ -30,7 +30,13 @@ def orego(u, p, t):
 
 @pytest.mark.parametrize(
     ("alg", "published"),
-    [(ude.Tsit5(), 3.5068), (ude.DP5(), 3.3066), (ude.Vern6(), 4.8553), (ude.Vern7(), 4.6400), (ude.Vern9(), 4.4762)],
+    [
+        (ude.Tsit5(), 3.5068),
+        (ude.methods.DP5(), 3.3066),
+        (ude.methods.Vern6(), 4.8553),
+        (ude.Vern7(), 4.6400),
+        (ude.methods.Vern9(), 4.4762),
+    ],
     ids=lambda x: getattr(x, "name", None),
 )
 def test_stability_size_is_the_published_one_and_where_steps_begin_to_grow(alg, published):
@@ -43,7 +49,9 @@ def test_stability_size_is_the_published_one_and_where_steps_begin_to_grow(alg, 
         assert (abs(float(sol.u[-1])) > 1.0) is grows
 
 
-@pytest.mark.parametrize(("explicit", "switching"), [(ude.Tsit5(), ude.AutoTsit5), (ude.Vern7(), ude.AutoVern7)])
+@pytest.mark.parametrize(
+    ("explicit", "switching"), [(ude.Tsit5(), ude.AutoTsit5), (ude.Vern7(), ude.methods.AutoVern7)]
+)
 def test_a_problem_that_is_not_stiff_takes_the_explicit_steps_and_calls(explicit, switching):
     u0 = torch.tensor([[1.0, 1.0], [2.0, 0.7], [0.5, 1.4]], dtype=torch.float64)
     for prob in (lotka_volterra_problem(), lotka_volterra_problem(u0=u0)):
@@ -139,7 +147,7 @@ def mixed_by_scipy(lane: int) -> np.ndarray:
     return solved.y[0]
 
 
-@pytest.mark.parametrize("switching", [ude.AutoTsit5, ude.AutoVern7])
+@pytest.mark.parametrize("switching", [ude.AutoTsit5, ude.methods.AutoVern7])
 @pytest.mark.parametrize("stiff", STIFF, ids=lambda alg: alg.name)
 def test_saves_and_dense_output_agree_with_scipy_across_switches(stiff, switching):
     sol = ude.solve(mixed_batch(), switching(stiff), saveat=MIXED_TIMES, reltol=1e-7, abstol=1e-8)
@@ -190,7 +198,7 @@ def relaxed_truth():
         pytest.param(ude.DiscreteAdjoint(), ude.KenCarp4(), id="DiscreteAdjoint-KenCarp4"),
         *(  # minutes: a graph of every step of every method
             pytest.param(sensealg, stiff, id=f"{sensealg.name}-{stiff.name}", marks=pytest.mark.slow)
-            for sensealg in (ude.DiscreteAdjoint(), ude.DiscreteAdjoint("logarithmic"), ude.Autograd())
+            for sensealg in (ude.DiscreteAdjoint(), ude.DiscreteAdjoint("logarithmic"), ude.sensitivity.Autograd())
             for stiff in STIFF
             if (sensealg.name, stiff.name) != ("DiscreteAdjoint", "KenCarp4")
         ),
@@ -220,7 +228,9 @@ def test_events_keep_the_method_of_each_trajectory():
 
 
 def test_fixed_steps_are_refused_by_methods_that_switch():
-    with pytest.raises(ude.EngineRefused, match="AutoTsit5.Rodas5P. chooses by the steps it takes, so it needs adapt"):
+    with pytest.raises(
+        ude.errors.EngineRefused, match="AutoTsit5.Rodas5P. chooses by the steps it takes, so it needs adapt"
+    ):
         ude.solve(lotka_volterra_problem(), ude.AutoTsit5(ude.Rodas5P()), adaptive=False, dt=0.1)
 
 
@@ -228,7 +238,7 @@ def test_fixed_steps_are_refused_by_methods_that_switch():
     ("make", "message"),
     [
         (
-            lambda: ude.AutoSwitch(ude.BS3(), ude.Rodas5P()),
+            lambda: ude.methods.AutoSwitch(ude.methods.BS3(), ude.Rodas5P()),
             "this method cannot tell a stiff problem: expected an ad",
         ),
         (lambda: ude.AutoTsit5(ude.Vern7()), "this is no method for the stiff part: expected an adaptive ESDIRK or R"),
@@ -240,17 +250,21 @@ def test_fixed_steps_are_refused_by_methods_that_switch():
     ],
 )
 def test_methods_and_options_that_cannot_switch_are_refused(make, message):
-    with pytest.raises(ude.InputError, match=message):
+    with pytest.raises(ude.errors.InputError, match=message):
         make()
 
 
 def test_van_der_pol_problem_of_the_tests_is_the_one_used_here():
     prob = mixed_batch()
     u = torch.tensor([[1.5, -0.2]] * 3, dtype=torch.float64)
-    expected = torch.stack([van_der_pol(u[i], ude.Parameters(mu=prob.p.mu[i]), torch.tensor(0.0)) for i in range(3)])
+    expected = torch.stack(
+        [van_der_pol(u[i], ude.problems.Parameters(mu=prob.p.mu[i]), torch.tensor(0.0)) for i in range(3)]
+    )
     torch.testing.assert_close(prob.f(u, prob.p, torch.zeros(3)), expected)
 
 
 def test_a_stiff_method_without_a_matrix_is_refused():
-    with pytest.raises(ude.InputError, match=r"needs the Jacobian of its stiff part as a matrix.*got linsolve=GMRES"):
-        ude.AutoTsit5(ude.KenCarp4(linsolve=ude.GMRES()))
+    with pytest.raises(
+        ude.errors.InputError, match=r"needs the Jacobian of its stiff part as a matrix.*got linsolve=GMRES"
+    ):
+        ude.AutoTsit5(ude.KenCarp4(linsolve=ude.methods.GMRES()))

@@ -12,12 +12,12 @@ import ude
 from ude.methods.symplectic import word_defects
 
 METHODS = [
-    ude.VelocityVerlet(),
-    ude.PseudoVerletLeapfrog(),
-    ude.McLachlan4(),
-    ude.CandyRoz4(),
-    ude.KahanLi6(),
-    ude.KahanLi8(),
+    ude.methods.VelocityVerlet(),
+    ude.methods.PseudoVerletLeapfrog(),
+    ude.methods.McLachlan4(),
+    ude.methods.CandyRoz4(),
+    ude.methods.KahanLi6(),
+    ude.methods.KahanLi8(),
 ]
 GENERAL = [alg for alg in METHODS if not alg.tableau.needs_second_order]
 # How far the coefficients, as published or computed, are from the conditions.
@@ -61,15 +61,15 @@ def spring_energy(state: Tensor) -> Tensor:
     return (state**2).sum(-1) / 2
 
 
-def driven_pendulum(du: Tensor, u: Tensor, p: ude.Parameters, t: Tensor) -> Tensor:
+def driven_pendulum(du: Tensor, u: Tensor, p: ude.problems.Parameters, t: Tensor) -> Tensor:
     return -p.k * torch.sin(u) + p.drive * torch.cos(p.w * t).unsqueeze(-1)
 
 
-def relativistic_force(v: Tensor, u: Tensor, p: ude.Parameters, t: Tensor) -> Tensor:
+def relativistic_force(v: Tensor, u: Tensor, p: ude.problems.Parameters, t: Tensor) -> Tensor:
     return -p.k * u**3 + p.drive * torch.cos(2 * t).unsqueeze(-1)
 
 
-def relativistic_velocity(v: Tensor, u: Tensor, p: ude.Parameters, t: Tensor) -> Tensor:
+def relativistic_velocity(v: Tensor, u: Tensor, p: ude.problems.Parameters, t: Tensor) -> Tensor:
     return v / torch.sqrt(1 + v**2) * (1 + 0.3 * torch.sin(t).unsqueeze(-1))
 
 
@@ -95,11 +95,11 @@ def test_the_series_of_a_step_is_that_of_the_exact_flow_up_to_the_order(alg):
 
 @pytest.mark.slow
 def test_kahan_li_8_satisfies_the_conditions_of_degree_8():
-    assert max(abs(x) for x in word_defects(ude.KahanLi8().tableau, 8).values()) < 1e-24
+    assert max(abs(x) for x in word_defects(ude.methods.KahanLi8().tableau, 8).values()) < 1e-24
 
 
 def errors_at_the_end(prob: ude.ODEProblem, alg, steps: tuple[int, ...]) -> list[float]:
-    exact = ude.solve(prob, ude.Vern9(), abstol=1e-14, reltol=1e-14, saveat=[float(prob.tspan[1])]).u[-1]
+    exact = ude.solve(prob, ude.methods.Vern9(), abstol=1e-14, reltol=1e-14, saveat=[float(prob.tspan[1])]).u[-1]
     span = prob.tspan[1] - prob.tspan[0]
     return [float((ude.solve(prob, alg, dt=span / n, adaptive=False).u[-1] - exact).abs().max()) for n in steps]
 
@@ -125,7 +125,7 @@ def test_measured_order_where_both_halves_are_nonlinear_and_depend_on_time(alg):
 
 def test_every_other_method_solves_a_second_order_problem_as_a_first_order_system():
     prob = kepler_problem(0.3, 2.0)
-    tight = ude.solve(prob, ude.Vern9(), abstol=1e-13, reltol=1e-13, saveat=0.5)
+    tight = ude.solve(prob, ude.methods.Vern9(), abstol=1e-13, reltol=1e-13, saveat=0.5)
     for alg in (ude.Tsit5(), ude.Rodas5P(), ude.KenCarp4(), ude.TorchDiffEq("dopri5")):
         sol = ude.solve(prob, alg, abstol=1e-9, reltol=1e-9, saveat=0.5)
         torch.testing.assert_close(sol.u, tight.u, rtol=1e-6, atol=1e-6)
@@ -163,7 +163,7 @@ def energy_errors(case, alg, steps: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("case", DRIFTS, ids=["Kepler", "Henon-Heiles", "spring"])
-@pytest.mark.parametrize("alg", [ude.VelocityVerlet(), ude.McLachlan4()], ids=name)
+@pytest.mark.parametrize("alg", [ude.methods.VelocityVerlet(), ude.methods.McLachlan4()], ids=name)
 def test_energy_does_not_drift_over_5000_steps(case, alg):
     early, late = energy_errors(case, alg, 5000)
     assert late < 1.5 * early + 1e-12
@@ -177,7 +177,7 @@ def test_a_method_that_is_not_symplectic_does_drift():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", DRIFTS, ids=["Kepler", "Henon-Heiles", "spring"])
-@pytest.mark.parametrize("alg", [ude.VelocityVerlet(), ude.KahanLi6()], ids=name)
+@pytest.mark.parametrize("alg", [ude.methods.VelocityVerlet(), ude.methods.KahanLi6()], ids=name)
 def test_energy_does_not_drift_over_100_000_steps(case, alg):
     early, late = energy_errors(case, alg, 100_000)
     assert late < 1.5 * early + 1e-11
@@ -187,7 +187,7 @@ def by_hand(alg, z: Tensor, p: dict[str, Tensor], dt: float, steps: int) -> Tens
     """The method as a loop of its own, for autograd to differentiate: states after every step (steps + 1, 2)."""
     a, b = [float(x) for x in alg.tableau.a], [float(x) for x in alg.tableau.b]
     v, u = z[:1], z[1:]
-    params, states = ude.Parameters(p), [z]
+    params, states = ude.problems.Parameters(p), [z]
     for n in range(steps):
         for i in range(len(a)):
             t = torch.tensor(n * dt, dtype=torch.float64)
@@ -242,7 +242,7 @@ def test_a_batch_gives_what_its_trajectories_give_alone_and_so_does_its_gradient
     def run(rows: slice | int, ends: Tensor) -> tuple[Tensor, Tensor]:
         own = k[rows].clone().requires_grad_()
         prob = ude.SecondOrderODEProblem(driven_pendulum, 0 * u0[rows], u0[rows], (0.0, ends), {**P, "k": own})
-        sol = ude.solve(prob, ude.CandyRoz4(), dt=0.1, adaptive=False)
+        sol = ude.solve(prob, ude.methods.CandyRoz4(), dt=0.1, adaptive=False)
         end = sol.u[..., -1, :]
         return end.detach(), torch.autograd.grad((end**2).sum(), own)[0]
 
@@ -258,7 +258,7 @@ def test_dense_output_has_order_three():
     times = torch.linspace(0.0, 2.0, 211, dtype=torch.float64)
     errors = []
     for steps in (10, 20, 40):
-        sol = ude.solve(prob, ude.KahanLi8(), dt=2.0 / steps, adaptive=False)
+        sol = ude.solve(prob, ude.methods.KahanLi8(), dt=2.0 / steps, adaptive=False)
         errors.append(float((sol(times)[:, 1] - torch.cos(times)).abs().max()))
     assert math.log2(errors[1] / errors[2]) == pytest.approx(4.0, abs=0.2)  # a local error of order 4
 
@@ -272,7 +272,7 @@ def test_a_ball_bounces_by_a_callback_and_its_gradient_passes_the_bounces():
     )
     g = torch.tensor(9.81, dtype=torch.float64, requires_grad=True)
     prob = ude.SecondOrderODEProblem(fall, [0.0], [1.0], (0.0, 1.0), {"g": g})
-    end = ude.solve(prob, ude.VelocityVerlet(), dt=0.01, adaptive=False, callback=bounce).u[-1, 1]
+    end = ude.solve(prob, ude.methods.VelocityVerlet(), dt=0.01, adaptive=False, callback=bounce).u[-1, 1]
     # one bounce at sqrt(2/g); Verlet is exact for constant forces
     hit = math.sqrt(2 / 9.81)
     assert float(end.detach()) == pytest.approx(
@@ -285,8 +285,10 @@ def test_a_ball_bounces_by_a_callback_and_its_gradient_passes_the_bounces():
 
 def test_backward_in_time_undoes_the_steps():
     prob = kepler_problem(0.3, 1.0)
-    there = ude.solve(prob, ude.KahanLi6(), dt=0.05, adaptive=False).u[-1]
-    back = ude.solve(ude.remake(prob, u0=there, tspan=(1.0, 0.0)), ude.KahanLi6(), dt=0.05, adaptive=False).u[-1]
+    there = ude.solve(prob, ude.methods.KahanLi6(), dt=0.05, adaptive=False).u[-1]
+    back = ude.solve(ude.remake(prob, u0=there, tspan=(1.0, 0.0)), ude.methods.KahanLi6(), dt=0.05, adaptive=False).u[
+        -1
+    ]
     torch.testing.assert_close(back, prob.u0, rtol=1e-13, atol=1e-13)
 
 
@@ -301,7 +303,7 @@ def test_a_force_that_is_a_module_owns_its_parameters():
 
     force = Force()
     prob = ude.SecondOrderODEProblem(force, [0.0], [1.0], (0.0, 1.0))
-    end = ude.solve(prob, ude.KahanLi8(), dt=0.05, adaptive=False).u[-1, 1]
+    end = ude.solve(prob, ude.methods.KahanLi8(), dt=0.05, adaptive=False).u[-1, 1]
     end.backward()
     root = math.sqrt(1.5)
     assert float(end.detach()) == pytest.approx(math.cos(root), abs=1e-12)
@@ -323,21 +325,21 @@ def refused(prob: ude.ODEProblem, alg, **options) -> str:
 
 def test_errors_say_what_a_symplectic_method_needs():
     plain = ude.ODEProblem(lambda u, p, t: -u, [1.0, 0.0], (0.0, 1.0))
-    text = refused(plain, ude.KahanLi6())
+    text = refused(plain, ude.methods.KahanLi6())
     assert "KahanLi6 needs a SecondOrderODEProblem or a DynamicalODEProblem, whose halves it moves in turn" in text, (
         text
     )
     general = ude.DynamicalODEProblem(relativistic_force, relativistic_velocity, [0.3], [1.0], (0.0, 4.0), P)
-    text = refused(general, ude.McLachlan4())
+    text = refused(general, ude.methods.McLachlan4())
     assert "McLachlan4 keeps its order only where u' = v, so it needs a SecondOrderODEProblem" in text
-    text = refused(kepler_problem(0.1, 1.0), ude.VelocityVerlet(), adaptive=True)
+    text = refused(kepler_problem(0.1, 1.0), ude.methods.VelocityVerlet(), adaptive=True)
     assert "VelocityVerlet estimates no error, so it needs adaptive=False and dt" in text
 
 
 @pytest.mark.parametrize("drag", [lambda v: v, lambda v: v * v.abs()], ids=["linear", "quadratic, at rest"])
 def test_a_drag_is_refused_rather_than_solved_with_order_one(drag):
     prob = ude.SecondOrderODEProblem(lambda du, u, p, t: -u - 0.1 * drag(du), [0.0], [1.0], (0.0, 1.0))
-    assert refused(prob, ude.VelocityVerlet()) == (
+    assert refused(prob, ude.methods.VelocityVerlet()) == (
         "VelocityVerlet needs a separable problem: expected u'' that does not depend on u', got one that does. "
         "Use Tsit5() or another Runge-Kutta method."
     )
@@ -345,20 +347,20 @@ def test_a_drag_is_refused_rather_than_solved_with_order_one(drag):
 
 def test_a_position_that_moves_itself_is_refused():
     prob = ude.DynamicalODEProblem(lambda v, u, p, t: -u, lambda v, u, p, t: v + u, [0.0], [1.0], (0.0, 1.0))
-    assert "expected u' that does not depend on u, got one that does" in refused(prob, ude.CandyRoz4())
+    assert "expected u' that does not depend on u, got one that does" in refused(prob, ude.methods.CandyRoz4())
 
 
 def test_an_adjoint_that_needs_a_larger_system_is_refused():
     k = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     prob = ude.SecondOrderODEProblem(driven_pendulum, [0.3], [1.0], (0.0, 1.0), {**P, "k": k})
-    sol = ude.solve(prob, ude.VelocityVerlet(), dt=0.1, adaptive=False, sensealg=ude.BacksolveAdjoint())
-    with pytest.raises(ude.EngineRefused, match=r"Use sensealg=DiscreteAdjoint\(\), which every method has\."):
+    sol = ude.solve(prob, ude.methods.VelocityVerlet(), dt=0.1, adaptive=False, sensealg=ude.BacksolveAdjoint())
+    with pytest.raises(ude.errors.EngineRefused, match=r"Use sensealg=DiscreteAdjoint\(\), which every method has\."):
         sol.u[-1].sum().backward()
 
 
 def test_errors_of_the_problems_name_what_is_wrong():
     def text(build) -> str:
-        with pytest.raises(ude.InputError) as caught:
+        with pytest.raises(ude.errors.InputError) as caught:
             build()
         return str(caught.value)
 
@@ -395,10 +397,10 @@ def test_errors_of_the_problems_name_what_is_wrong():
 
 def test_plain_autograd_gives_the_gradient_of_the_discrete_adjoint():
     gradients = []
-    for sensealg in (ude.DiscreteAdjoint(), ude.DiscreteAdjoint(checkpoints=3), ude.Autograd()):
+    for sensealg in (ude.DiscreteAdjoint(), ude.DiscreteAdjoint(checkpoints=3), ude.sensitivity.Autograd()):
         start = torch.tensor([1.0, 0.2], dtype=torch.float64, requires_grad=True)
         prob = ude.SecondOrderODEProblem(lambda du, u, p, t: -torch.sin(u), start[1:], start[:1], (0.0, 2.0))
-        sol = ude.solve(prob, ude.KahanLi6(), dt=0.1, adaptive=False, saveat=[0.33, 2.0], sensealg=sensealg)
+        sol = ude.solve(prob, ude.methods.KahanLi6(), dt=0.1, adaptive=False, saveat=[0.33, 2.0], sensealg=sensealg)
         gradients.append(torch.autograd.grad((sol.u**2).sum(), start)[0])
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], rtol=1e-12, atol=1e-12)

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 import ude
 from tests.problems_for_tests import LV, forced, lotka_volterra, lotka_volterra_problem, scipy_lotka_volterra
 
-METHODS = [ude.BS3(), ude.DP5(), ude.Tsit5()]
+METHODS = [ude.methods.BS3(), ude.methods.DP5(), ude.Tsit5()]
 GRID = np.linspace(0.0, 10.0, 101)
 
 
@@ -68,7 +68,7 @@ def test_the_lotka_volterra_solution_agrees_with_scipy_at_every_save():
 
 
 def test_steps_are_about_as_many_as_scipys_for_the_same_tolerance():
-    sol = ude.solve(lotka_volterra_problem(), ude.DP5(), abstol=1e-8, reltol=1e-8)
+    sol = ude.solve(lotka_volterra_problem(), ude.methods.DP5(), abstol=1e-8, reltol=1e-8)
     f = lambda t, u: [1.5 * u[0] - u[0] * u[1], u[0] * u[1] - 3 * u[1]]  # noqa: E731
     peer = solve_ivp(f, (0, 10), [1.0, 1.0], method="RK45", rtol=1e-8, atol=1e-8)
     assert sol.stats.nf <= 1.5 * peer.nfev

@@ -336,8 +336,8 @@ def _masked(expression: sp.Expr, variables: set[sp.Symbol]) -> sp.Expr:
 def read_knowledge(text: str) -> TermConstraints:
     """``U1: positive; zero_at x=0; variables x, y; units x: m, y: m -> m/s`` or ``U1 = -k*U2``.
 
-    Statements are separated by semicolons; each is the name of a field of `TermConstraints` and its value, after a space or
-    an equals sign. Raises InputError for what is none.
+    Statements are separated by semicolons; each is the name of a field of `TermConstraints` and its value, after a
+    space or an equals sign. Raises InputError for what is none.
     """
     tied = re.fullmatch(r"\s*([^\W\d]\w*)\s*=\s*(.+)", text)
     if tied is not None:

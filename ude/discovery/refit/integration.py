@@ -170,7 +170,7 @@ def _corners(t: Array, courses: Sequence[Forcing]) -> Array | None:
 
 
 class Observer:
-    """The columns of the data as functions of states, constants and time, with their derivatives; see `ClosedSystem`."""
+    """The columns of the data as functions of states, constants and time, with derivatives; see `ClosedSystem`."""
 
     def __init__(self, system: ClosedSystem) -> None:
         self.system = system

@@ -90,8 +90,8 @@ class LibraryRegressor:
     Raises InputError where an option is out of range. Deterministic.
 
     >>> x = np.linspace(0.1, 3.0, 40)
-    >>> samples = ude.Samples({"x": x}, 2.0 * x - 0.5 * x**2)
-    >>> front = ude.LibraryRegressor(degree=3, unary=False, atoms=False).search(samples)
+    >>> samples = ude.search.Samples({"x": x}, 2.0 * x - 0.5 * x**2)
+    >>> front = ude.search.LibraryRegressor(degree=3, unary=False, atoms=False).search(samples)
     >>> best = min(front, key=lambda candidate: candidate.nmse)
     >>> sorted(round(value, 6) for value in best.constants.values())
     [-0.5, 2.0]

@@ -50,7 +50,7 @@ class Operon:
     Raises InputError for options out of range, BackendMissing where pyoperon is not installed, UdeError where the
     process fails or is ended.
 
-    >>> search = ude.Operon(max_length=12, seed=1)  # loads nothing yet; its search needs pip install 'ude[operon]'
+    >>> search = ude.search.Operon(max_length=12, seed=1)  # its search needs pip install 'ude[operon]'
     >>> search.max_length
     12
     """

@@ -1,8 +1,9 @@
 """Run by `ude.discovery.search.operon` as a program of its own: one Operon search, samples in, formulas out.
 
 Usage: ``python -P operon_worker.py FOLDER``. FOLDER holds ``samples.npz`` (X, y) and ``options.json``; the program
-writes ``equations.json`` (rows of length, nmse, equation, in the notation that `ude.discovery.search.notation` reads) or, on
-failure, ``error.json``. It imports nothing of `ude`: pyoperon keeps raw pointers, so that a mistake ends the process.
+writes ``equations.json`` (rows of length, nmse, equation, in the notation that `ude.discovery.search.notation` reads)
+or, on failure, ``error.json``. It imports nothing of `ude`: pyoperon keeps raw pointers, so that a mistake ends the
+process.
 """
 
 from __future__ import annotations

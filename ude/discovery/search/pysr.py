@@ -59,8 +59,8 @@ class PySR:
 
     Raises InputError for an operator or option that it does not know, BackendMissing where there is no Julia.
 
-    >>> search = ude.PySR(niterations=20, binary_operators=("+", "*"), unary_operators=())  # starts no Julia yet
-    >>> ude.PySR(binary_operators=("+", "%"))
+    >>> search = ude.search.PySR(niterations=20, binary_operators=("+", "*"), unary_operators=())  # starts no Julia yet
+    >>> ude.search.PySR(binary_operators=("+", "%"))
     Traceback (most recent call last):
     ude.errors.InputError: ...
     """

@@ -42,8 +42,8 @@ class SINDy:
     Deterministic. Raises InputError for options out of range, BackendMissing where pysindy is not installed.
 
     >>> x = np.linspace(0.1, 3.0, 40)
-    >>> samples = ude.Samples({"x": x}, 2.0 * x - 0.5 * x**2)
-    >>> front = ude.SINDy(degree=2).search(samples)
+    >>> samples = ude.search.Samples({"x": x}, 2.0 * x - 0.5 * x**2)
+    >>> front = ude.search.SINDy(degree=2).search(samples)
     >>> sorted(round(value, 3) for value in min(front, key=lambda candidate: candidate.nmse).constants.values())
     [-0.5, 2.0]
     """

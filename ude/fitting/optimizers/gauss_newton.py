@@ -27,7 +27,7 @@ _NO_STEP, _NO_FALL, _NO_CHANGE = 0.02, 1e-3, 0.02
 
 @dataclass(frozen=True)
 class GaussNewton(Optimizer):
-    """Levenberg and Marquardt's steps on the posterior of a shooting stage (`ude.fitting.posterior.posterior`): tens of steps
+    """Levenberg and Marquardt's steps on the posterior of a shooting stage (`ude.fitting.posterior`): tens of steps
     where L-BFGS takes hundreds, and the smoothness of the networks is estimated along with them.
 
     adapt: False keeps the noise and the strength of the prior as they are
@@ -35,7 +35,7 @@ class GaussNewton(Optimizer):
     >>> t = np.linspace(0.0, 2.0, 9)
     >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
-    >>> stages = [ude.SingleShooting((ude.GaussNewton(iterations=20),))]
+    >>> stages = [ude.stages.SingleShooting((ude.optimizers.GaussNewton(iterations=20),))]
     >>> fit = ude.fit(model, data, stages=stages, holdout=0, progress=False)
     >>> round(fit.model.values()["k"], 3)
     1.5

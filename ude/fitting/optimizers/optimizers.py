@@ -194,7 +194,7 @@ class Adam(Optimizer):
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
     >>> fit = ude.fit(
     ...     model, data, holdout=0, progress=False,
-    ...     stages=[ude.SingleShooting((ude.Adam(iterations=20, learning_rate=0.05),))],
+    ...     stages=[ude.stages.SingleShooting((ude.optimizers.Adam(iterations=20, learning_rate=0.05),))],
     ... )
     >>> int(fit.history["iteration"].max())
     20
@@ -235,7 +235,7 @@ class LBFGS(Optimizer):
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
     >>> fit = ude.fit(
     ...     model, data, holdout=0, progress=False,
-    ...     stages=[ude.SingleShooting((ude.LBFGS(iterations=30),))],
+    ...     stages=[ude.stages.SingleShooting((ude.optimizers.LBFGS(iterations=30),))],
     ... )
     >>> abs(fit.model.values()["k"] - 1.5) < 0.01
     True
@@ -257,7 +257,7 @@ class LevenbergMarquardt(Optimizer):
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
     >>> fit = ude.fit(
     ...     model, data, holdout=0, progress=False,
-    ...     stages=[ude.SingleShooting((ude.LevenbergMarquardt(iterations=20),))],
+    ...     stages=[ude.stages.SingleShooting((ude.optimizers.LevenbergMarquardt(iterations=20),))],
     ... )
     >>> round(fit.model.values()["k"], 3)
     1.5

@@ -61,8 +61,8 @@ Callback = Callable[[Iteration], bool | None]
 class Stage(ABC):
     """One stage of a fit.
 
-    optimizers: one after another, such as ``(ude.Adam(500), ude.LBFGS(200))``; left out: `LevenbergMarquardt` where a
-                model has no networks and the loss is a sum of few squares, else Adam and L-BFGS as in `FitOptions`
+    optimizers: one after another, such as ``(ude.optimizers.Adam(500), ude.optimizers.LBFGS(200))``; left out:
+                `LevenbergMarquardt` where a model has no networks and the loss is a sum of few squares, else Adam and L-BFGS as in `FitOptions`
     callback:   called with an `Iteration` after every iteration; True ends the stage
     """
 
@@ -76,7 +76,7 @@ class Stage(ABC):
         if given is not None and not (isinstance(given, tuple) and all(isinstance(o, Optimizer) for o in given)):
             raise InputError(
                 f"optimizers of {type(self).__name__} are not usable",
-                expected="a tuple such as (ude.Adam(500), ude.LBFGS(200))",
+                expected="a tuple such as (ude.optimizers.Adam(500), ude.optimizers.LBFGS(200))",
                 got=repr(given),
             )
 
@@ -95,7 +95,7 @@ class DerivativeMatching(Stage):
     >>> t = np.linspace(0.0, 2.0, 9)
     >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
-    >>> fit = ude.fit(model, data, stages=ude.DerivativeMatching(), holdout=0, progress=False)
+    >>> fit = ude.fit(model, data, stages=ude.stages.DerivativeMatching(), holdout=0, progress=False)
     >>> abs(fit.model.values()["k"] - 1.5) < 0.1  # as good as the slopes of a smooth through nine points
     True
     """
@@ -144,7 +144,7 @@ class MultipleShooting(Stage):
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
     >>> fit = ude.fit(
     ...     model, data, holdout=0, progress=False,
-    ...     stages=[ude.MultipleShooting(window_steps=4, continuity=(1.0, 10.0))],
+    ...     stages=[ude.stages.MultipleShooting(window_steps=4, continuity=(1.0, 10.0))],
     ... )
     >>> abs(fit.model.values()["k"] - 1.5) < 0.01
     True
@@ -190,7 +190,7 @@ class GrowingHorizon(Stage):
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
     >>> fit = ude.fit(
     ...     model, data, holdout=0, progress=False,
-    ...     stages=[ude.GrowingHorizon(fractions=(0.5, 1.0))],
+    ...     stages=[ude.stages.GrowingHorizon(fractions=(0.5, 1.0))],
     ... )
     >>> round(fit.model.values()["k"], 3)
     1.5
@@ -222,7 +222,7 @@ class SingleShooting(Stage):
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
     >>> fit = ude.fit(
     ...     model, data, holdout=0, progress=False,
-    ...     stages=[ude.SingleShooting((ude.LevenbergMarquardt(20),))],
+    ...     stages=[ude.stages.SingleShooting((ude.optimizers.LevenbergMarquardt(20),))],
     ... )
     >>> round(fit.model.values()["k"], 3)
     1.5
@@ -254,7 +254,7 @@ def checked_stages(stages: Sequence[str | Stage] | str | Stage | None) -> tuple[
     if not known or sorted(ordered, key=STAGES.index) != list(dict.fromkeys(ordered)):
         raise InputError(
             "stages are not usable",
-            expected=f"some of {', '.join(map(repr, STAGES))}, in this order, or objects such as ude.SingleShooting()",
+            expected=f"some of {', '.join(map(repr, STAGES))}, in this order, or objects of ude.stages",
             got=repr(stages),
         )
     kinds: dict[str, type[Stage]] = {kind.name: kind for kind in (DerivativeMatching, MultipleShooting, SingleShooting)}

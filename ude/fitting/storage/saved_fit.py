@@ -113,7 +113,7 @@ def load_fit(
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
     >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
     >>> folder = fit.save("trained")
-    >>> ude.load_fit(folder).model.values() == fit.model.values()
+    >>> ude.fitting.load_fit(folder).model.values() == fit.model.values()
     True
     """
     folder = Path(directory)

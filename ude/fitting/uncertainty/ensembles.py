@@ -39,7 +39,7 @@ class FitEnsemble:
     >>> data = ude.Dataset.from_arrays(t, x, "x")
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
     >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
-    >>> resampled = ude.bootstrap(fit, samples=4, processes=1)
+    >>> resampled = ude.uncertainty.bootstrap(fit, samples=4, processes=1)
     >>> lower, median, upper = resampled.band(np.array([0.0, 1.0, 2.0]))[0]
     >>> median.shape, bool((lower <= upper).all())
     ((3, 1), True)
@@ -152,7 +152,7 @@ def fit_ensemble(
     >>> t = np.linspace(0.0, 2.0, 9)
     >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
-    >>> members = ude.fit_ensemble(model, data, members=2, processes=1, stages="single shooting", holdout=0)
+    >>> members = ude.uncertainty.fit_ensemble(model, data, members=2, processes=1, stages="single shooting", holdout=0)
     >>> len(members.fits)
     2
     """
@@ -187,7 +187,7 @@ def bootstrap(
     >>> data = ude.Dataset.from_arrays(t, x, "x")
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
     >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
-    >>> resampled = ude.bootstrap(fit, samples=4, processes=1)
+    >>> resampled = ude.uncertainty.bootstrap(fit, samples=4, processes=1)
     >>> len(resampled.fits)
     4
     """

@@ -38,7 +38,7 @@ class ParameterIntervals:
     >>> data = ude.Dataset.from_arrays(t, x, "x")
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
     >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
-    >>> interval = ude.fisher_intervals(fit, level=0.9)
+    >>> interval = ude.uncertainty.fisher_intervals(fit, level=0.9)
     >>> interval.level, interval.covariance.shape
     (0.9, (1, 1))
     """
@@ -63,19 +63,19 @@ class _Residuals:
             raise InputError(
                 "these intervals are for one set of parameters",
                 got=f"{', '.join(own)} different in each trajectory",
-                fix="Use ude.bootstrap(fit).",
+                fix="Use ude.uncertainty.bootstrap(fit).",
             )
         if network_weights(fit.model):
             raise InputError(
                 "the intervals of a model with networks are not those of few parameters",
-                fix="Use ude.bootstrap(fit) or ude.fit_ensemble(model, data).",
+                fix="Use ude.uncertainty.bootstrap(fit) or ude.uncertainty.fit_ensemble(model, data).",
             )
         if any(not isinstance(model, Gaussian) for model in fit.noise_models.values()):
             raise InputError(
                 "these intervals are not for this noise",
-                expected="ude.Gaussian() or least squares",
+                expected="ude.noise.Gaussian() or least squares",
                 got=", ".join(type(model).__name__ for model in fit.noise_models.values()),
-                fix="Use ude.bootstrap(fit).",
+                fix="Use ude.uncertainty.bootstrap(fit).",
             )
         self.fit = fit
         self.names = [name for name, entry in fit.model.parameters_table.items() if entry.fitted]
@@ -155,7 +155,7 @@ def fisher_intervals(fit: Fit, level: float = 0.95) -> ParameterIntervals:
     >>> data = ude.Dataset.from_arrays(t, x, "x")
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
     >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
-    >>> interval = ude.fisher_intervals(fit)
+    >>> interval = ude.uncertainty.fisher_intervals(fit)
     >>> interval.lower["k"] < 1.5 < interval.upper["k"]
     True
     """
@@ -191,7 +191,7 @@ def profile_intervals(fit: Fit, names: Sequence[str] | None = None, level: float
     >>> data = ude.Dataset.from_arrays(t, x, "x")
     >>> model = ude.UDE("dx/dt = -k*x", fit="k")
     >>> fit = ude.fit(model, data, stages="single shooting", holdout=0, progress=False)
-    >>> interval = ude.profile_intervals(fit, ["k"])
+    >>> interval = ude.uncertainty.profile_intervals(fit, ["k"])
     >>> interval.lower["k"] < 1.5 < interval.upper["k"]
     True
     """
