@@ -10,76 +10,54 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers, which do not see `__getattr__`; a test compares it with the tables below
-    from ude import datasets as datasets
-    from ude import discovery as discovery
-    from ude import engines as engines
-    from ude import errors as errors
-    from ude import fitting as fitting
-    from ude import methods as methods
-    from ude import models as models
-    from ude import problems as problems
-    from ude import sensitivity as sensitivity
-    from ude import solving as solving
-    from ude.discovery import Discovery as Discovery
-    from ude.discovery import TermConstraints as TermConstraints
-    from ude.discovery import discover as discover
-    from ude.discovery import load as load
-    from ude.discovery import search as search
-    from ude.engines import TorchDiffEq as TorchDiffEq
-    from ude.errors import SolveFailed as SolveFailed
-    from ude.errors import UdeError as UdeError
-    from ude.events import callbacks as callbacks
-    from ude.events.callbacks import CallbackSet as CallbackSet
-    from ude.events.callbacks import ContinuousCallback as ContinuousCallback
-    from ude.events.callbacks import DiscreteCallback as DiscreteCallback
-    from ude.events.callbacks import PresetTimeCallback as PresetTimeCallback
-    from ude.events.callbacks import terminate as terminate
-    from ude.fitting import Dataset as Dataset
-    from ude.fitting import Fit as Fit
-    from ude.fitting import FitOptions as FitOptions
-    from ude.fitting import fit as fit
-    from ude.fitting import multistart as multistart
-    from ude.fitting import noise as noise
-    from ude.fitting import optimizers as optimizers
-    from ude.fitting import penalties as penalties
-    from ude.fitting import read_csv as read_csv
-    from ude.fitting import stages as stages
-    from ude.fitting import uncertainty as uncertainty
-    from ude.methods import FBDF as FBDF
-    from ude.methods import RK4 as RK4
-    from ude.methods import AutoTsit5 as AutoTsit5
-    from ude.methods import KenCarp4 as KenCarp4
-    from ude.methods import Rodas5P as Rodas5P
-    from ude.methods import Tsit5 as Tsit5
-    from ude.methods import Vern7 as Vern7
-    from ude.models import MLP as MLP
-    from ude.models import UDE as UDE
-    from ude.models import FunctionModel as FunctionModel
-    from ude.models import Neural as Neural
-    from ude.models import NeuralODE as NeuralODE
-    from ude.models import Parameter as Parameter
-    from ude.models import Symbolic as Symbolic
-    from ude.problems import DynamicalODEProblem as DynamicalODEProblem
-    from ude.problems import Interpolation as Interpolation
-    from ude.problems import ODEFunction as ODEFunction
-    from ude.problems import ODEProblem as ODEProblem
-    from ude.problems import SecondOrderODEProblem as SecondOrderODEProblem
-    from ude.problems import SplitODEProblem as SplitODEProblem
-    from ude.problems import remake as remake
-    from ude.sensitivity import BacksolveAdjoint as BacksolveAdjoint
-    from ude.sensitivity import DiscreteAdjoint as DiscreteAdjoint
-    from ude.sensitivity import ForwardSensitivity as ForwardSensitivity
-    from ude.sensitivity import GaussAdjoint as GaussAdjoint
-    from ude.sensitivity import InterpolatingAdjoint as InterpolatingAdjoint
-    from ude.sensitivity import QuadratureAdjoint as QuadratureAdjoint
-    from ude.solving import EnsembleProblem as EnsembleProblem
-    from ude.solving import ReturnCode as ReturnCode
-    from ude.solving import Solution as Solution
-    from ude.solving import SteadyStateProblem as SteadyStateProblem
-    from ude.solving import check_gradient as check_gradient
-    from ude.solving import fused as fused
-    from ude.solving import solve as solve
-    from ude.solving import steady_state as steady_state
+    from ude import datasets, discovery, engines, errors, fitting, methods, models, problems, sensitivity, solving
+    from ude.discovery import Discovery, TermConstraints, discover, load, search
+    from ude.engines import TorchDiffEq
+    from ude.errors import SolveFailed, UdeError
+    from ude.events import callbacks
+    from ude.events.callbacks import CallbackSet, ContinuousCallback, DiscreteCallback, PresetTimeCallback, terminate
+    from ude.fitting import (
+        Dataset,
+        Fit,
+        FitOptions,
+        fit,
+        multistart,
+        noise,
+        optimizers,
+        penalties,
+        read_csv,
+        stages,
+        uncertainty,
+    )
+    from ude.methods import FBDF, RK4, AutoTsit5, KenCarp4, Rodas5P, Tsit5, Vern7
+    from ude.models import MLP, UDE, FunctionModel, Neural, NeuralODE, Parameter, Symbolic
+    from ude.problems import (
+        DynamicalODEProblem,
+        Interpolation,
+        ODEFunction,
+        ODEProblem,
+        SecondOrderODEProblem,
+        SplitODEProblem,
+        remake,
+    )
+    from ude.sensitivity import (
+        BacksolveAdjoint,
+        DiscreteAdjoint,
+        ForwardSensitivity,
+        GaussAdjoint,
+        InterpolatingAdjoint,
+        QuadratureAdjoint,
+    )
+    from ude.solving import (
+        EnsembleProblem,
+        ReturnCode,
+        Solution,
+        SteadyStateProblem,
+        check_gradient,
+        fused,
+        solve,
+        steady_state,
+    )
 
 __version__ = "0.1.0"
 

@@ -172,7 +172,7 @@ def test_smallness_makes_the_unknown_function_small(lotka_volterra_data, half_kn
         ({"noise": ude.noise.Poisson()}, r"the data of 'x' cannot have Poisson noise: expected whole numbers"),
         (
             {"stages": ["derivatives", 3]},
-            r"stages are not usable: .*, or objects such as ude.stages.SingleShooting\(\), got",
+            r"stages are not usable: .*, or objects of ude.stages, got",
         ),
     ],
 )

@@ -86,13 +86,10 @@ def test_type_checkers_see_exactly_the_public_names() -> None:
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
     )
     seen = {
-        (line.module, alias.name, alias.asname)
-        for line in block.body
-        if isinstance(line, ast.ImportFrom)
-        for alias in line.names
+        (line.module, alias.name) for line in block.body if isinstance(line, ast.ImportFrom) for alias in line.names
     }
-    names = {(module, name, name) for name, module in ude._MODULE_OF.items()}
-    assert seen == names | {(*module.rsplit(".", 1), name) for name, module in ude._SUBMODULES.items()}
+    names = {(module, name) for name, module in ude._MODULE_OF.items()}
+    assert seen == names | {tuple(module.rsplit(".", 1)) for module in ude._SUBMODULES.values()}
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

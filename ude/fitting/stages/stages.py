@@ -62,7 +62,8 @@ class Stage(ABC):
     """One stage of a fit.
 
     optimizers: one after another, such as ``(ude.optimizers.Adam(500), ude.optimizers.LBFGS(200))``; left out:
-                `LevenbergMarquardt` where a model has no networks and the loss is a sum of few squares, else Adam and L-BFGS as in `FitOptions`
+                `LevenbergMarquardt` where a model has no networks and the loss is a sum of few squares,
+                else Adam and L-BFGS as in `FitOptions`
     callback:   called with an `Iteration` after every iteration; True ends the stage
     """
 
