@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers, which do not see `__getattr__`; a test compares it with the tables below
     from ude import datasets, discovery, engines, errors, fitting, methods, models, problems, sensitivity, solving
-    from ude.discovery import Discovery, TermConstraints, discover, load, search
+    from ude.discovery import Discovery, TermConstraints, load, search
+    from ude.discovery.discover import discover
     from ude.engines import TorchDiffEq
     from ude.errors import SolveFailed, UdeError
     from ude.events import callbacks
@@ -20,7 +21,6 @@ if TYPE_CHECKING:  # for type checkers, which do not see `__getattr__`; a test c
         Dataset,
         Fit,
         FitOptions,
-        fit,
         multistart,
         noise,
         optimizers,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # for type checkers, which do not see `__getattr__`; a test c
         stages,
         uncertainty,
     )
+    from ude.fitting.fit import fit
     from ude.methods import FBDF, RK4, AutoTsit5, KenCarp4, Rodas5P, Tsit5, Vern7
     from ude.models import MLP, UDE, FunctionModel, Neural, NeuralODE, Parameter, Symbolic
     from ude.problems import (
@@ -70,8 +71,10 @@ _NAMES: dict[str, str] = {
     "ude.sensitivity": "DiscreteAdjoint BacksolveAdjoint InterpolatingAdjoint QuadratureAdjoint GaussAdjoint "
     "ForwardSensitivity",
     "ude.models": "UDE NeuralODE FunctionModel Neural MLP Symbolic Parameter",
-    "ude.fitting": "fit Fit FitOptions Dataset read_csv multistart",
-    "ude.discovery": "discover Discovery TermConstraints load",
+    "ude.fitting.fit": "fit",
+    "ude.fitting": "Fit FitOptions Dataset read_csv multistart",
+    "ude.discovery.discover": "discover",
+    "ude.discovery": "Discovery TermConstraints load",
     "ude.errors": "UdeError SolveFailed",
     "ude.events.callbacks": "ContinuousCallback DiscreteCallback PresetTimeCallback CallbackSet terminate",
 }

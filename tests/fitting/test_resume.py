@@ -170,7 +170,7 @@ def test_a_folder_of_another_fit_is_refused(lotka_volterra_data, half_known, tmp
 
 def test_a_run_folder_that_does_not_read_is_refused(lotka_volterra_data, half_known, tmp_path):
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(InputError, match=r"the run folder .* cannot be used: .*\. Choose another folder"):
+    with pytest.raises(InputError, match=r"run.json has no checksum in its first line: .* run again in another folder"):
         fit(half_known, lotka_volterra_data(points=11), progress=False, options=SHORT, out=tmp_path)
 
 

@@ -83,7 +83,7 @@ def _packages(seconds: float) -> list[Finding]:
 
 
 def _compiler(seconds: float) -> list[Finding]:
-    from ude.compile import build, compiler
+    from ude.compile import build, cache, compiler
 
     folder = build.cache_dir()
     missing = build.why_no_compiler()
@@ -94,7 +94,11 @@ def _compiler(seconds: float) -> list[Finding]:
         build.compile_kernel("int ude_doctor(void) { return 1; }\n")
     except (UdeError, OSError) as error:
         return [Finding("C compiler", False, f"it does not compile: {error}", "Set CC to another compiler.")]
-    return [Finding("C compiler", True, f"{name}, kernels in {folder}")]
+    found = [Finding("C compiler", True, f"{name}, kernels in {folder}")]
+    if folder.exists() and not cache.is_trusted(folder):
+        fix = f"Until then programs are compiled anew in each process. Run chmod go-w {folder}, or move it away."
+        found.append(Finding("kernel cache", False, f"{folder} is writable by others or not yours", fix))
+    return found
 
 
 def _gpu(seconds: float) -> list[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -19,12 +18,22 @@ from typing import TYPE_CHECKING, Any
 import ude
 from ude.cli.specification import Specification, read_specification
 from ude.errors import InputError, UdeError
+from ude.untrusted import JSON, read_json, write_json
 
 if TYPE_CHECKING:
     from ude.fitting import Dataset
 
 MODEL, SETTINGS, DATA, FIT, DISCOVERY = "model.toml", "settings.json", "data.csv", "fit.json", "discovery.json"
 PACKAGES = ("torch", "numpy", "scipy", "sympy", "pandas", "matplotlib", "pyoperon", "pysr", "pysindy")
+
+_SETTINGS = {
+    "command": (str, type(None)),
+    "request": {str: JSON},
+    "data": {"sha256": str, "states": [str], "time": str},
+    "versions": {str: str},
+    "platform": str,
+    "processors": (int, type(None)),
+}
 
 
 class RunFolder:
@@ -58,7 +67,7 @@ class RunFolder:
         if specification.file is not None:
             shutil.copyfile(specification.file, self.path / DATA)
             own = replace(specification, file=Path(DATA))
-        (self.path / SETTINGS).write_text(json.dumps(settings(specification, data), indent=2) + "\n", encoding="utf-8")
+        write_json(self.path / SETTINGS, settings(specification, data))
         # last: a folder with this file is one that can be continued
         own.write(self.path / MODEL, f"This run, made by ude {ude.__version__}. To repeat it: ude discover {MODEL}")
 
@@ -69,7 +78,7 @@ class RunFolder:
                 fix="Choose another with --out, or delete it if it is not needed.",
             )
         other = _differences(read_specification(self.path / MODEL), specification)
-        if json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))["data"]["sha256"] != data.digest:
+        if read_json(self.path / SETTINGS, _SETTINGS)["data"]["sha256"] != data.digest:
             other.append("data")
         if other:
             raise InputError(

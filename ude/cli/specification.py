@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ude.cli.toml_reader import TomlReader
 from ude.errors import InputError, ModelError, UdeError
+from ude.untrusted import plain_name
 
 if TYPE_CHECKING:
     from ude.discovery import TermConstraints
@@ -194,6 +195,8 @@ def read_specification(path: Path) -> Specification:
     if file is not None and not file.is_file():
         reader.fail(("data", "file"), f"there is no file {file}", fix="Paths are taken from the folder of this file.")
     name = reader.text(("name",), reader.values["name"]) if "name" in reader.values else ""
+    if name:
+        _made(reader, ("name",), lambda: plain_name(name, "name"))
     return Specification(
         name=name or (file.stem if file is not None else path.stem),
         file=file,

@@ -17,23 +17,39 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from ude.errors import InputError
 
 #: What the cache consists of; nothing else in its folder is ever touched.
 _FOLDERS, _FILES = ("kernels", "metadata", "failed"), ("compilers.json",)
 
 
 def cache_dir() -> Path:
-    """The folder: ``$UDE_CACHE_DIR``, else ``$XDG_CACHE_HOME/ude``, else where the system keeps such things."""
-    given, shared = os.environ.get("UDE_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
+    """The folder: ``$UDE_CACHE_DIR``, else ``$XDG_CACHE_HOME/ude``, else where the system keeps such things.
+
+    Never a folder relative to the current directory, where programs of somebody else may lie: a relative
+    XDG_CACHE_HOME is ignored, as its specification says, and without a home directory the cache is a private folder
+    of this process.
+
+    Raises:
+        InputError: UDE_CACHE_DIR is a relative path.
+    """
+    given, shared = os.environ.get("UDE_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME", "")
     if given:
-        return Path(os.path.abspath(os.path.expanduser(given)))
-    if shared:
-        return Path(os.path.abspath(shared)) / "ude"
+        folder = os.path.expanduser(given)
+        if not os.path.isabs(folder):
+            raise InputError("UDE_CACHE_DIR must be an absolute path", expected="/home/me/.cache/ude", got=repr(given))
+        return Path(os.path.normpath(folder))
+    if os.path.isabs(shared):
+        return Path(os.path.normpath(shared)) / "ude"
     home = Path(os.path.expanduser("~"))
+    if not home.is_absolute():
+        return _private()
     if sys.platform == "darwin":
         return home / "Library" / "Caches" / "ude"
     if sys.platform == "win32":
@@ -49,16 +65,32 @@ def _private() -> Path:
     return Path(folder)
 
 
+def is_trusted(folder: Path) -> bool:
+    """Whether programs in a folder may be loaded: on POSIX, nobody but its owner, who is this user, may write to it."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return False
+    if not hasattr(os, "geteuid"):  # Windows keeps caches in the user's own profile
+        return True
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 def places() -> tuple[Path, ...]:
-    """Folders to look in: the cache, and this process's own if it has one."""
-    return (cache_dir(), _private()) if _private.cache_info().currsize else (cache_dir(),)
+    """Folders to look in: the cache if it can be trusted, and this process's own if it has one."""
+    folders = (cache_dir(), _private()) if _private.cache_info().currsize else (cache_dir(),)
+    return tuple(folder for folder in dict.fromkeys(folders) if is_trusted(folder))
 
 
 def workplace(name: str) -> Path:
     """A folder `name` that can be written to: in the cache, or where that cannot be, in one of this process alone."""
-    folder = cache_dir() / name
+    root = cache_dir()
+    folder = root / name
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not is_trusted(root):
+            raise PermissionError(f"others may write to {root}")
+        folder.mkdir(exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError:
@@ -88,7 +120,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; an empty one where there is none that reads."""
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from ude.fitting.data.dataset import Dataset, root_mean_square
 from ude.fitting.result import Fit
 from ude.models import UDE, Parameter, Symbolic, to_text
 from ude.problems.ode import ODEProblem
+from ude.untrusted import write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -370,13 +370,13 @@ class Discovery:
             "equations.py": self.to_python(),
             "equations.jl": self.to_julia(),
             "front.csv": self.front.to_csv(index=False),
-            "model.json": json.dumps(self._model_numbers(), indent=2) + "\n",
-            "discovery.json": json.dumps(self._numbers(), indent=2) + "\n",
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, text in files.items():
                 (folder / name).write_text(text, encoding="utf-8")
+            write_json(folder / "discovery.json", self._numbers())
+            write_json(folder / "model.json", self._model_numbers())
         except OSError as error:
             raise InputError(f"cannot write into {folder}", got=str(error.strerror or error)) from error
         return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ude.errors import InputError
+from ude.errors import DataError, InputError
 from ude.fitting import load_fit
 from ude.fitting.data.dataset import Array
 from ude.fitting.result import Fit
 from ude.models import UDE
 from ude.problems.ode import ODEProblem
 from ude.solving.solve import solve
+from ude.untrusted import JSON, read_json
 
 _MODEL, _NUMBERS, _FIT = "model.json", "discovery.json", "fit.json"
+_SCHEMA = {
+    "model": {str: JSON},  # see `UDE.from_dict`
+    "u0": [[float]],
+    "trajectories": [str],
+    "spans": [[float]],
+    "time": str,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +123,9 @@ def load(
 
 def read_discovery(folder: Path, fit: Fit | None = None) -> SavedDiscovery:
     """What `Discovery.save` wrote. Raises InputError for damaged files."""
+    saved = read_json(folder / _MODEL, _SCHEMA)
+    numbers = folder / _NUMBERS
     try:
-        saved = json.loads((folder / _MODEL).read_text(encoding="utf-8"))
-        numbers = folder / _NUMBERS
         return SavedDiscovery(
             model=UDE.from_dict(saved["model"]),
             u0=np.array(saved["u0"], dtype=np.float64),
@@ -126,15 +133,14 @@ def read_discovery(folder: Path, fit: Fit | None = None) -> SavedDiscovery:
             spans=np.array(saved["spans"], dtype=np.float64),
             time=saved["time"],
             fit=fit,
-            numbers=json.loads(numbers.read_text(encoding="utf-8")) if numbers.is_file() else {},
+            numbers=read_json(numbers, {str: JSON}) if numbers.is_file() else {},
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / _MODEL} is damaged", got=f"{type(error).__name__}: {error}") from error
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / _MODEL} does not fit", got=f"{type(error).__name__}: {error}") from error
 
 
 def _needs_function(folder: Path) -> bool:
     """Whether the fit is of a function of the user's, which only they have."""
-    try:
-        return bool(json.loads((folder / _FIT).read_text(encoding="utf-8"))["model"]["kind"] == "function")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return (folder / _FIT).is_file() and read_json(folder / _FIT, {str: JSON})["model"].get("kind") == "function"

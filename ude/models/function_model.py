@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ude.errors import InputError, ModelError
 from ude.models.equations.expression import TIME, did_you_mean, split_names
-from ude.models.model import Model, Recorder, parameters_from_description, terms_from_description
+from ude.models.model import SCHEMA, Model, Recorder, parameters_from_description, terms_from_description
 from ude.models.parameters import ParametersLike, merge_parameters
 from ude.models.terms import Neural, Symbolic, Term, term_key
+from ude.untrusted import check
 
 if TYPE_CHECKING:
     from ude.models.universal import UDE
@@ -105,6 +106,7 @@ class FunctionModel(Model):
             raise InputError(
                 "this does not describe a FunctionModel", expected="kind 'function'", got=repr(description.get("kind"))
             )
+        check(dict(description), {**SCHEMA, "function": str, "groups": {str: [str]}}, "the model")
         model = cls(f, description["states"], parameters_from_description(description["parameters"]))
         model._groups = {key: tuple(outputs) for key, outputs in description["groups"].items()}
         model._install(terms_from_description(description["terms"], modules))

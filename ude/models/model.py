@@ -279,6 +279,24 @@ class Model(nn.Module):
         }
 
 
+_NAMES, _BOUND = [str], (float, type(None))
+_PARAMETERS = {str: {"value?": _BOUND, "fitted": bool, "lower?": _BOUND, "upper?": _BOUND}}
+_TERM = {"kind": str, "inputs": _NAMES}
+#: What `Model.to_dict` writes, for `untrusted.check`.
+SCHEMA = {
+    "kind": str,
+    "states": _NAMES,
+    "parameters": _PARAMETERS,
+    "terms": [
+        (
+            {**_TERM, "outputs": _NAMES, "width": int, "depth": int, "activation": str, "seed": int},
+            {**_TERM, "expressions": {str: str}, "parameters": _PARAMETERS},
+            {**_TERM, "outputs": _NAMES, "class": str},
+        )
+    ],
+}
+
+
 def parameters_from_description(description: Mapping[str, Mapping[str, Any]]) -> dict[str, Parameter]:
     """The inverse of `describe_parameters`; a key that is left out (TOML has no null) means None."""
     return {

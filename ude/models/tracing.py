@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ude.errors import ModelError
-from ude.models.equations.expression import KNOWN_FUNCTIONS, TIME, symbol
+from ude.models.equations.expression import KNOWN_FUNCTIONS, TIME, as_expression, symbol
 from ude.models.function_model import FunctionModel
 from ude.models.observation import Observation
 from ude.models.terms import Term
@@ -279,7 +279,8 @@ class _Reader:
         spread = torch.broadcast_tensors(*tensors)
         extra = {name: _number(value) for name, value in options.items()}
         rows = zip(*(self.expressions(item) for item in spread), strict=True)
-        found = [self.index(sympy.sympify(function(*row, **extra))) for row in rows]
+        results = [function(*row, **extra) for row in rows]
+        found = [self.index(e if isinstance(e, sympy.Basic) else as_expression(e)) for e in results]
         return torch.tensor(found, dtype=torch.int64).reshape(spread[0].shape)
 
     def total(self, arguments: Sequence[Any], *, mean: bool) -> Tensor:

@@ -15,23 +15,13 @@ from ude.errors import InputError, ModelError
 from ude.models.equations.expression import TIME, did_you_mean, symbol, to_text
 from ude.models.equations.system import EquationsLike, System, check_calls, check_names, read_system
 from ude.models.equations.torch_function import expand_together, to_torch
-from ude.models.export import (
-    languages as export,
-)
-from ude.models.export import (
-    mathml as export_mathml,
-)
-from ude.models.export import (
-    sbml as export_sbml,
-)
-from ude.models.export import (
-    torch_module as export_torch,
-)
-from ude.models.model import Model, Recorder, parameters_from_description, terms_from_description
+from ude.models.export import languages, mathml, sbml, torch_module
+from ude.models.model import SCHEMA, Model, Recorder, parameters_from_description, terms_from_description
 from ude.models.networks import MLP
 from ude.models.observation import Observation
 from ude.models.parameters import ParametersLike, merge_parameters
 from ude.models.terms import Neural, Symbolic, Term, check_outputs
+from ude.untrusted import check
 
 UnknownLike = Neural | Symbolic | Iterable[Neural | Symbolic] | Mapping[str, nn.Module]
 """What a UDE takes as `unknown`."""
@@ -179,31 +169,31 @@ class UDE(Model):
 
     def latex(self, digits: int | None = None, values: bool = True) -> str:
         """The equations as a LaTeX ``aligned`` block."""
-        return export.to_latex(self.explicit(values), digits)
+        return languages.to_latex(self.explicit(values), digits)
 
     def to_python(self, digits: int | None = None) -> str:
-        """Python source of ``rhs(t, u, ...)`` for SciPy; see `export.to_python`."""
-        return export.to_python(self.explicit(values=False), self._export_values(), digits)
+        """Python source of ``rhs(t, u, ...)`` for SciPy; see `languages.to_python`."""
+        return languages.to_python(self.explicit(values=False), self._export_values(), digits)
 
     def to_julia(self, digits: int | None = None) -> str:
-        """Julia source of ``f!(du, u, p, t)`` for OrdinaryDiffEq; see `export.to_julia`."""
-        return export.to_julia(self.explicit(values=False), self._export_values(), digits)
+        """Julia source of ``f!(du, u, p, t)`` for OrdinaryDiffEq; see `languages.to_julia`."""
+        return languages.to_julia(self.explicit(values=False), self._export_values(), digits)
 
     def to_torch(self, digits: int | None = None) -> str:
-        """Python source of a standalone `torch.nn.Module`, ``forward(t, u)``; see `export_torch.to_module_source`."""
-        return export_torch.to_module_source(self.explicit(values=False), self._export_values(), digits)
+        """Python source of a standalone `torch.nn.Module`, ``forward(t, u)``; see `torch_module.to_module_source`."""
+        return torch_module.to_module_source(self.explicit(values=False), self._export_values(), digits)
 
     def to_sbml(self, u0: Mapping[str, float] | None = None, digits: int | None = None) -> str:
-        """The equations as SBML L3V2; needs python-libsbml, raises BackendMissing; see `export_sbml.to_sbml`."""
-        return export_sbml.to_sbml(self.explicit(values=False), self._export_values(), u0, digits)
+        """The equations as SBML L3V2; needs python-libsbml, raises BackendMissing; see `sbml.to_sbml`."""
+        return sbml.to_sbml(self.explicit(values=False), self._export_values(), u0, digits)
 
     def to_mathml(self, digits: int | None = 4, values: bool = True) -> str:
         """The equations as a MathML block, which browsers typeset."""
-        return export_mathml.to_mathml(self.explicit(values), digits)
+        return mathml.to_mathml(self.explicit(values), digits)
 
     def to_ude(self, digits: int | None = None) -> str:
-        """Python source that builds this model anew; see `export.to_ude`."""
-        return export.to_ude(self.explicit(values=False), self._export_values(), digits, self.observables)
+        """Python source that builds this model anew; see `languages.to_ude`."""
+        return languages.to_ude(self.explicit(values=False), self._export_values(), digits, self.observables)
 
     def _export_values(self) -> dict[str, float]:
         return self.values()
@@ -224,6 +214,7 @@ class UDE(Model):
         """
         if description.get("kind") != "ude":
             raise InputError("this does not describe a UDE", expected="kind 'ude'", got=repr(description.get("kind")))
+        check(dict(description), {**SCHEMA, "equations": [str], "observables?": {str: str}}, "the model")
         model = UDE(
             description["equations"],
             parameters=parameters_from_description(description["parameters"]),

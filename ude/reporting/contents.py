@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ude.errors import InputError
+from ude.errors import DataError, InputError
+from ude.untrusted import JSON, read_json, write_json
 
 NAME = "report.json"
 FORMAT = 2
@@ -98,8 +98,56 @@ class Contents:
 
     def write(self, folder: Path) -> Path:
         path = folder / NAME
-        path.write_text(json.dumps({"format": FORMAT, **asdict(self)}) + "\n", encoding="utf-8")
+        write_json(path, {"format": FORMAT, **asdict(self)})
         return path
+
+
+_NUMBERS = [(float, type(None))]
+_SHEET = {"title": str, "note": str, "columns": [str], "rows": [[JSON]], "marked": (int, type(None))}
+_SCHEMA = {
+    "format": int,
+    **dict.fromkeys(("title", "equations", "text", "time", "verdict", "reproduce"), str),
+    "columns": [str],
+    "sentences": [str],
+    "runs": [
+        {
+            "name": str,
+            "t": _NUMBERS,
+            "u": [_NUMBERS],
+            "line_t": _NUMBERS,
+            "line_u": [_NUMBERS],
+            "band": _NUMBERS,
+            "held_out_from": (float, type(None)),
+        }
+    ],
+    "functions": [
+        {
+            **dict.fromkeys(("name", "text", "mathml"), str),
+            "inputs": {str: _NUMBERS},
+            "network": _NUMBERS,
+            "formula": (_NUMBERS, type(None)),
+            "t": (_NUMBERS, type(None)),
+            "grid": {str: _NUMBERS},
+            "grid_network": JSON,
+            "grid_formula": JSON,
+        }
+    ],
+    "front": [
+        {
+            **dict.fromkeys(("text", "mathml"), str),
+            "complexity": float,
+            "misfit": float,
+            "chosen": bool,
+            "details": {str: float},
+        }
+    ],
+    "errors": (_SHEET, type(None)),
+    "sheets": [_SHEET],
+    "programs": {str: str},
+    "facts": {str: str},
+    "notes": [str],
+    "losses": {str: _NUMBERS},
+}
 
 
 def read(folder: Path) -> Contents:
@@ -108,15 +156,12 @@ def read(folder: Path) -> Contents:
     if not path.is_file():
         fix = "" if folder.is_dir() else "Give the folder of a run that has ended."
         raise InputError(f"there is no report in {folder}", expected=f"a run folder with {NAME}", fix=fix)
+    saved = read_json(path, _SCHEMA, latest=FORMAT)
+    del saved["format"]
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        if saved.pop("format") > FORMAT:
-            raise InputError(f"{path} was written by a later ude", fix="Upgrade ude.")
         for name, kind in (("runs", Run), ("functions", Function), ("front", FrontPoint), ("sheets", Sheet)):
             saved[name] = tuple(kind(**entry) for entry in saved[name])
         saved["errors"] = None if saved["errors"] is None else Sheet(**saved["errors"])
         return Contents(**saved)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged", got=f"{type(error).__name__}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} does not fit", got=f"{type(error).__name__}: {error}") from error

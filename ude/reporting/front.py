@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from ude.reporting.contents import FrontPoint
+from ude.reporting.mathml import harmless
 
 Place = Callable[[float, float], tuple[float, float]]
 """(complexity, logarithm of the misfit) -> pixels."""
@@ -72,7 +73,7 @@ def drawing(points: Sequence[FrontPoint]) -> str:
         )
     described = [
         {
-            "mathml": point.mathml,
+            "mathml": harmless(point.mathml),
             "chosen": point.chosen,
             "details": {html.escape(key): f"{value:.4g}" for key, value in point.details.items()},
         }

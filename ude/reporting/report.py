@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from ude.errors import InputError
+from ude.reporting.mathml import harmless
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --soft: #666; --line: #d8d8d8; --paper: #fff; --wash: #f4f4f2;
@@ -98,7 +100,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Typeset:
-    """Formulas as MathML, put into the page as they are."""
+    """Formulas as MathML, of which only what is `harmless` comes into the page."""
 
     mathml: str
 
@@ -140,11 +142,23 @@ def page(title: str, sections: Sequence[Section], *, script: str = "") -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">\n'
         # without an icon of its own a browser would ask a server for one
         f'<link rel="icon" href="data:,">\n'
         f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n<h1>{_text(title)}</h1>\n{body}\n{end}</body>\n</html>\n"
     )
+
+
+def _policy(script: str) -> str:
+    """What the page may do: show its own pictures, use this style sheet and run this script, and nothing else."""
+
+    def source(text: str) -> str:
+        digest = hashlib.sha256(text.encode()).digest()
+        return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+    scripts = f"script-src {source(script)}; " if script else ""
+    return f"default-src 'none'; img-src data:; style-src {source(STYLE)}; {scripts}base-uri 'none'; form-action 'none'"
 
 
 def write_page(path: str | Path, title: str, sections: Sequence[Section], *, script: str = "") -> Path:
@@ -172,7 +186,7 @@ def _part(part: Part) -> str:
     if isinstance(part, Code):
         return _code(part)
     if isinstance(part, Typeset):
-        return f'<div class="typeset">{part.mathml}</div>'
+        return f'<div class="typeset">{harmless(part.mathml)}</div>'
     if isinstance(part, Drawing):
         return part.html
     if isinstance(part, Verdict):

@@ -102,7 +102,7 @@ def dimension_of(text: str) -> Dimension:
     except ModelError as error:
         raise InputError(f"unit {text.strip()!r}", expected='a product of units, "kg*m/s^2"', got=error.what) from error
     found: Dimension = {}
-    for base, power in sp.sympify(expression).as_powers_dict().items():
+    for base, power in expression.as_powers_dict().items():
         if base.is_number:
             continue
         if not base.is_Symbol or not power.is_number:

@@ -25,7 +25,7 @@ def candidate_from(expression: sp.Expr, samples: Samples, source: str) -> Candid
     Every floating-point number becomes a constant to fit, except one within 1e-6 of an integer that stands as an
     exponent. Least squares runs beside the nuisance directions, with weights, from the numbers that were found.
     """
-    bare, values = _name_numbers(sp.sympify(expression))
+    bare, values = _name_numbers(expression)
     bare, constants = rename_constants(bare, values, tuple(samples.inputs))
     if bare.free_symbols - {sp.Symbol(name) for name in (*samples.inputs, *constants)} or bare.has(
         sp.nan, sp.zoo, sp.oo

@@ -6,7 +6,6 @@ releases. Formulas are kept as trees of SymPy's names and exact numbers, never a
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -20,9 +19,20 @@ from ude.discovery.cache_keys import keep, key_of
 from ude.discovery.candidate import Candidate, Samples, SymbolicRegressor
 from ude.discovery.constraints.term_constraints import TermConstraints
 from ude.discovery.search.fronts import fronts
+from ude.models.equations.expression import PRINTED_FUNCTIONS
+from ude.untrusted import JSON, read_json, write_json
 
 FOLDER = "fronts"
 _NAMED = {"pi": sp.pi, "E": sp.E}
+_OPERATIONS = {"Add", "Mul", "Pow", *PRINTED_FUNCTIONS} & set(dir(sp))
+_CANDIDATE = {
+    "expression": JSON,
+    "constants": {str: float},
+    "complexity": int,
+    "nmse": float,
+    "source": str,
+    "pareto": bool,
+}
 
 
 def fronts_kept_in(
@@ -75,7 +85,7 @@ def _key(samples: Samples, searches: Sequence[SymbolicRegressor], knowledge: Ter
 
 def _read(path: Path, key: str) -> list[Candidate] | None:
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = read_json(path, {"key": str, "candidates": [_CANDIDATE]})
         if kept["key"] != key:
             return None
         return [Candidate(**{**own, "expression": _formula(own["expression"])}) for own in kept["candidates"]]
@@ -88,7 +98,7 @@ def _write(path: Path, key: str, found: Sequence[Candidate]) -> None:
         rows = [_row(candidate) for candidate in found]
     except (ValueError, KeyError, TypeError, AttributeError):
         return
-    keep(path, (json.dumps({"key": key, "candidates": rows}) + "\n").encode())
+    keep(path, lambda: write_json(path, {"key": key, "candidates": rows}))
 
 
 def _row(candidate: Candidate) -> dict[str, Any]:
@@ -129,7 +139,6 @@ def _formula(tree: Sequence[Any]) -> sp.Expr:
         return sp.Rational(int(parts[0]), int(parts[1]))
     if kind == "Named":
         return _NAMED[parts[0]]
-    made = getattr(sp, kind)
-    if not (isinstance(made, type) and issubclass(made, sp.Add | sp.Mul | sp.Pow | sp.Function)):
+    if kind not in _OPERATIONS:
         raise ValueError(f"{kind} is no operation")
-    return made(*(_formula(part) for part in parts))
+    return getattr(sp, kind)(*(_formula(part) for part in parts))

@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import sympy as sp
-from sympy.parsing.sympy_parser import parse_expr
 
-from ude.errors import InputError
+from ude.errors import InputError, ModelError
+from ude.models.equations.expression import parse
 
 BINARY = ("+", "-", "*", "/", "^")
-FUNCTIONS: dict[str, Any] = {
-    "sin": sp.sin,
-    "cos": sp.cos,
-    "tan": sp.tan,
-    "tanh": sp.tanh,
-    "exp": sp.exp,
-    "log": sp.log,
-    "sqrt": sp.sqrt,
-    "abs": sp.Abs,
+_OWN: dict[str, Callable[[sp.Expr], sp.Expr]] = {
     "square": lambda x: x**2,
     "cube": lambda x: x**3,
     "inv": lambda x: 1 / x,
     "neg": lambda x: -x,
 }
+FUNCTIONS = ("sin", "cos", "tan", "tanh", "exp", "log", "sqrt", "abs", *_OWN)
+"""The functions of one argument that a search may be given."""
 
 
 def parse_equation(text: str, inputs: Sequence[str], engine: str = "PySR") -> sp.Expr:
     """An equation in x0, x1, ... as an expression in the inputs' own names.
 
-    Raises InputError for text that is not such an equation.
+    Raises:
+        InputError: The text is no such equation, or a part of it is not a finite real number.
     """
-    stand_ins = {f"x{index}": sp.Symbol(f"_x{index}") for index in range(len(inputs))}
-    names: Mapping[str, Any] = {**FUNCTIONS, **stand_ins}
-    words = set(re.findall(r"[A-Za-z_]\w*", re.sub(r"\d\.?\d*[eE][+-]?\d+", "0", text)))
-    unknown = sorted(words - set(names))
-    if unknown or not re.fullmatch(r"[\w\s.+\-*/^(),]*", text):
-        wrong = ", ".join(unknown) or "other characters"
-        raise InputError(f"equation {text!r}", expected=f"{engine}'s notation", got=wrong)
-    # The text holds only numbers, operators and the names above, so evaluating it can reach nothing else.
-    builtins = {"Integer": sp.Integer, "Float": sp.Float, "Symbol": sp.Symbol, "Rational": sp.Rational}
+    places = [f"x{index}" for index in range(len(inputs))]
     try:
-        expression = parse_expr(text.replace("^", "**"), local_dict=dict(names), global_dict=dict(builtins))
-    except (SyntaxError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"equation {text!r}", expected=f"{engine}'s notation", got=str(error)) from error
-    return expression.xreplace({stand_ins[f"x{index}"]: sp.Symbol(name) for index, name in enumerate(inputs)})
+        parsed = parse(text, symbols=places)
+        parsed.refuse_other_names(places, "in an equation")
+        for call in parsed.calls:
+            if call.name not in _OWN or len(call.arguments) != 1:
+                parsed.refuse_calls("in an equation")
+    except ModelError as error:
+        raise InputError(f"equation {text[:200]!r}", expected=f"{engine}'s notation", got=error.what) from error
+    expression = parsed.expression
+    for name, meaning in _OWN.items():
+        expression = expression.replace(sp.Function(name), meaning)
+    return expression.xreplace({sp.Symbol(place): sp.Symbol(name) for place, name in zip(places, inputs, strict=True)})

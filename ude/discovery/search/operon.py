@@ -7,6 +7,7 @@ populations are harvested as a whole, because the right form is often not on its
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from dataclasses import dataclass, replace
 
@@ -164,9 +165,14 @@ class Evolution:
         units = {sp.Symbol(name): sp.Symbol(name) / sp.Float(scale) for name, scale in self.scales.items()}
         ordered = sorted(rows, key=lambda row: (row["length"], row["nmse"], row["equation"]))
         names = list(self.scales)
-        return [
-            sp.Float(self.size) * parse_equation(row["equation"], names, "Operon").xreplace(units) for row in ordered
-        ]
+        found = []
+        for row in ordered:
+            with contextlib.suppress(InputError):  # a part of it is infinite or not real: not a formula to consider
+                found.append(sp.Float(self.size) * parse_equation(row["equation"], names, "Operon").xreplace(units))
+        if not found:
+            first = repr(ordered[0]["equation"])
+            raise UdeError("none of Operon's formulas can be read", got=first, fix=ENGINE.instead)
+        return found
 
     def close(self) -> None:
         """End what still runs; for a search whose answer is not wanted any more."""

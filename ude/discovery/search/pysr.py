@@ -79,7 +79,7 @@ class PySR:
     folder: str | Path | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("binary_operators", BINARY), ("unary_operators", tuple(FUNCTIONS))):
+        for name, known in (("binary_operators", BINARY), ("unary_operators", FUNCTIONS)):
             unknown = [operator for operator in getattr(self, name) if operator not in known]
             if unknown:
                 raise InputError(f"PySR({name})", expected=f"any of {' '.join(known)}", got=" ".join(unknown))

@@ -21,7 +21,9 @@ import numpy as np
 
 from ude.discovery.candidate import Array
 from ude.errors import BackendMissing, UdeError
+from ude.untrusted import check, parse_json, read_bytes
 
+_ROW = {"length?": int, "complexity?": int, "nmse?": float, "loss?": float, "equation": str}
 _POLL = 0.02  # seconds between looks at what has ended
 
 
@@ -69,8 +71,10 @@ class Worker:
         """The table that the ended process left. Raises as `run_worker` does."""
         folder = Path(self._folder.name)
         if (folder / "equations.json").exists():
-            rows: list[dict[str, Any]] = json.loads((folder / "equations.json").read_text())
-            return rows
+            table = folder / "equations.json"
+            content = parse_json(b'{"rows": %s}' % read_bytes(table), table)
+            check(content, {"rows": [_ROW]}, self.engine.name)
+            return list(content["rows"])
         said = (folder / "stderr.txt").read_text(errors="replace")
         raise _failure(self.engine, folder / "error.json", self._process.returncode, said)
 
@@ -128,7 +132,8 @@ def _failure(engine: Engine, report: Path, code: int, said: str) -> UdeError:
         ended = f"it was ended by signal {-code}" if code < 0 else "no message"
         last = lines[-1] if lines else ended
         return UdeError(f"{engine.name} ended without a result", got=last, fix=engine.instead)
-    found = json.loads(report.read_text())
+    found = parse_json(read_bytes(report), report)
+    check(found, {"kind": str, "text": str}, engine.name)
     text = found["text"].rstrip(".")
     if found["kind"] == "missing":
         return BackendMissing(

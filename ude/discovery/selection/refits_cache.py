@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -16,10 +15,19 @@ import sympy as sp
 from ude.discovery.cache_keys import keep, key_of
 from ude.discovery.refit.closed_system import Array, ClosedSystem, Trajectory
 from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
+from ude.untrusted import check, parse_json, replace_file
 
 FOLDER = "refits"
 _ARRAYS = ("u0", "residuals", "jacobian", "slopes", "logarithmic")
-_PLAIN = ("values", "sse", "n_observations", "sse_per_state", "success", "rhs_calls", "message")
+_PLAIN = {
+    "values": {str: float},
+    "sse": float,
+    "n_observations": int,
+    "sse_per_state": {str: float},
+    "success": bool,
+    "rhs_calls": int,
+    "message": str,
+}
 
 #: What `fit_closed_form` is: system, trajectories, u0, scale, options, state_scale -> fit.
 Refit = Callable[
@@ -77,8 +85,8 @@ def _read(path: Path) -> EmbeddedFit | None:
     try:
         # NumPy leaves a broken file open that it has opened itself
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
-            plain = json.loads(str(kept["plain"]))
-            told: dict[str, Any] = {name: plain[name] for name in _PLAIN}
+            told = parse_json(str(kept["plain"]).encode(), path)
+            check(told, _PLAIN, str(path))
             told |= {name: kept[name] for name in _ARRAYS if name in kept.files}
         return EmbeddedFit(**told)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
@@ -90,4 +98,4 @@ def _write(path: Path, fit: EmbeddedFit) -> None:
     plain = np.array(json.dumps({name: getattr(fit, name) for name in _PLAIN}))
     content = io.BytesIO()
     np.savez(content, plain=plain, **arrays)
-    keep(path, content.getvalue())
+    keep(path, lambda: replace_file(path, lambda beside: beside.write_bytes(content.getvalue())))

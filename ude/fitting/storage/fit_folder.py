@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from ude.compile.fingerprint import fingerprint
 from ude.errors import InputError
 from ude.models import MLP, FunctionModel, Model, Neural
+from ude.untrusted import JSON, read_json, replace_file, sha256, verify, write_json
 
 _RUN = "run.json"
 FORMAT = 1
@@ -34,12 +34,12 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not (self.path / _RUN).exists():
-                replace_file(self.path / _RUN, lambda path: path.write_text(json.dumps(wanted, indent=2) + "\n"))
-            found = json.loads((self.path / _RUN).read_text())
-        except (OSError, ValueError) as error:
+                write_json(self.path / _RUN, wanted)
+        except OSError as error:
             raise InputError(
                 f"the run folder {self.path} cannot be used", got=str(error), fix="Choose another folder."
             ) from error
+        found = read_json(self.path / _RUN, {str: JSON})
         other = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
         if other:
             raise InputError(
@@ -58,12 +58,15 @@ class RunFolder:
         if not notes.exists():  # written last
             return None
         self.log_path(stage).unlink(missing_ok=True)
-        return load_file(tensors), json.loads(notes.read_text())
+        content = read_json(notes, {"rows": [[(str, float, type(None))]], "meter": JSON, "tensors": str})
+        verify(tensors, content["tensors"])
+        return load_file(tensors), content
 
     def finish(self, stage: int, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         """Write what the stage left behind; its log is needed no more."""
-        replace_file(self.path / f"stage-{stage}.safetensors", lambda path: save_file(dict(tensors), path))
-        replace_file(self.path / f"stage-{stage}.json", lambda path: path.write_text(json.dumps(notes)))
+        kept = self.path / f"stage-{stage}.safetensors"
+        replace_file(kept, lambda path: save_file(dict(tensors), path))
+        write_json(self.path / f"stage-{stage}.json", {**notes, "tensors": sha256(kept)})
         self.log_path(stage).unlink(missing_ok=True)
 
 
@@ -83,10 +86,3 @@ def model_identity(model: Model) -> str:
     for name, value in model.state_dict().items():
         code.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return code.hexdigest()
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside and rename: an interruption leaves the old file or the new one, never half of either."""
-    beside = path.with_name(f".{path.name}.tmp")
-    write(beside)
-    os.replace(beside, path)

@@ -5,9 +5,7 @@ Both main files are plain data: nothing is unpickled, so that a folder from else
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import json
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -21,18 +19,47 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ude.errors import InputError
+from ude import methods
+from ude.errors import DataError, InputError
 from ude.fitting.data.dataset import Array, Dataset, Trajectory
 from ude.fitting.measurement import Measurement
 from ude.fitting.noise import NoiseModel
 from ude.fitting.options import FitOptions
 from ude.fitting.result import Fit
 from ude.fitting.shooting import SolverOptions
-from ude.fitting.storage.fit_folder import replace_file
 from ude.models import UDE, FunctionModel, Model
+from ude.untrusted import JSON, read_json, replace_file, sha256, verify, write_json
 
 FORMAT = 1
 _JSON, _TENSORS, _HISTORY = "fit.json", "fit.safetensors", "history.csv"
+_SCHEMA = {
+    "format": int,
+    "model": {str: JSON},  # see `UDE.from_dict`
+    "data": {
+        "states": [str],
+        "time_name": str,
+        "notes": [str],
+        "names": [str],
+        "trained_on": [int],
+        "validated_on": [int],
+        "digest": str,
+        "holdout": JSON,
+        "conditions": [{str: float}],
+        "units": {str: (str, type(None))},
+        "covariate_kind": str,
+    },
+    "noise_models": {str: {str: JSON}},
+    "fitted_numbers": int,
+    "known_u0": [JSON],
+    "seed": int,
+    "interrupted": bool,
+    "positive": [bool],
+    "observe": {str: str},
+    "notes": [str],
+    "options": {str: JSON},
+    "versions": {str: str},
+    "files": {str: str},
+}
 
 
 def save_fit(fit: Fit, directory: str | Path) -> Path:
@@ -87,7 +114,8 @@ def save_fit(fit: Fit, directory: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / _TENSORS, lambda path: save_file(tensors, path))
         replace_file(folder / _HISTORY, lambda path: fit.history.to_csv(path, index=False))
-        replace_file(folder / _JSON, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
+        files = {name: sha256(folder / name) for name in (_TENSORS, _HISTORY)}
+        write_json(folder / _JSON, {**description, "files": files})  # last: it vouches for the others
     except OSError as error:
         raise InputError(
             f"the fit cannot be written to {folder}", got=str(error), fix="Choose another folder."
@@ -119,15 +147,10 @@ def load_fit(
     folder = Path(directory)
     if not (folder / _JSON).is_file() or not (folder / _TENSORS).is_file():
         raise InputError(f"there is no saved fit in {folder}", expected=f"{_JSON} and {_TENSORS}")
+    description = read_json(folder / _JSON, _SCHEMA, latest=FORMAT)
+    for name in (_TENSORS, _HISTORY):
+        verify(folder / name, description["files"].get(name, ""))
     try:
-        description = json.loads((folder / _JSON).read_text())
-        if description["format"] > FORMAT:
-            raise InputError(
-                f"the fit in {folder} was written by a later ude",
-                expected=f"format {FORMAT}",
-                got=str(description["format"]),
-                fix="Upgrade ude.",
-            )
         tensors = load_file(folder / _TENSORS)
         history = pd.read_csv(folder / _HISTORY)
         return _rebuild(description, tensors, history, modules, f)
@@ -216,7 +239,9 @@ def _plain_algorithm(value: Any) -> Any:
 def _algorithm(entry: Any) -> Any:
     if not isinstance(entry, Mapping):
         return entry
-    kind = getattr(importlib.import_module("ude.methods"), entry["kind"])
+    kind: Any = getattr(methods, entry["kind"]) if entry["kind"] in methods.__all__ else None
+    if not isinstance(kind, type):
+        raise DataError("the algorithm of a fit must be one of ude.methods", got=repr(entry["kind"]))
     # a method such as AutoTsit5 sets some of its fields itself
     accepted = inspect.signature(kind).parameters
     return kind(**{name: _algorithm(value) for name, value in entry.items() if name in accepted})

@@ -17,6 +17,7 @@ from __future__ import annotations
 import cmath
 import difflib
 import math
+import numbers
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -434,6 +435,26 @@ class _Parser:
         return value
 
 
+def as_expression(value: Any) -> sympy.Expr:
+    """A SymPy expression as it is, a number as SymPy's; nothing else, and least of all text, which would be evaluated.
+
+    Raises:
+        ModelError: The value is neither.
+    """
+    if isinstance(value, sympy.Expr):
+        return value
+    if isinstance(value, numbers.Integral):
+        return sympy.Integer(int(value))
+    if isinstance(value, numbers.Real):
+        return sympy.Float(float(value))
+    raise ModelError(
+        "a formula must be a SymPy expression or a number",
+        expected="sympy.Expr, int or float",
+        got=repr(value)[:60],
+        fix="Read text with ude.models.parse_expression." if isinstance(value, str) else "",
+    )
+
+
 def check_supported(expression: sympy.Expr) -> None:
     """Raise ModelError unless every part of a SymPy expression has a meaning here: an explicit list of heads."""
     for node in sympy.preorder_traversal(expression):
@@ -534,12 +555,12 @@ def to_text(expression: sympy.Expr, digits: int | None = None) -> str:
     Rounding never drops a term. Without `digits`, `parse_expression(to_text(e)) == e`.
     Raises ModelError for SymPy objects that have no meaning in a model.
     """
-    expression = sympy.sympify(expression)
+    expression = as_expression(expression)
     check_supported(expression)
     return str(FormulaPrinter(digits).doprint(expression))
 
 
 def to_real_symbols(expression: Any) -> sympy.Expr:
     """Replace every symbol by the one of the same name without assumptions (`Symbol("x", positive=True)` -> x)."""
-    expression = sympy.sympify(expression)
+    expression = as_expression(expression)
     return expression.xreplace({old: symbol(old.name) for old in expression.free_symbols})

@@ -162,10 +162,8 @@ def _right_text(right: Any) -> str:
         return right
     try:
         expression = to_real_symbols(right)
-    except (sympy.SympifyError, AttributeError, TypeError):
+    except ModelError:
         raise _not_equations(right) from None
-    if not isinstance(expression, sympy.Expr):
-        raise _not_equations(right)
     for free in expression.free_symbols:
         if not is_name(free.name):
             raise ModelError(f"the symbol {free.name!r} is not a name", expected="letters, digits and _")

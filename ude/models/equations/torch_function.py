@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 
 import sympy
 import torch
+from sympy.core.function import AppliedUndef
 from sympy.printing.precedence import PRECEDENCE
 from torch import Tensor
 
 from ude.errors import ModelError
-from ude.models.equations.expression import FormulaPrinter, check_supported, symbol
+from ude.models.equations.expression import FormulaPrinter, as_expression, check_supported, symbol
 
 _MOST_FACTORS = 4
 """Up to this integer power of a variable is written as a product: exact, and cheap to differentiate and to lower."""
@@ -76,9 +77,12 @@ def to_torch(expressions: Sequence[sympy.Expr], symbols: Sequence[str]) -> Calla
 
     Raises ModelError when an expression uses a symbol that is not listed or that has no meaning in a model.
     """
-    expressions = [sympy.sympify(expression) for expression in expressions]
+    expressions = [as_expression(expression) for expression in expressions]
     for expression in expressions:
         check_supported(expression)
+        unknown = sorted(str(call.func) for call in expression.atoms(AppliedUndef))
+        if unknown:  # its name would stand in the generated source
+            raise ModelError(f"the formula {expression} calls {unknown[0]}", expected="known functions only")
         missing = sorted(str(free) for free in expression.free_symbols if str(free) not in symbols)
         if missing:
             raise ModelError(f"the formula {expression} uses {missing[0]}", expected=f"only {', '.join(symbols)}")
