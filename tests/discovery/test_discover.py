@@ -26,7 +26,7 @@ from ude.discovery import (
     discover,
     load,
 )
-from ude.discovery.refit.closed_system import Trajectory
+from ude.discovery.refit.closed_system import ObservedTrajectory
 from ude.discovery.refit.stabilized import residual_scale
 from ude.discovery.sampling import expected_residuals, gauge_directions, open_system, sample_terms, trajectory_points
 from ude.errors import DataError, InputError, ModelError
@@ -324,7 +324,7 @@ def test_a_column_measured_more_precisely_weighs_more() -> None:
     """Of many numbers the weights are those of the likelihood, of few nearly those of the spreads."""
     random = np.random.default_rng(0)
     for count, least, most in ((2000, 9.5, 10.0), (4, 1.3, 2.0)):
-        data = [Trajectory(np.arange(count * 1.0), random.standard_normal((count, 2)))]
+        data = [ObservedTrajectory(np.arange(count * 1.0), random.standard_normal((count, 2)))]
         spread = residual_scale({}, ("x", "y"), data)
         weighed = residual_scale({}, ("x", "y"), data, {"x": 0.01 * spread[0], "y": 0.1 * spread[1]})
         assert least < (weighed[1] / spread[1]) / (weighed[0] / spread[0]) < most

@@ -24,7 +24,7 @@ COMPUTED_NAMES = frozenset({"getattr", "vars", "dir", "hasattr"})
 
 
 @dataclass(frozen=True, eq=False)
-class Reads:
+class CodeReads:
     """What one code object, and those nested in it, read.
 
     Args:
@@ -46,10 +46,10 @@ class Reads:
     imports: tuple[str, ...]
 
 
-_known: dict[int, Reads] = {}
+_known: dict[int, CodeReads] = {}
 
 
-def reads_of(code: types.CodeType) -> Reads:
+def reads_of(code: types.CodeType) -> CodeReads:
     """What `code` reads; parsed on the first call."""
     # by id: the hash of a code object is computed anew from all its bytes at every look-up
     found = _known.get(id(code))
@@ -60,7 +60,7 @@ def reads_of(code: types.CodeType) -> Reads:
     return found
 
 
-def _parse(code: types.CodeType) -> Reads:
+def _parse(code: types.CodeType) -> CodeReads:
     everything = list(_with_nested(code))
     global_paths: dict[str, dict[Path, None]] = {}
     cell_paths: dict[str, dict[Path, None]] = {name: {} for name in code.co_freevars}
@@ -76,7 +76,7 @@ def _parse(code: types.CodeType) -> Reads:
                 global_paths.setdefault(name, {})[path] = None
             elif name in cell_paths:
                 cell_paths[name][path] = None
-    return Reads(
+    return CodeReads(
         code=code,
         digest=_digest(code),
         globals=tuple((name, tuple(paths)) for name, paths in global_paths.items()),

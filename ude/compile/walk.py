@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from ude.compile.code_reads import BLIND, Path, Reads, reads_of
+from ude.compile.code_reads import BLIND, CodeReads, Path, reads_of
 from ude.compile.value_kinds import CHANGING, HANDLERS, PLANS, Refused, class_plan, frozen, handler_of, root_of
 
 #: Objects that one f may reach; beyond, looking at them all at every solve costs more than it saves.
@@ -176,7 +176,7 @@ class Walk:
         if function.__dict__ and not trusted:
             self.mapping(function.__dict__)
 
-    def _code(self, function: types.FunctionType, reads: Reads) -> None:
+    def _code(self, function: types.FunctionType, reads: CodeReads) -> None:
         self.tokens.append("function")
         self.tokens.append(reads.digest)
         self.mentioned |= reads.mentioned
@@ -196,7 +196,7 @@ class Walk:
             else:
                 self.tokens.append("built in")
 
-    def _cells(self, function: types.FunctionType, reads: Reads, trusted: bool) -> None:
+    def _cells(self, function: types.FunctionType, reads: CodeReads, trusted: bool) -> None:
         for cell, (name, paths) in zip(function.__closure__ or (), reads.cells, strict=True):
             try:
                 content = cell.cell_contents

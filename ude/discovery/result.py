@@ -20,9 +20,9 @@ from ude.discovery.assessment.support import Support
 from ude.discovery.assessment.verdict import NOT_ENOUGH, Verdict
 from ude.discovery.candidate import Candidate, Samples
 from ude.discovery.refit.closed_system import Array, Forcing
-from ude.discovery.refit.closed_system import Trajectory as Observed
+from ude.discovery.refit.closed_system import ObservedTrajectory as Observed
 from ude.discovery.refit.embedding import EmbeddedFit
-from ude.discovery.refit.integration import Integrator, Observer, simulate
+from ude.discovery.refit.integration import ColumnFunctions, Integrator, simulate
 from ude.discovery.sampling import equations_of, expected_residuals, observed, open_system
 from ude.discovery.selection.combination import Combination
 from ude.discovery.selection.selection import Selection
@@ -301,7 +301,7 @@ class Discovery:
         states = self._simulated(index, times, training_constants)
         if not np.isfinite(states).all():
             return np.full((len(times), len(self.fit.measurement.names)), np.inf)
-        return Observer(self.chosen.closed)(times, states, {**fitted.values, **self._inputs[index]})[0]
+        return ColumnFunctions(self.chosen.closed)(times, states, {**fitted.values, **self._inputs[index]})[0]
 
     def problem(self, trajectory: int = 0) -> ODEProblem:
         """The discovered system as an `ODEProblem` over the times of one trajectory, from its initial state."""

@@ -16,7 +16,7 @@ import torch
 from sympy.core.function import AppliedUndef
 
 from ude.discovery.candidate import Array, Samples, evaluate
-from ude.discovery.refit.closed_system import Constant, Forcing, Trajectory
+from ude.discovery.refit.closed_system import Constant, Forcing, ObservedTrajectory
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.errors import ModelError
 from ude.fitting.data.dataset import Dataset
@@ -29,7 +29,7 @@ from ude.models.equations.expression import TIME
 from ude.problems.interpolation import Interpolation, Kind
 
 
-def sample_terms(fit: Fit, points: Points) -> dict[str, Samples]:
+def sample_terms(fit: Fit, points: TrajectoryPoints) -> dict[str, Samples]:
     """Samples of every unknown function that is still a network, in natural units, along the fitted trajectories.
 
     fit: a fit of a `UDE`. points: along its trajectories.
@@ -64,7 +64,7 @@ def _nuisance(model: UDE, name: str, where: Mapping[str, Array | float], size: i
     return np.stack(usable, axis=1) if usable else np.empty((0, 0))
 
 
-def sample_smooth(fit: Fit, total: int = 300) -> tuple[dict[str, Samples], Points] | None:
+def sample_smooth(fit: Fit, total: int = 300) -> tuple[dict[str, Samples], TrajectoryPoints] | None:
     """Samples of the unknown functions from the smoothed training data, and where; None where these do not give them.
 
     That needs every state measured, and every unknown function once in the equations, alone in its own and linear. The
@@ -192,7 +192,7 @@ def gauge_directions(model: UDE, name: str) -> list[sp.Expr]:
 
 
 @dataclass(frozen=True)
-class Points:
+class TrajectoryPoints:
     """States u (N, state), times t (N,), and parameters (N,) that differ along or between trajectories."""
 
     u: Array
@@ -206,8 +206,8 @@ class Points:
         return where
 
 
-def trajectory_points(fit: Fit, total: int) -> Points:
-    """Points along the simulated training trajectories, equally many in every interval."""
+def trajectory_points(fit: Fit, total: int) -> TrajectoryPoints:
+    """TrajectoryPoints along the simulated training trajectories, equally many in every interval."""
     intervals = sum(len(trajectory) - 1 for trajectory in fit.train.trajectories)
     each = max(2, int(np.ceil(total / max(intervals, 1))))
     states, times, owners = [], [], []
@@ -227,13 +227,13 @@ def _spread(t: Array, each: int) -> Array:
     return np.append((t[:-1, None] + steps).ravel(), t[-1])
 
 
-def _points(fit: Fit, states: Array, times: Array, owners: Array) -> Points:
+def _points(fit: Fit, states: Array, times: Array, owners: Array) -> TrajectoryPoints:
     """With the conditions and the forcing at those points; owners (N,): the trajectory of each."""
     when, owner = torch.as_tensor(times), torch.as_tensor(owners)
     inputs = restored(fit.model, fit.data, fit.per_trajectory)
     with torch.no_grad():
         own = inputs.numbers(owner) | inputs.forcing_at(owner, when)
-    return Points(states, times, {name: values.numpy() for name, values in own.items()})
+    return TrajectoryPoints(states, times, {name: values.numpy() for name, values in own.items()})
 
 
 def open_system(fit: Fit) -> PartialSystem:
@@ -264,7 +264,7 @@ def open_system(fit: Fit) -> PartialSystem:
     )
 
 
-def observed(fit: Fit, data: Dataset) -> list[Trajectory]:
+def observed(fit: Fit, data: Dataset) -> list[ObservedTrajectory]:
     """The trajectories of a data set as plain arrays, a column for each that was measured, with their own inputs.
 
     data: some part of the data of the fit, with as many trajectories.
@@ -278,7 +278,7 @@ def observed(fit: Fit, data: Dataset) -> list[Trajectory]:
     for name, runs in inputs.forcing.items():
         for course, (times, values) in zip(courses, runs, strict=True):
             course[name] = forcing(times, values, inputs.kind)
-    return [Trajectory(tr.t, tr.u, course) for tr, course in zip(own.trajectories, courses, strict=True)]
+    return [ObservedTrajectory(tr.t, tr.u, course) for tr, course in zip(own.trajectories, courses, strict=True)]
 
 
 def forcing(times: Array, values: Array, kind: Kind) -> Forcing:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ude.errors import DataError, InputError
 from ude.fitting.data.dataset import Dataset
-from ude.fitting.trajectory_inputs import Lanes
+from ude.fitting.trajectory_inputs import PerTrajectory
 from ude.models import Model
 
 Positive = bool | str | Sequence[str]
@@ -49,7 +49,7 @@ class InnerField(nn.Module):
     lanes: the parameters that differ between the lanes of a batch; None where none does
     """
 
-    def __init__(self, model: Model, coordinates: Coordinates, lanes: Lanes | None = None) -> None:
+    def __init__(self, model: Model, coordinates: Coordinates, lanes: PerTrajectory | None = None) -> None:
         super().__init__()
         self.model, self.coordinates, self.lanes = model, coordinates, lanes
 

@@ -18,7 +18,7 @@ from ude.fitting.data.dataset import Array, Dataset, root_mean_square
 from ude.fitting.measurement import Measurement
 from ude.fitting.noise import Gaussian, NoiseModel, log_likelihood
 from ude.fitting.options import FitOptions
-from ude.fitting.trajectory_inputs import Lanes, restored
+from ude.fitting.trajectory_inputs import PerTrajectory, restored
 from ude.models import Model
 from ude.problems.ode import ODEProblem
 from ude.solving.solve import solve
@@ -194,7 +194,7 @@ class Fit:
             own = None if lanes is None else {name: value[0] for name, value in lanes.along(t.unsqueeze(0)).items()}
             return self.measurement(torch.as_tensor(u), t, self.model.parameter_tensors(own)).numpy()
 
-    def _lanes(self, trajectory: int) -> Lanes | None:
+    def _lanes(self, trajectory: int) -> PerTrajectory | None:
         return restored(self.model, self.data, self.per_trajectory).lanes(torch.tensor([trajectory]))
 
     def plot(self, path: str | Path | None = None) -> Figure:

@@ -103,12 +103,12 @@ class Inputs(nn.Module):
                     found[name][own] = Interpolation(times, values, self.kind)(t[own])
         return found
 
-    def lanes(self, trajectory: Int[Tensor, " lane"]) -> Lanes | None:
+    def lanes(self, trajectory: Int[Tensor, " lane"]) -> PerTrajectory | None:
         """These trajectories as the lanes of a batch; None where no parameter differs."""
-        return Lanes(self, trajectory) if self.names else None
+        return PerTrajectory(self, trajectory) if self.names else None
 
 
-class Lanes(nn.Module):
+class PerTrajectory(nn.Module):
     """`Inputs` for a batch whose lanes belong to given trajectories. Called with times whose last axis is the lane, as
     engines call f."""
 

@@ -56,7 +56,7 @@ def sections(contents: Contents) -> list[report.Section]:
     drawn = dict(figures(contents))
     found: list[report.Part] = [report.Typeset(contents.equations)]
     if contents.verdict or contents.sentences:
-        found.append(report.Verdict(contents.verdict, tuple(contents.sentences)))
+        found.append(report.VerdictBox(contents.verdict, tuple(contents.sentences)))
     if contents.errors is not None:
         found += _sheet(contents.errors)
     parts = [report.Section("Equations", found)]

@@ -113,14 +113,14 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerdictBox:
     """What the page says first: a word and its reasons."""
 
     kind: str
     sentences: Sequence[str]
 
 
-Part = Paragraph | Code | Table | Picture | Typeset | Drawing | Verdict
+Part = Paragraph | Code | Table | Picture | Typeset | Drawing | VerdictBox
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _part(part: Part) -> str:
         return f'<div class="typeset">{harmless(part.mathml)}</div>'
     if isinstance(part, Drawing):
         return part.html
-    if isinstance(part, Verdict):
+    if isinstance(part, VerdictBox):
         kind = "verdict" if part.kind == "identified" else "verdict open"
         return f'<div class="{kind}"><strong>{_text(part.kind)}</strong> {_text(" ".join(part.sentences))}</div>'
     if isinstance(part, Table):

@@ -22,8 +22,8 @@ from ude.discovery.assessment.intervals import profile_interval, wald_intervals
 from ude.discovery.assessment.stability import equilibria, screen
 from ude.discovery.assessment.support import TermSupport
 from ude.discovery.candidate import complexity
-from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing, Trajectory
-from ude.discovery.refit.embedding import FitOptions, fit_closed_form
+from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing, ObservedTrajectory
+from ude.discovery.refit.embedding import RefitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.sampling import forcing
@@ -35,7 +35,7 @@ from ude.fitting.measurement import Measurement
 from ude.models import UDE, Neural
 
 x, y, c0, c1, a, k = sp.symbols("x y c0 c1 a k")
-FAST = SelectionOptions(max_candidates=4, fit=FitOptions(max_rhs_calls=50_000, max_seconds=4.0))
+FAST = SelectionOptions(max_candidates=4, fit=RefitOptions(max_rhs_calls=50_000, max_seconds=4.0))
 
 
 class Given(nn.Module):
@@ -204,7 +204,7 @@ def test_summands_read_the_same_whatever_their_constants_are_called() -> None:
 
 def test_without_resampling_the_weights_are_those_of_the_scores_and_with_it_less_sure() -> None:
     system = PartialSystem(("x",), {"x": sp.Function("U")(x)}, {"U": ("x",)})
-    data = [Trajectory(T, (3.0 * np.exp(-0.5 * T) + noise(25, 0.15))[:, None])]
+    data = [ObservedTrajectory(T, (3.0 * np.exp(-0.5 * T) + noise(25, 0.15))[:, None])]
     front = Offers(c0 * x, c0 + c1 * x, c0 * x**2).search(Samples({"x": T}, T))
     ranked = select(system, {"U": front}, data, options=replace(FAST, simplify=False)).ranked
     plain = probabilities(ranked, 1e-3, InclusionOptions(resamples=0))
@@ -223,22 +223,22 @@ def test_without_resampling_the_weights_are_those_of_the_scores_and_with_it_less
 def test_intervals_are_those_of_linear_regression_where_the_model_is_a_line() -> None:
     system = ClosedSystem(("x",), {"x": c0}, {"c0": Constant(0.5)})
     values = 1.0 + 0.7 * T + noise(25, 0.2)
-    data = [Trajectory(T, values[:, None])]
-    fit = fit_closed_form(system, data, options=FitOptions(rtol=1e-10))
+    data = [ObservedTrajectory(T, values[:, None])]
+    fit = fit_closed_form(system, data, options=RefitOptions(rtol=1e-10))
     slope, level = np.polyfit(T, values, 1)
     variance = np.sum((values - level - slope * T) ** 2) / 23
     half = student_t.ppf(0.975, 23) * np.sqrt(variance / np.sum((T - T.mean()) ** 2))
     [row] = wald_intervals(system, fit, data).to_dict("records")
     assert (row["value"], row["lower"], row["upper"]) == pytest.approx((slope, slope - half, slope + half), rel=1e-5)
-    low, high = profile_interval(system, fit, data, "c0", FitOptions(rtol=1e-10))
+    low, high = profile_interval(system, fit, data, "c0", RefitOptions(rtol=1e-10))
     assert (low, high) == pytest.approx((slope - half, slope + half), rel=1e-3)
     with pytest.raises(InputError, match="c9 is not a fitted constant: expected one of c0"):
-        profile_interval(system, fit, data, "c9", FitOptions())
+        profile_interval(system, fit, data, "c9", RefitOptions())
 
 
 def test_a_constant_that_leaves_no_trace_has_no_interval() -> None:
     system = ClosedSystem(("x",), {"x": -(c0 + c1) * x}, {"c0": Constant(0.2), "c1": Constant(0.3)})
-    data = [Trajectory(T, (np.exp(-0.5 * T) + noise(25, 0.01))[:, None])]
+    data = [ObservedTrajectory(T, (np.exp(-0.5 * T) + noise(25, 0.01))[:, None])]
     fit = fit_closed_form(system, data)
     table = wald_intervals(system, fit, data)
     assert np.isneginf(table["lower"]).all()
@@ -268,7 +268,7 @@ def test_predictions_away_from_the_data_warn(zero: Discovery) -> None:
 
 def test_rest_and_runaway_are_told() -> None:
     logistic = ClosedSystem(("x",), {"x": a * x * (1 - x)}, {"a": Constant(1.0)})
-    data = [Trajectory(T, np.full((25, 1), np.nan))]
+    data = [ObservedTrajectory(T, np.full((25, 1), np.nan))]
     calm = screen(logistic, {"a": 1.0}, np.array([[0.1]]), data, np.ones(1))
     assert (calm.bounded, calm.checked) == (True, True)
     assert [(e.state["x"], e.kind, e.visited) for e in calm.equilibria] == [

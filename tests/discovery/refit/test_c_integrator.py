@@ -7,7 +7,7 @@ import pytest
 import sympy as sp
 
 from ude.discovery.refit import c_integrator as native
-from ude.discovery.refit.c_integrator import DONE, NOWHERE, SPENT, STIFF, Program
+from ude.discovery.refit.c_integrator import DONE, NOWHERE, SPENT, STIFF, FormulaProgram
 from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing
 from ude.discovery.refit.integration import BudgetSpent, Integrator
 from ude.errors import EngineRefused
@@ -56,7 +56,7 @@ def test_solutions_and_sensitivities_are_those_of_lsoda(rate: sp.Expr) -> None:
     compiled, plain = Integrator(system), _python_only(system)
     u, s = compiled.sensitivities(TIMES, START, VALUES, np.ones(2), np.ones(4))  # type: ignore[misc]
     expected, slopes = plain.sensitivities(TIMES, START, VALUES, np.ones(2), np.ones(4))  # type: ignore[misc]
-    assert isinstance(compiled._native[True], Program)
+    assert isinstance(compiled._native[True], FormulaProgram)
     assert u == pytest.approx(expected, rel=1e-6, abs=1e-7)
     assert s == pytest.approx(slopes, rel=1e-5, abs=1e-6)
     assert compiled.solve(TIMES, START, VALUES, np.ones(2)) == pytest.approx(u, rel=1e-6, abs=1e-7)
@@ -99,7 +99,9 @@ def test_a_step_over_many_times_and_many_steps_between_two() -> None:
     "rate", [X**2 * 3, 1 / (X - sp.Rational(1, 2)) ** 2 * -1, sp.log(X) / 2, sp.exp(sp.exp(9 * X)), -sp.sqrt(X)]
 )
 def test_what_has_no_solution_has_none(rate: sp.Expr) -> None:
-    outcome, _, calls = Program(_system(rate), None).run(TIMES, START, [0.8, 0.6], 1e-8, np.full(2, 1e-10), 10**6)
+    outcome, _, calls = FormulaProgram(_system(rate), None).run(
+        TIMES, START, [0.8, 0.6], 1e-8, np.full(2, 1e-10), 10**6
+    )
     assert outcome == NOWHERE
     assert calls < 200_000
     assert Integrator(_system(rate)).solve(TIMES, START, VALUES, np.ones(2)) is None
@@ -107,7 +109,7 @@ def test_what_has_no_solution_has_none(rate: sp.Expr) -> None:
 
 def test_stiff_solutions_are_left_to_lsoda() -> None:
     system = _system(-1e5 * (X - sp.cos(T)) - sp.sin(T))
-    outcome, _, calls = Program(system, [0]).run(
+    outcome, _, calls = FormulaProgram(system, [0]).run(
         TIMES, np.append(START, np.zeros(6)), [0.8, 0.6], 1e-8, np.full(8, 1e-9), 10**6
     )
     assert outcome == STIFF
@@ -123,8 +125,8 @@ def test_calls_are_counted_and_end_with_the_budget() -> None:
     with pytest.raises(BudgetSpent):
         integrator.solve(TIMES, START, VALUES, np.ones(2))
     assert 100 <= integrator.calls < 130
-    assert Program(_system(-X), None).run(TIMES, START, [0.8, 0.6], 1e-8, np.full(2, 1e-10), 0)[0] == SPENT
-    outcome, _, calls = Program(_system(-X), None).run(TIMES, START, [0.8, 0.6], 1e-8, np.full(2, 1e-10), 10**6)
+    assert FormulaProgram(_system(-X), None).run(TIMES, START, [0.8, 0.6], 1e-8, np.full(2, 1e-10), 0)[0] == SPENT
+    outcome, _, calls = FormulaProgram(_system(-X), None).run(TIMES, START, [0.8, 0.6], 1e-8, np.full(2, 1e-10), 10**6)
     assert outcome == DONE
     assert calls < 200
 
@@ -151,6 +153,6 @@ def test_without_a_compiler_formulas_are_integrated_all_the_same(monkeypatch: py
 
 
 def test_what_occurs_twice_is_computed_once() -> None:
-    once = len(Program(_system(sp.sin(X * Y), X), None)._code)
-    twice = len(Program(_system(sp.sin(X * Y), B * sp.sin(X * Y)), None)._code)
+    once = len(FormulaProgram(_system(sp.sin(X * Y), X), None)._code)
+    twice = len(FormulaProgram(_system(sp.sin(X * Y), B * sp.sin(X * Y)), None)._code)
     assert (once, twice) == (2, 3)

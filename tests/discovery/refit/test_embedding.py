@@ -11,8 +11,8 @@ import sympy as sp
 from scipy.integrate import solve_ivp
 
 import ude
-from ude.discovery.refit.closed_system import ClosedSystem, Constant, Trajectory, state_scale
-from ude.discovery.refit.embedding import FitOptions, fit_closed_form
+from ude.discovery.refit.closed_system import ClosedSystem, Constant, ObservedTrajectory, state_scale
+from ude.discovery.refit.embedding import RefitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator
 from ude.errors import DataError, InputError, ModelError
 
@@ -43,7 +43,7 @@ HARE = [
     24.7,
 ]
 LYNX = [4, 6.1, 9.8, 35.2, 59.4, 41.7, 19, 13, 8.3, 9.1, 7.4, 8, 12.3, 19.5, 45.7, 51.1, 29.7, 15.8, 9.7, 10.1, 8.6]
-PELTS = Trajectory(np.arange(21.0), np.stack([HARE, LYNX], axis=1))
+PELTS = ObservedTrajectory(np.arange(21.0), np.stack([HARE, LYNX], axis=1))
 
 LOTKA_VOLTERRA = ClosedSystem(
     ("hare", "lynx"),
@@ -77,8 +77,8 @@ def test_hudson_bay_with_log_normal_noise_is_that_of_stans_case_study() -> None:
 def test_jacobian_of_stabilized_counts_is_that_of_differences() -> None:
     rates = {"x": -k * sp.Symbol("x")}
     decay = ClosedSystem(("x",), rates, {"k": Constant(0.4)}, noise={"x": ude.noise.Poisson()})
-    data = [Trajectory(np.arange(6.0), np.array([[50.0], [31.0], [24.0], [14.0], [12.0], [6.0]]))]
-    fixed = FitOptions(max_iterations=1)
+    data = [ObservedTrajectory(np.arange(6.0), np.array([[50.0], [31.0], [24.0], [14.0], [12.0], [6.0]]))]
+    fixed = RefitOptions(max_iterations=1)
     fit = fit_closed_form(decay, data, np.array([[50.0]]), np.ones(1), fixed)
 
     def residuals(rate: float, start: float) -> np.ndarray:
@@ -129,7 +129,9 @@ def test_several_trajectories_share_constants_and_keep_their_own_initial_states(
     starts = np.array([[30.0, 5.0], [60.0, 20.0], [20.0, 30.0]])
     times = np.linspace(0.0, 15.0, 25)
     data = [integrator.solve(times, start, truth, np.ones(2)) for start in starts]
-    fit = fit_closed_form(LOTKA_VOLTERRA, [Trajectory(times, u) for u in data if u is not None], u0=1.1 * starts)
+    fit = fit_closed_form(
+        LOTKA_VOLTERRA, [ObservedTrajectory(times, u) for u in data if u is not None], u0=1.1 * starts
+    )
     assert fit.values == pytest.approx(truth, rel=1e-6)
     assert fit.u0 == pytest.approx(starts, rel=1e-6)
 
@@ -140,13 +142,13 @@ def test_states_that_were_not_observed_are_left_out() -> None:
     data = Integrator(LOTKA_VOLTERRA).solve(times, np.array([30.0, 5.0]), truth, np.ones(2))
     assert data is not None
     data[::2, 1] = np.nan
-    fit = fit_closed_form(LOTKA_VOLTERRA, [Trajectory(times, data)])
+    fit = fit_closed_form(LOTKA_VOLTERRA, [ObservedTrajectory(times, data)])
     assert fit.n_observations == 31 + 15
     assert fit.values == pytest.approx(truth, rel=1e-5)
 
 
 def test_initial_states_stay_where_they_are_put_when_not_fitted() -> None:
-    fit = fit_closed_form(LOTKA_VOLTERRA, [PELTS], u0=np.array([[34.0, 5.0]]), options=FitOptions(fit_u0=False))
+    fit = fit_closed_form(LOTKA_VOLTERRA, [PELTS], u0=np.array([[34.0, 5.0]]), options=RefitOptions(fit_u0=False))
     assert fit.u0.tolist() == [[34.0, 5.0]]
     assert fit.sse > fit_closed_form(LOTKA_VOLTERRA, [PELTS]).sse
 
@@ -176,7 +178,7 @@ def test_stiff_constants_are_found() -> None:
 
     data = solve_ivp(robertson, (0, 1e3), u0, "Radau", times, rtol=1e-10, atol=1e-14).y.T
     fit = fit_closed_form(
-        system, [Trajectory(times, data)], u0=u0[None], options=FitOptions(fit_u0=False, max_seconds=30.0)
+        system, [ObservedTrajectory(times, data)], u0=u0[None], options=RefitOptions(fit_u0=False, max_seconds=30.0)
     )
     assert fit.values == pytest.approx(truth, rel=1e-3)
 
@@ -198,7 +200,7 @@ def test_a_formula_that_blows_up_costs_little_and_raises_nothing(rate: sp.Expr) 
         {"k": Constant(0.5), "c": Constant(0.8), "d": Constant(0.02)},
     )
     start = time.perf_counter()
-    fit = fit_closed_form(system, [PELTS], options=FitOptions(max_rhs_calls=20_000, max_seconds=3.0))
+    fit = fit_closed_form(system, [PELTS], options=RefitOptions(max_rhs_calls=20_000, max_seconds=3.0))
     assert time.perf_counter() - start < 10.0
     assert fit.rhs_calls <= 20_000
     assert fit.sse > 10.0  # of 42: nothing that could be chosen; infinite where there is no solution at all
@@ -212,17 +214,17 @@ def test_a_power_that_turns_complex_is_no_solution() -> None:
     integrator = Integrator(system)
     assert integrator.solve(np.array([0.0, 0.3]), np.array([0.5]), {"k": 0.1}, np.ones(1)) is not None
     assert integrator.solve(np.array([0.0, 2.0]), np.array([0.5]), {"k": 0.1}, np.ones(1)) is None
-    fit = fit_closed_form(system, [Trajectory(np.linspace(0.0, 2.0, 9), np.linspace(0.5, -1.5, 9)[:, None])])
+    fit = fit_closed_form(system, [ObservedTrajectory(np.linspace(0.0, 2.0, 9), np.linspace(0.5, -1.5, 9)[:, None])])
     assert fit.sse == np.inf
 
 
 def test_the_budget_ends_a_fit_and_keeps_the_best_so_far() -> None:
-    fit = fit_closed_form(LOTKA_VOLTERRA, [PELTS], options=FitOptions(max_rhs_calls=3_000))
+    fit = fit_closed_form(LOTKA_VOLTERRA, [PELTS], options=RefitOptions(max_rhs_calls=3_000))
     assert fit.rhs_calls <= 3_000
     assert not fit.success
     assert fit.message == "stopped after 3000 right-hand-side calls: budget spent"
     assert np.isfinite(fit.sse)
-    slow = fit_closed_form(LOTKA_VOLTERRA, [PELTS], options=FitOptions(max_seconds=1e-4))
+    slow = fit_closed_form(LOTKA_VOLTERRA, [PELTS], options=RefitOptions(max_seconds=1e-4))
     assert "budget spent" in slow.message
 
 
@@ -230,12 +232,12 @@ def test_growing_stretches_rescue_a_start_that_is_out_of_phase() -> None:
     poor = {name: Constant(constant.start * 2.0, 0.0) for name, constant in LOTKA_VOLTERRA.parameters.items()}
     system = ClosedSystem(LOTKA_VOLTERRA.states, LOTKA_VOLTERRA.equations, poor)
     rescued = fit_closed_form(system, [PELTS])
-    alone = fit_closed_form(system, [PELTS], options=FitOptions(horizons=()))
+    alone = fit_closed_form(system, [PELTS], options=RefitOptions(horizons=()))
     assert rescued.sse < 2.0 < alone.sse
 
 
 def test_more_starts_repeat_themselves_and_never_do_worse() -> None:
-    options = FitOptions(starts=4, seed=3)
+    options = RefitOptions(starts=4, seed=3)
     first, second = (fit_closed_form(LOTKA_VOLTERRA, [PELTS], options=options) for _ in range(2))
     assert first.values == second.values
     assert first.sse <= fit_closed_form(LOTKA_VOLTERRA, [PELTS]).sse * (1 + 1e-9)
@@ -245,7 +247,7 @@ def test_time_may_stand_in_the_equations() -> None:
     x = sp.Symbol("x")
     system = ClosedSystem(("x",), {"x": k * sp.cos(t)}, {"k": Constant(1.0)})
     times = np.linspace(0.0, 6.0, 20)
-    fit = fit_closed_form(system, [Trajectory(times, 0.5 + 3.0 * np.sin(times)[:, None])])
+    fit = fit_closed_form(system, [ObservedTrajectory(times, 0.5 + 3.0 * np.sin(times)[:, None])])
     assert fit.values["k"] == pytest.approx(3.0, rel=1e-6)
     assert fit.u0[0, 0] == pytest.approx(0.5, rel=1e-5)
     assert str(x) in system.states
@@ -255,13 +257,13 @@ def test_absolute_values_have_sensitivities() -> None:
     v = sp.Symbol("v")
     system = ClosedSystem(("v",), {"v": -k * v * sp.Abs(v)}, {"k": Constant(0.2, 0.0)})
     times = np.linspace(0.0, 5.0, 20)
-    fit = fit_closed_form(system, [Trajectory(times, (-3.0 / (1.0 + 0.5 * 3.0 * times))[:, None])])
+    fit = fit_closed_form(system, [ObservedTrajectory(times, (-3.0 / (1.0 + 0.5 * 3.0 * times))[:, None])])
     assert fit.values["k"] == pytest.approx(0.5, rel=1e-5)
 
 
 def test_scale_is_the_deviation_of_the_data() -> None:
     assert state_scale([PELTS]) == pytest.approx([np.std(HARE), np.std(LYNX)])
-    flat = Trajectory(np.arange(3.0), np.array([[5.0, np.nan, 0.0]] * 3))
+    flat = ObservedTrajectory(np.arange(3.0), np.array([[5.0, np.nan, 0.0]] * 3))
     assert state_scale([flat]).tolist() == [5.0, 1.0, 1.0]
 
 
@@ -273,15 +275,15 @@ def test_wrong_input_is_refused_in_words() -> None:
     with pytest.raises(ModelError, match="dx/dt still holds an unknown function: U1"):
         ClosedSystem(("x",), {"x": sp.Function("U1")(sp.Symbol("x"))})
     with pytest.raises(DataError, match="times of a trajectory must increase. Sort the rows"):
-        Trajectory(np.array([0.0, 2.0, 1.0]), np.zeros((3, 1)))
+        ObservedTrajectory(np.array([0.0, 2.0, 1.0]), np.zeros((3, 1)))
     with pytest.raises(DataError, match=r"trajectory: expected t \(T,\) and u \(T, state\)"):
-        Trajectory(np.zeros(3), np.zeros(3))
+        ObservedTrajectory(np.zeros(3), np.zeros(3))
     with pytest.raises(DataError, match=r"trajectory 0: expected 2 columns \(hare, lynx\), got 1"):
-        fit_closed_form(LOTKA_VOLTERRA, [Trajectory(np.arange(3.0), np.ones((3, 1)))])
+        fit_closed_form(LOTKA_VOLTERRA, [ObservedTrajectory(np.arange(3.0), np.ones((3, 1)))])
     with pytest.raises(DataError, match="no trajectories to fit"):
         fit_closed_form(LOTKA_VOLTERRA, [])
     with pytest.raises(DataError, match="nothing was observed"):
-        fit_closed_form(LOTKA_VOLTERRA, [Trajectory(np.arange(3.0), np.full((3, 2), np.nan))])
+        fit_closed_form(LOTKA_VOLTERRA, [ObservedTrajectory(np.arange(3.0), np.full((3, 2), np.nan))])
     system = ClosedSystem(("x",), {"x": k * sp.Symbol("x")}, {"k": Constant(-1.0, 0.0)})
     with pytest.raises(InputError, match="start value of k: expected within 0 to inf, got -1"):
-        fit_closed_form(system, [Trajectory(np.arange(3.0), np.ones((3, 1)))])
+        fit_closed_form(system, [ObservedTrajectory(np.arange(3.0), np.ones((3, 1)))])

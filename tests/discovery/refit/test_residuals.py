@@ -9,7 +9,7 @@ import pytest
 import sympy as sp
 
 from ude.discovery.candidate import Candidate, complexity
-from ude.discovery.refit.closed_system import ClosedSystem, Constant, Trajectory
+from ude.discovery.refit.closed_system import ClosedSystem, Constant, ObservedTrajectory
 from ude.discovery.refit.embedding import fit_closed_form
 from ude.discovery.refit.integration import Integrator
 from ude.discovery.refit.partial_system import PartialSystem
@@ -21,8 +21,8 @@ LINE = ClosedSystem(("x",), {"x": sp.Symbol("k")}, {"k": Constant(1.0)})
 T = np.linspace(0.0, 1.0, 40)
 
 
-def lines(values: np.ndarray) -> list[Trajectory]:
-    return [Trajectory(T, row[:, None]) for row in values]
+def lines(values: np.ndarray) -> list[ObservedTrajectory]:
+    return [ObservedTrajectory(T, row[:, None]) for row in values]
 
 
 def test_independent_errors_are_hardly_ever_taken_for_something_else() -> None:
@@ -50,7 +50,7 @@ def test_a_curve_taken_for_a_line_is_seen_where_the_noise_is_as_large() -> None:
 def test_residuals_come_back_in_their_places() -> None:
     values = np.array([[1.0, np.nan, 2.0], [np.nan, 5.0, 6.0]]).T
     system = ClosedSystem(("x", "y"), {"x": c0, "y": c0}, {"c0": Constant(0.5)})
-    data = [Trajectory(np.arange(3.0), values), Trajectory(np.arange(3.0), 2.0 * values)]
+    data = [ObservedTrajectory(np.arange(3.0), values), ObservedTrajectory(np.arange(3.0), 2.0 * values)]
     fit = fit_closed_form(system, data, np.array([[1.0, 4.0], [2.0, 8.0]]))
     tables = residual_tables(data, fit)
     assert [np.isnan(table).tolist() for table in tables] == [np.isnan(values).tolist()] * 2
@@ -64,7 +64,7 @@ def test_formulas_are_tried_however_complex_until_nothing_is_left() -> None:
     true = ClosedSystem(("x",), {"x": 1 - x + sp.sin(3 * x) / 2}, {})
     times = np.linspace(0.0, 4.0, 80)
     states = [Integrator(true).solve(times, np.array([start]), {}, np.ones(1)) for start in (0.0, 3.0)]
-    data = [Trajectory(times, own) for own in states if own is not None]
+    data = [ObservedTrajectory(times, own) for own in states if own is not None]
     assert len(data) == 2
 
     def candidate(expression: sp.Expr, nmse: float, **constants: float) -> Candidate:

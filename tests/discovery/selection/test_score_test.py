@@ -10,8 +10,8 @@ from ude.discovery.candidate import Candidate, complexity
 from ude.discovery.canonical_form import family
 from ude.discovery.edits import with_summand, without
 from ude.discovery.joint_complexity import joint_complexity
-from ude.discovery.refit.closed_system import ClosedSystem, Constant, Trajectory
-from ude.discovery.refit.embedding import FitOptions, fit_closed_form
+from ude.discovery.refit.closed_system import ClosedSystem, Constant, ObservedTrajectory
+from ude.discovery.refit.embedding import RefitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.selection.combination import Combination
@@ -26,7 +26,7 @@ POOL = [sp.S.One, x, y, x * y, x * y**2, x**2, sp.sin(y), sp.log(x - 0.3)]
 FLOOR = 1e-3
 
 
-def _data(noise: float = 0.02) -> Trajectory:
+def _data(noise: float = 0.02) -> ObservedTrajectory:
     """Glycolysis after Sel'kov: x' = .5 - .5 x - x y**2, y' = x y**2 - .1 y."""
     a, b, k = sp.symbols("a b k")
     rates = {"x": a - a * x - k * x * y**2, "y": k * x * y**2 - b * y}
@@ -35,23 +35,23 @@ def _data(noise: float = 0.02) -> Trajectory:
     closed = ClosedSystem(("x", "y"), rates, {name: Constant(value) for name, value in truth.items()})
     u = Integrator(closed).solve(times, np.array([1.4, 0.2]), truth, np.ones(2))
     assert u is not None
-    return Trajectory(times, u * (1 + noise * np.random.default_rng(1).standard_normal(u.shape)))
+    return ObservedTrajectory(times, u * (1 + noise * np.random.default_rng(1).standard_normal(u.shape)))
 
 
 def _candidate(expression: sp.Expr, **constants: float) -> Candidate:
     return Candidate(expression, constants, complexity(expression, constants), 0.1, "test")
 
 
-def _fitted(candidates: dict[str, Candidate], data: Trajectory) -> Combination:
+def _fitted(candidates: dict[str, Candidate], data: ObservedTrajectory) -> Combination:
     closed, _ = SYSTEM.close(candidates)
     fit = fit_closed_form(closed, [data])
     size = joint_complexity(candidates)
     return Combination(candidates, closed, fit, size, score(fit.sse, fit.n_observations, size, FLOOR), {})
 
 
-def _ground(data: Trajectory, rtol: float = 1e-8) -> Ground:
+def _ground(data: ObservedTrajectory, rtol: float = 1e-8) -> Ground:
     sizes = SYSTEM.sizes([data])
-    return Ground(SYSTEM, [data], SYSTEM.residual_scale([data]), sizes, FitOptions(rtol=rtol), FLOOR)
+    return Ground(SYSTEM, [data], SYSTEM.residual_scale([data]), sizes, RefitOptions(rtol=rtol), FLOOR)
 
 
 NEARLY = {

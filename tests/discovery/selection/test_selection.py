@@ -9,7 +9,7 @@ import pytest
 import sympy as sp
 
 from ude.discovery.candidate import Candidate, complexity
-from ude.discovery.refit.closed_system import ClosedSystem, Constant, Trajectory
+from ude.discovery.refit.closed_system import ClosedSystem, Constant, ObservedTrajectory
 from ude.discovery.refit.integration import Integrator
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.selection.selection import SelectionOptions, select
@@ -46,7 +46,7 @@ FRONT = [
 FEW = FRONT[1:5]  # where the point is another one than finding the needle
 
 
-def _data(noise: float, seed: int = 0, end: float = 15.0, points: int = 31) -> Trajectory:
+def _data(noise: float, seed: int = 0, end: float = 15.0, points: int = 31) -> ObservedTrajectory:
     closed = ClosedSystem(
         ("x", "y"),
         {"x": a * x - c0 * x * y, "y": c1 * x * y - d * y},
@@ -57,13 +57,13 @@ def _data(noise: float, seed: int = 0, end: float = 15.0, points: int = 31) -> T
     states = Integrator(closed).solve(times, np.array([30.0, 8.0]), values, np.ones(2))
     assert states is not None
     random = np.random.default_rng(seed)
-    return Trajectory(times, states + noise * states.std(axis=0) * random.standard_normal(states.shape))
+    return ObservedTrajectory(times, states + noise * states.std(axis=0) * random.standard_normal(states.shape))
 
 
-def _cut(trajectory: Trajectory, points: int) -> tuple[Trajectory, Trajectory]:
+def _cut(trajectory: ObservedTrajectory, points: int) -> tuple[ObservedTrajectory, ObservedTrajectory]:
     return (
-        Trajectory(trajectory.t[:points], trajectory.u[:points]),
-        Trajectory(trajectory.t[points:], trajectory.u[points:]),
+        ObservedTrajectory(trajectory.t[:points], trajectory.u[:points]),
+        ObservedTrajectory(trajectory.t[points:], trajectory.u[points:]),
     )
 
 
@@ -110,7 +110,7 @@ def test_held_out_error_is_that_of_simulating_on_from_the_fitted_start() -> None
 
 def test_held_out_data_do_not_influence_the_choice() -> None:
     train, held_out = _cut(_data(0.05), 23)
-    absurd = Trajectory(held_out.t, 1e3 * held_out.u)
+    absurd = ObservedTrajectory(held_out.t, 1e3 * held_out.u)
     first = select(SYSTEM, {"U1": FEW, "U2": FEW}, [train], held_out=[held_out])
     second = select(SYSTEM, {"U1": FEW, "U2": FEW}, [train], held_out=[absurd])
     assert [str(c) for c in first.ranked] == [str(c) for c in second.ranked]
@@ -184,7 +184,7 @@ def test_shortlist_holds_the_simplest_adequate() -> None:
 def test_a_positive_state_is_not_followed_below_zero() -> None:
     system = PartialSystem(("x",), {"x": -U1(x)}, {"U1": ("x",)}, positive=("x",))
     times = np.linspace(0.0, 4.0, 20)
-    data = Trajectory(times, 5.0 * np.exp(-times)[:, None])
+    data = ObservedTrajectory(times, 5.0 * np.exp(-times)[:, None])
     front = [candidate(c0, c0=0.5), candidate(c0 * x, c0=0.8)]
     found = select(system, {"U1": front}, [data], options=SelectionOptions(simplify=False))
     assert str(found.chosen) == "U1 = c0*x"
@@ -218,7 +218,7 @@ def test_an_open_choice_is_widened_by_summands_that_were_offered_alone(monkeypat
     monkeypatch.setattr("ude.discovery.selection.selection._OPEN", np.inf)
     system = PartialSystem(("x",), {"x": U1(x)}, {"U1": ("x",)})
     times = np.linspace(0.0, 4.0, 30)
-    data = Trajectory(times, (2.0 + 3.0 * np.exp(-times))[:, None])
+    data = ObservedTrajectory(times, (2.0 + 3.0 * np.exp(-times))[:, None])
     front = [candidate(c0, c0=-0.5), candidate(c0 * x, c0=-0.5)]
     narrow = select(system, {"U1": front}, [data], options=SelectionOptions(extend=0))
     assert str(narrow.chosen) in ("U1 = c0", "U1 = c0*x")
@@ -234,7 +234,7 @@ def test_an_open_choice_also_tries_rivals_without_one_of_their_constants(monkeyp
     monkeypatch.setattr("ude.discovery.selection.selection._OPEN", np.inf)
     system = PartialSystem(("x",), {"x": U1(x)}, {"U1": ("x",)})
     times = np.linspace(0.0, 4.0, 30)
-    data = Trajectory(times, (2.0 / (1.0 + 3.0 * np.exp(-2.0 * times)))[:, None])
+    data = ObservedTrajectory(times, (2.0 / (1.0 + 3.0 * np.exp(-2.0 * times)))[:, None])
     front = [candidate(c0, c0=0.5), candidate(c0 + c1 * x + c2 * x**2, c0=0.1, c1=1.9, c2=-0.9)]
     found = select(system, {"U1": front}, [data], options=SelectionOptions(floor=1.0))
     assert str(found.chosen) == "U1 = c0"

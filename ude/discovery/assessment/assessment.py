@@ -16,8 +16,8 @@ from ude.discovery.assessment.stability import Stability, screen
 from ude.discovery.assessment.support import Support, support_of
 from ude.discovery.assessment.verdict import Evidence, Verdict, VerdictOptions, judge
 from ude.discovery.candidate import Samples
-from ude.discovery.refit.closed_system import Array, Trajectory
-from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
+from ude.discovery.refit.closed_system import Array, ObservedTrajectory
+from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator, along, simulate
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.refit.residuals import dependence
@@ -64,7 +64,7 @@ class Subject:
     system: PartialSystem
     selection: Selection
     final: EmbeddedFit
-    trajectories: Sequence[Trajectory]
+    trajectories: Sequence[ObservedTrajectory]
     held_out: bool
     samples: Mapping[str, Samples]
     along: Mapping[str, Array | float]
@@ -72,7 +72,7 @@ class Subject:
     scale: Array
     state_scale: Array
     floor: float
-    fit: FitOptions = field(default_factory=FitOptions)
+    fit: RefitOptions = field(default_factory=RefitOptions)
 
 
 def assess(subject: Subject, options: AssessmentOptions = AssessmentOptions()) -> Assessment:
@@ -118,7 +118,7 @@ def assess(subject: Subject, options: AssessmentOptions = AssessmentOptions()) -
     return Assessment(judge(evidence, options.verdict), inclusion, intervals, support, stability, confounding, in_order)
 
 
-def standstill_score(trajectories: Sequence[Trajectory], scale: Array, floor: float) -> float:
+def standstill_score(trajectories: Sequence[ObservedTrajectory], scale: Array, floor: float) -> float:
     """The score of states that do not change: each column of each trajectory at its mean, complexity 0."""
     sse, n = 0.0, 0
     for own in trajectories:

@@ -18,8 +18,8 @@ from scipy.optimize import brentq
 from scipy.stats import f as fisher_f
 from scipy.stats import t as student_t
 
-from ude.discovery.refit.closed_system import Array, ClosedSystem, Trajectory
-from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
+from ude.discovery.refit.closed_system import Array, ClosedSystem, ObservedTrajectory
+from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
 from ude.errors import InputError
 
 _FARTHEST = 30.0  # standard errors, or factors of 2 where there is none, to which a profile is followed
@@ -49,13 +49,13 @@ def covariance(fit: EmbeddedFit, columns: Array) -> Array | None:
     return np.asarray(inverse @ meat @ inverse)
 
 
-def observed_columns(trajectories: Sequence[Trajectory]) -> Array:
+def observed_columns(trajectories: Sequence[ObservedTrajectory]) -> Array:
     """The column of each observed number, in the order of the residuals of a fit."""
     return np.concatenate([np.nonzero(np.isfinite(own.u))[1] for own in trajectories])
 
 
 def wald_intervals(
-    system: ClosedSystem, fit: EmbeddedFit, trajectories: Sequence[Trajectory], level: float = 0.95
+    system: ClosedSystem, fit: EmbeddedFit, trajectories: Sequence[ObservedTrajectory], level: float = 0.95
 ) -> pd.DataFrame:
     """One row a fitted constant: constant, value, lower, upper. Infinite where the data do not determine it.
 
@@ -85,9 +85,9 @@ def wald_intervals(
 def profile_interval(
     system: ClosedSystem,
     fit: EmbeddedFit,
-    trajectories: Sequence[Trajectory],
+    trajectories: Sequence[ObservedTrajectory],
     name: str,
-    options: FitOptions,
+    options: RefitOptions,
     level: float = 0.95,
     scale: Array | None = None,
 ) -> tuple[float, float]:

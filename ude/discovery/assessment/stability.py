@@ -11,7 +11,7 @@ import numpy as np
 import sympy as sp
 from scipy.optimize import fsolve
 
-from ude.discovery.refit.closed_system import Array, ClosedSystem, Forcing, Trajectory
+from ude.discovery.refit.closed_system import Array, ClosedSystem, Forcing, ObservedTrajectory
 from ude.discovery.refit.integration import BudgetSpent, Integrator, without_distributions
 
 _FAR = 100.0  # times the range of the data beyond which a solution counts as unbounded
@@ -48,7 +48,7 @@ def screen(
     system: ClosedSystem,
     values: Mapping[str, float],
     u0: Array,
-    trajectories: Sequence[Trajectory],
+    trajectories: Sequence[ObservedTrajectory],
     scale: Array,
     horizon: float = 10.0,
 ) -> Stability:
@@ -73,7 +73,11 @@ def screen(
 
 
 def _visited(
-    integrator: Integrator, values: Mapping[str, float], u0: Array, trajectories: Sequence[Trajectory], scale: Array
+    integrator: Integrator,
+    values: Mapping[str, float],
+    u0: Array,
+    trajectories: Sequence[ObservedTrajectory],
+    scale: Array,
 ) -> Array:
     parts = [u0]
     integrator.max_calls = 100_000

@@ -31,10 +31,10 @@ CRAWL = 5000  # steps between two times after which a solution is taken to creep
 _LARGEST_POWER = 16
 
 DONE, NOWHERE, STIFF, SPENT = range(4)
-"""What `Program.run` says: integrated; the solution does not exist up to there; stiff; no calls left."""
+"""What `FormulaProgram.run` says: integrated; the solution does not exist up to there; stiff; no calls left."""
 
 
-class Program:
+class FormulaProgram:
     """A system's right-hand side as a list of operations.
 
     free: the states by whose start the solution is differentiated; None: no sensitivities.

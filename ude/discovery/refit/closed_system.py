@@ -57,7 +57,7 @@ class Forcing:
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class ObservedTrajectory:
     """Observations ``u`` (T, column) at increasing times ``t`` (T,); NaN where a column was not observed.
 
     inputs: constants of the system that have another value, or a course, in this trajectory: conditions and forcing.
@@ -127,7 +127,7 @@ class ClosedSystem:
         return tuple(self.observables) or self.states
 
 
-def state_scale(trajectories: Sequence[Trajectory]) -> Array:
+def state_scale(trajectories: Sequence[ObservedTrajectory]) -> Array:
     """Standard deviation of each state's data over all trajectories; its size, or 1, where it does not vary."""
     data = np.concatenate([trajectory.u for trajectory in trajectories])
     with warnings.catch_warnings():

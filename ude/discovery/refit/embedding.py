@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from ude.discovery.refit.closed_system import Array, ClosedSystem, Trajectory, state_scale
-from ude.discovery.refit.integration import BudgetSpent, Integrator, Observer
+from ude.discovery.refit.closed_system import Array, ClosedSystem, ObservedTrajectory, state_scale
+from ude.discovery.refit.integration import BudgetSpent, ColumnFunctions, Integrator
 from ude.discovery.refit.stabilized import residual_scale, stabilized, stabilized_data
 from ude.errors import DataError, InputError
 
@@ -52,7 +52,7 @@ class EmbeddedFit:
 
 
 @dataclass(frozen=True)
-class FitOptions:
+class RefitOptions:
     """How long and how finely `fit_closed_form` tries.
 
     max_rhs_calls, max_seconds (of the processor): budget of one fit, all its starts together.
@@ -89,10 +89,10 @@ _OFF = 1e9
 
 def fit_closed_form(
     system: ClosedSystem,
-    trajectories: Sequence[Trajectory],
+    trajectories: Sequence[ObservedTrajectory],
     u0: Array | None = None,
     scale: Array | None = None,
-    options: FitOptions = FitOptions(),
+    options: RefitOptions = RefitOptions(),
     state_scale: Array | None = None,
 ) -> EmbeddedFit:
     """Least squares of constants and initial states on observed trajectories (trust-region Levenberg-Marquardt).
@@ -121,11 +121,11 @@ def fit_closed_form(
 
 def linearized(
     system: ClosedSystem,
-    trajectories: Sequence[Trajectory],
+    trajectories: Sequence[ObservedTrajectory],
     u0: Array,
     scale: Array,
     state_scale: Array,
-    options: FitOptions = FitOptions(),
+    options: RefitOptions = RefitOptions(),
 ) -> Array | None:
     """Derivatives (N, fitted constants) of the residuals of `EmbeddedFit` by constants at their start values.
 
@@ -141,7 +141,7 @@ def linearized(
     return problem.best_jacobian
 
 
-def _within_budget(system: ClosedSystem, options: FitOptions) -> Integrator:
+def _within_budget(system: ClosedSystem, options: RefitOptions) -> Integrator:
     integrator = Integrator(system, options.rtol, options.free(len(system.states)))
     integrator.max_calls, integrator.deadline = options.max_rhs_calls, time.thread_time() + options.max_seconds
     return integrator
@@ -172,7 +172,7 @@ def _grown(problem: _Problem) -> Array:
     values, u0 = problem.all_values(problem.start), problem.u0
     for share in problem.options.horizons:
         short = [
-            Trajectory(own.t[:kept], own.u[:kept], own.inputs)
+            ObservedTrajectory(own.t[:kept], own.u[:kept], own.inputs)
             for own in problem.trajectories
             for kept in [max(3, int(np.ceil(share * len(own.t))))]
         ]
@@ -203,14 +203,14 @@ class _Problem:
     def __init__(
         self,
         system: ClosedSystem,
-        trajectories: Sequence[Trajectory],
+        trajectories: Sequence[ObservedTrajectory],
         u0: Array | None,
         scale: Array | None,
-        options: FitOptions,
+        options: RefitOptions,
         integrator: Integrator,
         state_size: Array | None = None,
     ) -> None:
-        self.integrator, self.observer = integrator, Observer(system)
+        self.integrator, self.observer = integrator, ColumnFunctions(system)
         self.positive = np.array([state in system.positive for state in system.states])
         self.system, self.trajectories, self.options = system, list(trajectories), options
         _check(system, self.trajectories)
@@ -365,7 +365,7 @@ class _Problem:
         )
 
 
-def _starts(system: ClosedSystem, trajectories: Sequence[Trajectory], u0: Array | None, scale: Array) -> Array:
+def _starts(system: ClosedSystem, trajectories: Sequence[ObservedTrajectory], u0: Array | None, scale: Array) -> Array:
     shape = len(trajectories), len(system.states)
     if u0 is not None:
         return np.array(u0, dtype=np.float64).reshape(shape)
@@ -374,7 +374,7 @@ def _starts(system: ClosedSystem, trajectories: Sequence[Trajectory], u0: Array 
     return np.stack([_first_observed(trajectory, scale) for trajectory in trajectories])
 
 
-def _first_observed(trajectory: Trajectory, scale: Array) -> Array:
+def _first_observed(trajectory: ObservedTrajectory, scale: Array) -> Array:
     first = []
     for index in range(trajectory.u.shape[1]):
         seen = trajectory.u[np.isfinite(trajectory.u[:, index]), index]
@@ -382,7 +382,7 @@ def _first_observed(trajectory: Trajectory, scale: Array) -> Array:
     return np.array(first)
 
 
-def _check(system: ClosedSystem, trajectories: Sequence[Trajectory]) -> None:
+def _check(system: ClosedSystem, trajectories: Sequence[ObservedTrajectory]) -> None:
     if not trajectories:
         raise DataError("no trajectories to fit", expected="at least one")
     for index, trajectory in enumerate(trajectories):

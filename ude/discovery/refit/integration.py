@@ -21,8 +21,8 @@ import numpy as np
 import sympy as sp
 from scipy.integrate import ODEintWarning, odeint
 
-from ude.discovery.refit.c_integrator import CRAWL, DONE, SPENT, STIFF, Program
-from ude.discovery.refit.closed_system import Array, ClosedSystem, Forcing, Trajectory
+from ude.discovery.refit.c_integrator import CRAWL, DONE, SPENT, STIFF, FormulaProgram
+from ude.discovery.refit.closed_system import Array, ClosedSystem, Forcing, ObservedTrajectory
 from ude.errors import EngineRefused
 
 
@@ -48,7 +48,7 @@ class Integrator:
         self.free = list(range(len(system.states))) if free is None else list(free)
         self.max_calls, self.deadline = 10**9, np.inf
         self._functions: dict[bool, Callable[..., list[float]]] = {}
-        self._native: dict[bool, Program | None] = {}
+        self._native: dict[bool, FormulaProgram | None] = {}
 
     def solve(self, t: Array, u0: Array, values: Mapping[str, float | Forcing], scale: Array) -> Array | None:
         """States (T, state) at times t, starting from u0 at t[0]; None where the solution does not exist."""
@@ -93,11 +93,11 @@ class Integrator:
                 return found if outcome == DONE and np.all(np.isfinite(found)) else None
         return self._by_lsoda(self._function(sensitive), t, start, (constants, forced), atol)
 
-    def _program(self, sensitive: bool) -> Program | None:
+    def _program(self, sensitive: bool) -> FormulaProgram | None:
         """The system for the C program; None where that does not work."""
         if sensitive not in self._native:
             try:
-                self._native[sensitive] = Program(self.system, self.free if sensitive else None)
+                self._native[sensitive] = FormulaProgram(self.system, self.free if sensitive else None)
             except (NotImplementedError, EngineRefused, TypeError):  # TypeError: a number that is not real
                 self._native[sensitive] = None
         return self._native[sensitive]
@@ -169,7 +169,7 @@ def _corners(t: Array, courses: Sequence[Forcing]) -> Array | None:
     return inside if 0 < len(inside) <= _MOST_CORNERS else None
 
 
-class Observer:
+class ColumnFunctions:
     """The columns of the data as functions of states, constants and time, with derivatives; see `ClosedSystem`."""
 
     def __init__(self, system: ClosedSystem) -> None:
@@ -256,7 +256,7 @@ def without_distributions(expression: sp.Expr) -> sp.Expr:
 
 def simulate(
     integrator: Integrator,
-    trajectories: Sequence[Trajectory],
+    trajectories: Sequence[ObservedTrajectory],
     u0: Array,
     values: Mapping[str, float],
     scale: Array,

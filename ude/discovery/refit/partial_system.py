@@ -9,7 +9,7 @@ import numpy as np
 import sympy as sp
 
 from ude.discovery.candidate import Candidate
-from ude.discovery.refit.closed_system import Array, ClosedSystem, Constant, Trajectory, state_scale
+from ude.discovery.refit.closed_system import Array, ClosedSystem, Constant, ObservedTrajectory, state_scale
 from ude.discovery.refit.stabilized import residual_scale
 from ude.errors import ModelError
 from ude.fitting.noise import NoiseModel
@@ -64,11 +64,11 @@ class PartialSystem:
         """What the data hold."""
         return tuple(self.observables) or self.states
 
-    def sizes(self, trajectories: Sequence[Trajectory]) -> Array:
+    def sizes(self, trajectories: Sequence[ObservedTrajectory]) -> Array:
         """The size of each state, for tolerances."""
         return state_scale(trajectories) if self.state_scale is None else np.array(self.state_scale)
 
-    def residual_scale(self, trajectories: Sequence[Trajectory]) -> Array:
+    def residual_scale(self, trajectories: Sequence[ObservedTrajectory]) -> Array:
         """(column,): what counts as one among residuals."""
         return residual_scale(self.noise, self.columns, trajectories, self.errors)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ude.discovery.refit.closed_system import Array, Trajectory
+from ude.discovery.refit.closed_system import Array, ObservedTrajectory
 from ude.discovery.refit.embedding import EmbeddedFit
 
 DEPENDENT = 3.5  # standard deviations; independent residuals reach them once in some four thousand times
@@ -21,7 +21,7 @@ class Dependence:
     deviations: float
 
 
-def dependence(trajectories: Sequence[Trajectory], fit: EmbeddedFit, least: float) -> dict[str, Dependence]:
+def dependence(trajectories: Sequence[ObservedTrajectory], fit: EmbeddedFit, least: float) -> dict[str, Dependence]:
     """column -> how alike its neighboring residuals are, for columns whose residuals are above `least`.
 
     Where the residuals e_i are independent errors of whatever sizes, ``sum e_i e_{i+1} / sqrt(sum e_i^2 e_{i+1}^2)`` is
@@ -42,7 +42,7 @@ def dependence(trajectories: Sequence[Trajectory], fit: EmbeddedFit, least: floa
     return found
 
 
-def residual_tables(trajectories: Sequence[Trajectory], fit: EmbeddedFit) -> list[Array]:
+def residual_tables(trajectories: Sequence[ObservedTrajectory], fit: EmbeddedFit) -> list[Array]:
     """The scaled residuals of each trajectory (T, column), NaN where nothing was observed; empty without a solution."""
     if fit.residuals is None:
         return []

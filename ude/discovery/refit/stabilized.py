@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ude.discovery.refit.closed_system import Array, Trajectory, state_scale
+from ude.discovery.refit.closed_system import Array, ObservedTrajectory, state_scale
 from ude.fitting.noise import NoiseModel
 
 _DOUBT = 16.0
@@ -34,8 +34,8 @@ def stabilized(noise: Mapping[str, NoiseModel], columns: Sequence[str], values: 
 
 
 def stabilized_data(
-    noise: Mapping[str, NoiseModel], columns: Sequence[str], trajectories: Sequence[Trajectory]
-) -> list[Trajectory]:
+    noise: Mapping[str, NoiseModel], columns: Sequence[str], trajectories: Sequence[ObservedTrajectory]
+) -> list[ObservedTrajectory]:
     """The trajectories with their data in units of constant noise."""
     return [replace(own, u=stabilized(noise, columns, own.u)[0]) for own in trajectories]
 
@@ -43,7 +43,7 @@ def stabilized_data(
 def residual_scale(
     noise: Mapping[str, NoiseModel],
     columns: Sequence[str],
-    trajectories: Sequence[Trajectory],
+    trajectories: Sequence[ObservedTrajectory],
     errors: Mapping[str, float] | None = None,
 ) -> Array:
     """(column,): what counts as one among residuals.

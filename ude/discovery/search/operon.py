@@ -20,10 +20,10 @@ from ude.discovery.search.free_part import free_part
 from ude.discovery.search.notation import parse_equation
 from ude.discovery.search.operon_worker import OPERATORS, closest
 from ude.discovery.search.polish import polished
-from ude.discovery.search.worker import Engine, Worker, gather
+from ude.discovery.search.worker import SearchEngine, Worker, gather
 from ude.errors import InputError, UdeError
 
-ENGINE = Engine(
+ENGINE = SearchEngine(
     name="Operon",
     script="operon_worker.py",
     needs="the package pyoperon, on a processor with AVX2",

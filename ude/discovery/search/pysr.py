@@ -26,14 +26,14 @@ from ude.discovery.constraints.units import Units
 from ude.discovery.search.foreign import candidate_from
 from ude.discovery.search.free_part import free_part
 from ude.discovery.search.notation import BINARY, FUNCTIONS, parse_equation
-from ude.discovery.search.worker import Engine, run_worker
+from ude.discovery.search.worker import SearchEngine, run_worker
 from ude.errors import InputError, ModelError, UdeError
 from ude.models.equations.expression import did_you_mean, parse_expression
 
 __all__ = ["PySR", "free_part", "parse_equation"]
 
 INSTALL = 'python -m pip install pysr && python -c "import pysr"'
-ENGINE = Engine(
+ENGINE = SearchEngine(
     name="PySR",
     script="pysr_worker.py",
     needs="PySR and its Julia",

@@ -28,7 +28,7 @@ _POLL = 0.02  # seconds between looks at what has ended
 
 
 @dataclass(frozen=True)
-class Engine:
+class SearchEngine:
     """What messages need to know of an engine.
 
     name: as its users know it. script: file in this folder. needs: what has to be installed. install: the command.
@@ -48,7 +48,7 @@ class Worker:
     Raises OSError where no process can be started.
     """
 
-    def __init__(self, engine: Engine, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> None:
+    def __init__(self, engine: SearchEngine, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> None:
         self.engine = engine
         self._folder = tempfile.TemporaryDirectory(prefix=f"ude-{engine.name.lower()}-")
         folder = Path(self._folder.name)
@@ -115,7 +115,7 @@ def gather(workers: Sequence[Worker], timeout: float) -> list[list[dict[str, Any
 
 
 def run_worker(
-    engine: Engine, arrays: Mapping[str, Array], options: Mapping[str, Any], timeout: float
+    engine: SearchEngine, arrays: Mapping[str, Array], options: Mapping[str, Any], timeout: float
 ) -> list[dict[str, Any]]:
     """Run the engine's script on samples and options; the rows of the table that it leaves.
 
@@ -126,7 +126,7 @@ def run_worker(
     return gather([Worker(engine, arrays, options)], timeout)[0]
 
 
-def _failure(engine: Engine, report: Path, code: int, said: str) -> UdeError:
+def _failure(engine: SearchEngine, report: Path, code: int, said: str) -> UdeError:
     if not report.exists():
         lines = said.strip().splitlines()
         ended = f"it was ended by signal {-code}" if code < 0 else "no message"

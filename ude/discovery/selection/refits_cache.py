@@ -13,8 +13,8 @@ import numpy as np
 import sympy as sp
 
 from ude.discovery.cache_keys import keep, key_of
-from ude.discovery.refit.closed_system import Array, ClosedSystem, Trajectory
-from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
+from ude.discovery.refit.closed_system import Array, ClosedSystem, ObservedTrajectory
+from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
 from ude.untrusted import check, parse_json, replace_file
 
 FOLDER = "refits"
@@ -31,7 +31,7 @@ _PLAIN = {
 
 #: What `fit_closed_form` is: system, trajectories, u0, scale, options, state_scale -> fit.
 Refit = Callable[
-    [ClosedSystem, Sequence[Trajectory], Array | None, Array | None, FitOptions, Array | None],
+    [ClosedSystem, Sequence[ObservedTrajectory], Array | None, Array | None, RefitOptions, Array | None],
     EmbeddedFit,
 ]
 
@@ -51,10 +51,10 @@ class KeptRefits:
     def __call__(
         self,
         system: ClosedSystem,
-        trajectories: Sequence[Trajectory],
+        trajectories: Sequence[ObservedTrajectory],
         u0: Array | None,
         scale: Array | None,
-        options: FitOptions,
+        options: RefitOptions,
         state_scale: Array | None,
     ) -> EmbeddedFit:
         path = self.folder / f"{_key(system, trajectories, (u0, scale, state_scale), options)}.npz"
@@ -66,7 +66,10 @@ class KeptRefits:
 
 
 def _key(
-    system: ClosedSystem, trajectories: Sequence[Trajectory], arrays: Sequence[Array | None], options: FitOptions
+    system: ClosedSystem,
+    trajectories: Sequence[ObservedTrajectory],
+    arrays: Sequence[Array | None],
+    options: RefitOptions,
 ) -> str:
     told = [
         {name: sp.srepr(rate) for name, rate in system.equations.items()},

@@ -23,8 +23,8 @@ import sympy as sp
 from ude.discovery.candidate import Candidate, complexity
 from ude.discovery.edits import with_summand, without
 from ude.discovery.joint_complexity import joint_complexity
-from ude.discovery.refit.closed_system import Array, Trajectory
-from ude.discovery.refit.embedding import FitOptions, linearized
+from ude.discovery.refit.closed_system import Array, ObservedTrajectory
+from ude.discovery.refit.embedding import RefitOptions, linearized
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.selection.combination import Combination
 from ude.discovery.selection.shortlist import score
@@ -60,10 +60,10 @@ class Ground:
     """On what changes are judged: the equations, the data with the scales of residuals and states, and how to fit."""
 
     system: PartialSystem
-    trajectories: Sequence[Trajectory]
+    trajectories: Sequence[ObservedTrajectory]
     scale: Array
     state_scale: Array
-    options: FitOptions
+    options: RefitOptions
     floor: float
 
 

@@ -26,9 +26,9 @@ from ude.discovery.candidate import Candidate
 from ude.discovery.canonical_form import family
 from ude.discovery.edits import simplifications, summand_pool
 from ude.discovery.joint_complexity import joint_complexity
-from ude.discovery.refit.closed_system import Array, ClosedSystem, Trajectory
-from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
-from ude.discovery.refit.integration import Integrator, Observer, simulate
+from ude.discovery.refit.closed_system import Array, ClosedSystem, ObservedTrajectory
+from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
+from ude.discovery.refit.integration import ColumnFunctions, Integrator, simulate
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.refit.residuals import DEPENDENT, dependence
 from ude.discovery.selection.combination import SEARCH, Combination
@@ -74,7 +74,7 @@ class SelectionOptions:
     simplify: bool = True
     extend: int = 8
     widen: bool = True
-    fit: FitOptions = FitOptions(max_rhs_calls=100_000, max_seconds=4.0)
+    fit: RefitOptions = RefitOptions(max_rhs_calls=100_000, max_seconds=4.0)
 
     def __post_init__(self) -> None:
         for name in ("max_candidates", "max_combinations", "max_seconds", "floor"):
@@ -101,10 +101,10 @@ class Selection:
 def select(
     system: PartialSystem,
     fronts: Mapping[str, Sequence[Candidate]],
-    train: Sequence[Trajectory],
+    train: Sequence[ObservedTrajectory],
     *,
     u0: Array | None = None,
-    held_out: Sequence[Trajectory] = (),
+    held_out: Sequence[ObservedTrajectory] = (),
     options: SelectionOptions = SelectionOptions(),
     on_progress: Progress | None = None,
     refit: Refit = fit_closed_form,
@@ -151,9 +151,9 @@ class _Trial:
     def __init__(
         self,
         system: PartialSystem,
-        train: Sequence[Trajectory],
+        train: Sequence[ObservedTrajectory],
         u0: Array | None,
-        held_out: Sequence[Trajectory],
+        held_out: Sequence[ObservedTrajectory],
         options: SelectionOptions,
         on_progress: Progress | None,
         refit: Refit,
@@ -351,7 +351,11 @@ class _Trial:
 
 
 def continuation_rmse(
-    closed: ClosedSystem, fit: EmbeddedFit, train: Sequence[Trajectory], held_out: Sequence[Trajectory], scale: Array
+    closed: ClosedSystem,
+    fit: EmbeddedFit,
+    train: Sequence[ObservedTrajectory],
+    held_out: Sequence[ObservedTrajectory],
+    scale: Array,
 ) -> dict[str, float]:
     """Root mean square error per column, in its own units, of simulating on from the fitted u0 over held-out times."""
     errors: list[Array] = []  # where the solution blows up, the error is infinite
@@ -359,12 +363,12 @@ def continuation_rmse(
         if not len(later.t):
             continue
         start = train[index].t[0]
-        span = Trajectory(
+        span = ObservedTrajectory(
             np.concatenate([[start], later.t]), np.concatenate([later.u[:1] * np.nan, later.u]), later.inputs
         )
         [found] = simulate(Integrator(closed), [span], fit.u0[index : index + 1], fit.values, scale)
         if found is not None:
-            found, _ = Observer(closed)(span.t, found, {**fit.values, **later.inputs})
+            found, _ = ColumnFunctions(closed)(span.t, found, {**fit.values, **later.inputs})
         errors.append(np.full_like(later.u, np.inf) if found is None else found[1:] - later.u)
     if not errors:
         return {}

@@ -24,7 +24,16 @@ from ude.engines.fused.codegen.source import Shape, Traced, trace_program, write
 from ude.engines.fused.codegen.switching import why_not as why_not_switching
 from ude.engines.fused.graph.program import Unfusable
 from ude.engines.fused.graph.trace import line_of
-from ude.engines.fused.kernel import Call, FusedRecord, Kernel, Layout, Outcome, Prototype, run_forward, run_pullback
+from ude.engines.fused.kernel import (
+    FusedRecord,
+    Kernel,
+    KernelCall,
+    Layout,
+    Outcome,
+    Prototype,
+    run_forward,
+    run_pullback,
+)
 from ude.engines.fused.result import FusedResult
 from ude.engines.fused.solve_cache import Shelf
 from ude.engines.torch.engine import TorchEngine
@@ -302,7 +311,7 @@ class FusedEngine:
         noted = _NOTED.get()
         if noted is not None:
             noted.append((Path(bound.kernel.path), spec))
-        call = Call.of(bound.kernel, bound.prototype, u0, p, bound.captured)
+        call = KernelCall.of(bound.kernel, bound.prototype, u0, p, bound.captured)
         call.saves(spec.saveat)
         keep = spec.saveat is None or spec.gradient
         out = run_forward(call, keep=keep)
@@ -553,7 +562,7 @@ def _on_disk(spec: SolveSpec, asked: _Asked) -> str | None:
 def _disagreement(kernel: Kernel, spec: SolveSpec, captured: Sequence[Tensor]) -> str | None:
     """Compare f of every trajectory with torch's, before a kernel is believed."""
     u0, leaves = _start(spec)
-    found = Call.of(kernel, Prototype.of(kernel, spec), u0.detach(), leaves, captured).evaluate()
+    found = KernelCall.of(kernel, Prototype.of(kernel, spec), u0.detach(), leaves, captured).evaluate()
     expected = spec.first_du
     # where f has no number to compare with, it must have none in the kernel either
     scale = expected.nan_to_num(0.0, 0.0, 0.0).abs().amax().clamp(min=1e-300)

@@ -138,7 +138,7 @@ class Prototype:
 
 
 @dataclass(eq=False)
-class Call:
+class KernelCall:
     """The arguments of one solve, and everything that must stay where it is while the kernel may read it."""
 
     kernel: Kernel
@@ -155,7 +155,7 @@ class Call:
         u0: Tensor,
         leaves: Sequence[Tensor],
         captured: Sequence[Tensor],
-    ) -> Call:
+    ) -> KernelCall:
         layout = kernel.layout
         dtype = layout.dtype
         plain = [_plain(leaf, dtype) for leaf in leaves]
@@ -233,7 +233,7 @@ class Rows:
 class FusedRecord:
     """What a fused solve remembers; `rows` is None where they were not kept."""
 
-    call: Call
+    call: KernelCall
     t_end: Float[Tensor, "B"]
     u_end: Float[Tensor, "B n"]
     accepted: Int[Tensor, "B"]
@@ -278,7 +278,7 @@ class Outcome:
     rows: Rows | None
 
 
-def run_forward(call: Call, *, keep: bool) -> Outcome:
+def run_forward(call: KernelCall, *, keep: bool) -> Outcome:
     """Integrate all chunks; with `keep`, rows for the way back are held."""
     kernel, batch, a = call.kernel, call.batch, call.arguments
     dtype, states = kernel.layout.dtype, kernel.layout.states
@@ -309,7 +309,7 @@ def run_pullback(
     kernel, batch, layout = call.kernel, call.batch, call.kernel.layout
     if layout.wanted is None or record.rows is None:
         raise EngineRefused("this kernel has no reverse sweep", fix="Solve again with gradients enabled.")
-    again = Call(kernel, batch, type(call.arguments).from_buffer_copy(call.arguments), [call], call.times)
+    again = KernelCall(kernel, batch, type(call.arguments).from_buffer_copy(call.arguments), [call], call.times)
     again.saves(times)
     a, dtype = again.arguments, layout.dtype
     grad = _plain(grad, dtype)

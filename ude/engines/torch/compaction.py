@@ -27,7 +27,7 @@ SMALLEST_BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Segment:
+class RecordPart:
     """Steps that some trajectories took together.
 
     Args:
@@ -44,7 +44,7 @@ class CompactRecord:
     """The record of a solve whose batch was made smaller on the way; each segment goes on where the one before ended,
     with some of its trajectories."""
 
-    segments: tuple[Segment, ...]
+    segments: tuple[RecordPart, ...]
     u_end: Float[Tensor, "B n"]
     per_trajectory: tuple[bool, ...]
 
@@ -155,7 +155,7 @@ Points = Sequence[tuple[Tensor, Tensor, Tensor | None]]
 
 
 def _share(
-    segment: Segment, rest: Bool[Tensor, "B"], first: bool, times: Float[Tensor, "B T"], sign: Float[Tensor, "B"]
+    segment: RecordPart, rest: Bool[Tensor, "B"], first: bool, times: Float[Tensor, "B T"], sign: Float[Tensor, "B"]
 ) -> tuple[Float[Tensor, "k T"], Bool[Tensor, "k T"]]:
     """Which times fall into a segment (`rest`: who goes on after it), and the times, the end in place of others."""
     index, record = segment.index, segment.record

@@ -11,7 +11,7 @@ from torch import Tensor
 from ude.engines.base import SolveSpec, StepRecord, add, differentiable, live_leaves
 from ude.engines.initialization import tracked_derivative
 from ude.engines.torch.checkpoints import Starts
-from ude.engines.torch.pullback import Reads
+from ude.engines.torch.pullback import DenseReads
 from ude.engines.torch.scheme import Cotangents, ReversibleScheme
 from ude.engines.torch.stages import interpolation_weights
 
@@ -61,7 +61,7 @@ def pull_segment(
     of_carried = torch.zeros_like(record.u[0]) if of_carried is None else of_carried
     if rows == 0:
         return grad.sum(1), of_carried, tuple(None for _ in p)
-    reads = Reads(spec, record, times, grad)
+    reads = DenseReads(spec, record, times, grad)
     wanted = differentiable(p)
     leaves = live_leaves(p, wanted)
     inputs = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]
@@ -82,7 +82,7 @@ def pull_segment(
     return adjoint, now.k1, tuple(next(found) if need else None for need in wanted)
 
 
-def with_reads(scheme: ReversibleScheme, reads: Reads, row: int, end: Cotangents) -> Cotangents:
+def with_reads(scheme: ReversibleScheme, reads: DenseReads, row: int, end: Cotangents) -> Cotangents:
     """Add what was read of the dense output inside this step to the cotangents of its end."""
     read = reads.of(row)
     if read is None:

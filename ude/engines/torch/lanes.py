@@ -14,7 +14,7 @@ from torch import Tensor
 from ude.methods.controller import Arithmetic, FloatArithmetic
 
 
-class Lanes(Arithmetic, Protocol):
+class BatchArithmetic(Arithmetic, Protocol):
     """Arithmetic of per-trajectory numbers, and the passage between them and tensors."""
 
     def read(self, x: Tensor) -> Any:
@@ -114,5 +114,5 @@ class TensorLanes:
         return torch.where(condition.unsqueeze(-1), new, old)
 
 
-def lanes_for(like: Tensor, count: int) -> Lanes:
+def lanes_for(like: Tensor, count: int) -> BatchArithmetic:
     return FloatLanes(like) if count == 1 else TensorLanes(like)

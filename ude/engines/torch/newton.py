@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ude.engines.jacobian import Jacobian
-from ude.engines.torch.lanes import Lanes
+from ude.engines.torch.lanes import BatchArithmetic
 from ude.engines.torch.linear import Factors
 from ude.engines.torch.scheme import Work
 from ude.errors import SolveFailed
@@ -57,7 +57,7 @@ class Newton:
         factors: Factors,
         step: Float[Tensor, "B"],
         scale: Float[Tensor, "B n"],
-        lanes: Lanes,
+        lanes: BatchArithmetic,
         *,
         tolerance: float,
         maxiters: int,
@@ -127,7 +127,7 @@ class TightNewton:
         jacobian: Jacobian,
         step: Float[Tensor, "B"],
         scale: Float[Tensor, "B n"],
-        lanes: Lanes,
+        lanes: BatchArithmetic,
     ) -> None:
         self._work, self._step, self._scale, self._lanes = work, step, scale, lanes
         factors = work.factor(jacobian, step, tight=True)

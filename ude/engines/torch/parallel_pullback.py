@@ -28,7 +28,7 @@ from ude.engines.base import SolveSpec, StepRecord, add, as_batch
 from ude.engines.torch.stages import TableauTensors
 
 if TYPE_CHECKING:
-    from ude.engines.torch.pullback import Reads
+    from ude.engines.torch.pullback import DenseReads
 
 # Above this many states their vector-Jacobian products cost more than the dispatch that they spare.
 MOST_STATES = 8
@@ -82,7 +82,7 @@ def pullback_parallel(
     rows: range,
     leaves: Sequence[Tensor],
     inputs: Sequence[Tensor],
-    reads: Reads,
+    reads: DenseReads,
     adjoint: Float[Tensor, "B n"],
 ) -> tuple[Float[Tensor, "B n"], list[Tensor | None]]:
     """Pull the cotangent of the end of these rows, and of what is read in them, back to the first state and to
@@ -99,7 +99,7 @@ def pullback_parallel(
 
 
 def _reads(
-    numbers: TableauTensors, steps: _Steps, reads: Reads, low: int, high: int
+    numbers: TableauTensors, steps: _Steps, reads: DenseReads, low: int, high: int
 ) -> tuple[Float[Tensor, "R B n"], Float[Tensor, "stages R B n"], bool]:
     """Cotangents that reads add to each step's first state and to its stages, and whether some lie inside a step."""
     stages = len(numbers.interpolant)

@@ -50,8 +50,8 @@ def interpolate(
     return values
 
 
-class Reads:
-    """Reads of the dense output, sorted by the step that they fall into."""
+class DenseReads:
+    """DenseReads of the dense output, sorted by the step that they fall into."""
 
     def __init__(self, spec: SolveSpec, record: StepRecord, times: Tensor, grad: Tensor) -> None:
         rows = record.dt.shape[0]
@@ -92,7 +92,7 @@ def pullback(
         return grad.sum(1), tuple(None for _ in p)
     numbers = tableau_tensors(tableau, record.u.dtype, record.u.device)
     starts = Starts(record, ExplicitScheme(spec, tableau, [leaf.detach() for leaf in p]).advance)
-    reads = Reads(spec, record, times, grad)
+    reads = DenseReads(spec, record, times, grad)
     wanted = differentiable(p)
     leaves = live_leaves(p, wanted)
     inputs = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]
@@ -108,7 +108,7 @@ def sweep(
     record: StepRecord,
     rows: range,
     variables: tuple[Sequence[Tensor], Sequence[Tensor]],
-    reads: Reads,
+    reads: DenseReads,
     starts: Starts,
     adjoint: Float[Tensor, "B n"],
 ) -> tuple[Float[Tensor, "B n"], list[Tensor | None]]:
@@ -143,7 +143,7 @@ def segment(
     rows: range,
     u: Tensor,
     leaves: Sequence[Tensor],
-    reads: Reads,
+    reads: DenseReads,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Compute steps again with a graph; returns the end state and what was read, and the cotangents of the reads."""
     outputs: list[Tensor] = []

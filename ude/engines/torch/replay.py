@@ -14,7 +14,7 @@ from ude.engines.torch.families.esdirk import EsdirkScheme
 from ude.engines.torch.families.imex import ImexScheme, replay_imex_step
 from ude.engines.torch.families.rosenbrock import RosenbrockScheme
 from ude.engines.torch.families.symplectic import SymplecticScheme
-from ude.engines.torch.pullback import Reads, segment
+from ude.engines.torch.pullback import DenseReads, segment
 from ude.engines.torch.stages import combine, extend, tableau_tensors
 from ude.methods import ExplicitTableau
 
@@ -71,12 +71,12 @@ def replay_implicit(
     return in_order(outputs, reads, u0, times)
 
 
-def _reads(spec: SolveSpec, record: StepRecord, u0: Tensor, times: Tensor) -> Reads:
-    return Reads(spec, record, times, u0.new_zeros(*times.shape, u0.shape[1]))
+def _reads(spec: SolveSpec, record: StepRecord, u0: Tensor, times: Tensor) -> DenseReads:
+    return DenseReads(spec, record, times, u0.new_zeros(*times.shape, u0.shape[1]))
 
 
 def read_step(
-    reads: Reads,
+    reads: DenseReads,
     row: int,
     interpolant: Float[Tensor, "stages powers"],
     start: tuple[Tensor, Tensor],
@@ -93,7 +93,7 @@ def read_step(
     return [torch.where((theta == 1.0).unsqueeze(-1), end[lane], inner)]
 
 
-def in_order(outputs: Sequence[Tensor], reads: Reads, u0: Tensor, times: Tensor) -> Float[Tensor, "B T n"]:
+def in_order(outputs: Sequence[Tensor], reads: DenseReads, u0: Tensor, times: Tensor) -> Float[Tensor, "B T n"]:
     """What was read step by step, in the order of the times asked."""
     return torch.cat(list(outputs))[reads.order.argsort()].view(*times.shape, u0.shape[1])
 

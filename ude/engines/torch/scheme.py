@@ -165,7 +165,7 @@ class LazyScheme(Protocol):
 
 
 @runtime_checkable
-class SwitchingScheme(Protocol):
+class ChangesMethods(Protocol):
     """A scheme that changes the method of a trajectory between two steps."""
 
     #: Which trajectories use the implicit method, one a lane (see `lanes`), and how often each changed.

@@ -16,21 +16,21 @@ from ude.engines.torch.checkpoints import Keeper
 from ude.engines.torch.compaction import (
     SMALLEST_BATCH,
     CompactRecord,
-    Segment,
+    RecordPart,
     gather_leaves,
     gather_spec,
     may_compact,
     rows_of_leaves,
     same_alone,
 )
-from ude.engines.torch.lanes import Lanes, lanes_for
+from ude.engines.torch.lanes import BatchArithmetic, lanes_for
 from ude.engines.torch.scheme import (
+    ChangesMethods,
     GatheringScheme,
     LazyScheme,
     Part,
     Scheme,
     SelfControlled,
-    SwitchingScheme,
     Trial,
     Work,
 )
@@ -151,7 +151,7 @@ class _Batch:
 
     spec: SolveSpec
     scheme: Scheme
-    lanes: Lanes
+    lanes: BatchArithmetic
     rows: _Rows
     state: _State
     start: Tensor
@@ -283,11 +283,13 @@ def _narrower(batch: _Batch, per_trajectory: tuple[bool, ...] | None) -> tuple[_
     ), guess
 
 
-def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State, Any, Any, _Rows], tuple[Any, Any]]:
+def _attempt(
+    spec: SolveSpec, scheme: Scheme, lanes: BatchArithmetic
+) -> Callable[[_State, Any, Any, _Rows], tuple[Any, Any]]:
     """Build the function that tries one step of every trajectory and moves those that accept it."""
     resolution = 16 * torch.finfo(spec.t0.dtype).eps
     tiny = 1e3 * torch.finfo(spec.t0.dtype).tiny
-    switching = scheme if isinstance(scheme, SwitchingScheme) else None
+    switching = scheme if isinstance(scheme, ChangesMethods) else None
     controller, checks = spec.controller, spec.checks
     controls_itself = isinstance(scheme, SelfControlled)
 
@@ -384,7 +386,7 @@ def _attempt(spec: SolveSpec, scheme: Scheme, lanes: Lanes) -> Callable[[_State,
     return attempt
 
 
-def _scaled_error(spec: SolveSpec, lanes: Lanes, old: Tensor, trial: Trial, t: Tensor) -> tuple[Any, Any]:
+def _scaled_error(spec: SolveSpec, lanes: BatchArithmetic, old: Tensor, trial: Trial, t: Tensor) -> tuple[Any, Any]:
     """Norm of error/(abstol + reltol max(|u|, |u_next|)) of each trajectory, and whether it is finite."""
     new, error = trial.u, trial.error
     if error is None:
@@ -493,7 +495,7 @@ def _result(batches: Sequence[_Batch], per_trajectory: tuple[bool, ...]) -> Forw
 
     record: StepRecord | CompactRecord = records[0]
     if len(batches) > 1:
-        segments = tuple(Segment(batch.index, part) for batch, part in zip(batches, records, strict=True))
+        segments = tuple(RecordPart(batch.index, part) for batch, part in zip(batches, records, strict=True))
         record = CompactRecord(segments, _gathered_rows([batch.state.u for batch in batches], batches), per_trajectory)
     accepted = gathered([batch.accepted for batch in batches]).to(torch.int64)
     t_end = gathered([batch.state.t for batch in batches])
@@ -508,7 +510,7 @@ def _result(batches: Sequence[_Batch], per_trajectory: tuple[bool, ...]) -> Forw
         times, values = spec.saveat, torch.where(still, whole.start.unsqueeze(1), saved)
     work = batches[-1].scheme.work
     switches = stiff = None
-    switching = [batch.scheme for batch in batches if isinstance(batch.scheme, SwitchingScheme)]
+    switching = [batch.scheme for batch in batches if isinstance(batch.scheme, ChangesMethods)]
     if switching:  # a scheme stays what it is: all of them or none
         switches = gathered([scheme.switches for scheme in switching]).to(torch.int64)
         stiff = gathered([scheme.stiff for scheme in switching]).to(torch.bool)

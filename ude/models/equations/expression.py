@@ -120,7 +120,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Call:
+class UnknownCall:
     """One application of an unknown function."""
 
     name: str
@@ -139,7 +139,7 @@ class Parsed:
 
     expression: sympy.Expr
     names: tuple[tuple[str, Span], ...]
-    calls: tuple[Call, ...]
+    calls: tuple[UnknownCall, ...]
 
     def refuse_other_names(self, known: Sequence[str], where: str) -> None:
         """Raise ModelError, with a caret, for a name that is not one of `known`; `where`: "in a formula"."""
@@ -245,7 +245,7 @@ class _Parser:
     def __init__(self, text: str, source: str, offset: int, states: frozenset[str], symbols: frozenset[str]) -> None:
         self.source, self.offset, self.states, self.symbols = source, offset, states, symbols
         self.names: list[tuple[str, Span]] = []
-        self.calls: list[Call] = []
+        self.calls: list[UnknownCall] = []
         self.tokens = self._tokenize(text.translate(_LOOKALIKES))
         self.index = 0
         self.depth = 0
@@ -417,7 +417,7 @@ class _Parser:
         known = KNOWN_FUNCTIONS.get(_ALIASES.get(name, name))
         if known is None:
             end = self.tokens[self.index - 1].start + 1
-            self.calls.append(Call(name, arguments, self.span(token.start, end - token.start), spans))
+            self.calls.append(UnknownCall(name, arguments, self.span(token.start, end - token.start), spans))
             return sympy.Function(name)(*arguments)
         if known.arguments is not None and len(arguments) != known.arguments:
             raise span.error(

@@ -17,9 +17,9 @@ from ude.errors import InputError, ModelError
 from ude.models.equations.expression import (
     KNOWN_FUNCTIONS,
     TIME,
-    Call,
     Parsed,
     Span,
+    UnknownCall,
     did_you_mean,
     is_name,
     join_sentences,
@@ -50,7 +50,7 @@ class System:
         return {state: parsed.expression for state, parsed in self.parsed.items()}
 
     @property
-    def calls(self) -> list[Call]:
+    def calls(self) -> list[UnknownCall]:
         """Every application of an unknown function, in the order of the text."""
         return [call for parsed in self.parsed.values() for call in parsed.calls]
 
@@ -257,7 +257,7 @@ def _unknown_symbol(name: str, span: Span, known: set[str]) -> ModelError:
 
 def check_calls(system: System) -> None:
     """Raise ModelError for unknown functions called in two ways, or with arguments that are not states or time."""
-    first: dict[str, Call] = {}
+    first: dict[str, UnknownCall] = {}
     allowed = {*system.states, TIME}
     for call in system.calls:
         alike = [known for known in KNOWN_FUNCTIONS if known.lower() == call.name.lower()]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ude.engines.base import SolveSpec
 from ude.engines.torch.families.bdf_history import PAST, dense_stages, distances, leading, newton_terms
-from ude.engines.torch.lanes import Lanes, TensorLanes, lanes_for
+from ude.engines.torch.lanes import BatchArithmetic, TensorLanes, lanes_for
 from ude.engines.torch.linear import DenseFactors
 from ude.engines.torch.newton import Newton
 from ude.engines.torch.scheme import Trial, Work
@@ -54,7 +54,7 @@ class BdfScheme:
         self._orders: list[Tensor] = []
         self._width = len(spec.t0)
         self._select(torch.arange(self._width, device=spec.t0.device))
-        self._lanes: Lanes = lanes_for(spec.t0, self._width)
+        self._lanes: BatchArithmetic = lanes_for(spec.t0, self._width)
         self._order = torch.ones_like(self._lane)
         self._steady = torch.zeros_like(self._lane)
         self._failures = torch.zeros_like(self._lane)

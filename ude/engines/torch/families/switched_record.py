@@ -18,7 +18,7 @@ from ude.engines.torch.checkpoints import Start, Starts
 from ude.engines.torch.families.esdirk import EsdirkScheme
 from ude.engines.torch.families.switching import SwitchingScheme
 from ude.engines.torch.implicit_pullback import pull_first, recorded, with_reads
-from ude.engines.torch.pullback import Reads, segment, sweep
+from ude.engines.torch.pullback import DenseReads, segment, sweep
 from ude.engines.torch.replay import esdirk_step, in_order, read_step, rosenbrock_step
 from ude.engines.torch.scheme import Cotangents
 from ude.engines.torch.stages import tableau_tensors
@@ -93,7 +93,7 @@ def pull_switched_segment(
     Returns:
         Cotangents of the first state, of the derivative carried over there, and of the leaves.
     """
-    reads = Reads(spec, record, times, grad)
+    reads = DenseReads(spec, record, times, grad)
     wanted = differentiable(p)
     leaves = live_leaves(p, wanted)
     inputs = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]
@@ -132,7 +132,7 @@ def replay_switched(
     times: Float[Tensor, "B T"],
 ) -> Float[Tensor, "B T n"]:
     """Take the recorded steps again with a graph, and read them at `times`."""
-    reads = Reads(spec, record, times, u0.new_zeros(*times.shape, u0.shape[1]))
+    reads = DenseReads(spec, record, times, u0.new_zeros(*times.shape, u0.shape[1]))
     numbers = tableau_tensors(scheme.algorithm.nonstiff.tableau, record.u.dtype, record.u.device)
     leaves, fresh = scheme.work.p, _begins(record)
     # the Jacobian of f is part of an implicit step, so its state must be differentiable
