@@ -12,7 +12,7 @@ import pytest
 
 import ude
 from ude.errors import BackendMissing
-from ude.fitting.stages.stages import Iteration
+from ude.fitting.iteration import Iteration
 
 STAGES = ["derivatives", ude.stages.SingleShooting((ude.optimizers.Adam(iterations=12, learning_rate=0.05),))]
 

@@ -7,6 +7,7 @@ from ude.fitting.data.readers import read_csv
 from ude.fitting.data.sources import from_dict, from_xarray, read_parquet
 from ude.fitting.fit import fit
 from ude.fitting.initial_states import InitialValue
+from ude.fitting.iteration import Iteration
 from ude.fitting.noise import Gaussian, LogNormal, NegativeBinomial, NoiseModel, Poisson, RelativeAbsolute, StudentT
 from ude.fitting.optimizers.gauss_newton import GaussNewton
 from ude.fitting.optimizers.optimizers import LBFGS, Adam, LevenbergMarquardt
@@ -15,7 +16,7 @@ from ude.fitting.penalties import LogNormalPrior, MagnitudePenalty, NormalPrior,
 from ude.fitting.result import Fit
 from ude.fitting.shooting import SolverOptions
 from ude.fitting.smoothing import Smoothing, smooth
-from ude.fitting.stages.stages import DerivativeMatching, GrowingHorizon, Iteration, MultipleShooting, SingleShooting
+from ude.fitting.stages.stages import DerivativeMatching, GrowingHorizon, MultipleShooting, SingleShooting
 from ude.fitting.storage.saved_fit import load_fit
 from ude.fitting.tensorboard import TensorBoard
 from ude.fitting.uncertainty.ensembles import FitEnsemble, bootstrap, fit_ensemble, multistart

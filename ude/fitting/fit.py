@@ -13,13 +13,16 @@ from ude.errors import InputError
 from ude.fitting.coordinates import Positive, positive_states
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.initial_states import U0Like, read_u0
+from ude.fitting.iteration import Callback
 from ude.fitting.measurement import Measurement, ObserveLike
 from ude.fitting.noise import Noise, noise_models
 from ude.fitting.options import FitOptions
 from ude.fitting.penalties import ParameterPrior, Penalty, check_known
 from ude.fitting.result import Fit
-from ude.fitting.stages.stages import Callback, Stage, checked_stages
-from ude.fitting.state import Setup, Training
+from ude.fitting.stages.base import Stage
+from ude.fitting.stages.run import run_stages
+from ude.fitting.stages.stages import checked_stages
+from ude.fitting.state import FitState, Setup
 from ude.fitting.storage.fit_folder import FitFolder, model_identity
 from ude.fitting.trajectory_inputs import Inputs
 from ude.models import Model
@@ -56,7 +59,7 @@ def fit(
     prior on the weights (see `losses.Prior`), the priors and the penalties.
 
     model:    a `Model` (`UDE`, `NeuralODE`, `FunctionModel`); it is copied, not changed
-    holdout:  the tail kept out of training, as in `Dataset.split`: 0.25, 5, "after 1915" or 0
+    holdout:  the tail kept out of state, as in `Dataset.split`: 0.25, 5, "after 1915" or 0
     validation: the tail of what is left, likewise; it is not trained on, and a stage of simulations ends, with the
               weights that predicted it best, once it is predicted worse and worse
     stages:   some of "derivatives", "multiple shooting", "single shooting", in this order, or objects such as
@@ -82,7 +85,7 @@ def fit(
     Ctrl-C ends the training and returns the best fit so far, with ``interrupted=True``. If more than a
     quarter of the simulations break down on the way, one warning at the end says how many.
 
-    Raises InputError or DataError, before any training, for arguments that are not usable, a state of the model
+    Raises InputError or DataError, before any state, for arguments that are not usable, a state of the model
     without data, a model with nothing to fit, and a folder `out` that holds another fit.
 
     >>> t = np.linspace(0.0, 2.0, 9)
@@ -128,30 +131,30 @@ def fit(
     )
     folder = None if out is None else FitFolder(out, _identity(setup, chosen, data))
 
-    def result(training: Training, interrupted: bool) -> Fit:
-        own = training.inputs.fitted()
-        mean = copy.deepcopy(training.model) if own and interrupted else training.model
+    def result(state: FitState, interrupted: bool) -> Fit:
+        own = state.inputs.fitted()
+        mean = copy.deepcopy(state.model) if own and interrupted else state.model
         mean.set_values({name: float(np.mean(numbers)) for name, numbers in own.items()})
         return Fit(
             model=mean,
             data=data,
             train=train,
             held_out=held_out,
-            u0=training.initial_states(),
-            history=training.history(),
+            u0=state.initial_states(),
+            history=state.history(),
             interrupted=interrupted,
             seed=seed,
             options=options,
             positive=setup.positive,
-            scale=training.scale.numpy(),
-            noise=training.noise,
+            scale=state.scale.numpy(),
+            noise=state.noise,
             measurement=measurement,
-            state_scale=training.field.coordinates.scale.numpy(),
-            notes=tuple(training.notes),
+            state_scale=state.field.coordinates.scale.numpy(),
+            notes=tuple(state.notes),
             per_trajectory=own,
             holdout=holdout,
-            noise_models={} if training.likelihood is None else training.likelihood.fitted(),
-            fitted_numbers=training.fitted_numbers(),
+            noise_models={} if state.likelihood is None else state.likelihood.fitted(),
+            fitted_numbers=state.fitted_numbers(),
             validation=validated,
             known_u0=tuple(not value.fitted for value in initial),
         )
@@ -167,25 +170,25 @@ def _run(
     stages: Sequence[Stage],
     folder: FitFolder | None,
     progress: bool,
-    result: Callable[[Training, bool], Fit],
+    result: Callable[[FitState, bool], Fit],
 ) -> Fit:
     """Train, and save the best so far into the folder now and then; Ctrl-C ends it early."""
     interrupted = False
     # residuals by their derivatives
     size = sum(setup.train.counts().values()) * sum(p.numel() for p in setup.model.parameters())
     with ProgressBar(progress) as bar, threads_for(size):
-        training = Training(setup, bar)
+        state = FitState(setup, bar)
 
         def checkpoint() -> None:
             if folder is not None:
-                result(training, True).save(folder.path)
+                result(state, True).save(folder.path)
 
         try:
-            training.run(stages, folder, checkpoint)
+            run_stages(state, stages, folder, checkpoint)
         except KeyboardInterrupt:
             interrupted = True
-    training.warn()
-    return result(training, interrupted)
+    state.warn()
+    return result(state, interrupted)
 
 
 def _identity(setup: Setup, stages: Sequence[Stage], data: Dataset) -> dict[str, object]:

@@ -4,41 +4,33 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ude.errors import InputError
-from ude.fitting import starting_values as initialize
 from ude.fitting.coordinates import Coordinates, InnerField
 from ude.fitting.data.dataset import Array, Dataset
+from ude.fitting.hidden_states import HiddenStateMatching
 from ude.fitting.initial_states import InitialStates, InitialValue, starting_values
-from ude.fitting.losses import Prior, network_weights
+from ude.fitting.iteration import Callback
+from ude.fitting.losses import Prior
 from ude.fitting.measurement import Measurement
 from ude.fitting.noise import Likelihood, NoiseModel
-from ude.fitting.optimizers.gauss_newton import GaussNewton
-from ude.fitting.optimizers.optimizers import LBFGS, Adam, LevenbergMarquardt, Objective, Optimizer
 from ude.fitting.options import FitOptions
-from ude.fitting.penalties import ParameterPrior, Penalty, Scene, bind_all
-from ude.fitting.posterior.function_prior import FunctionPrior, FunctionPriors, function_priors
-from ude.fitting.posterior.posterior import Posterior, Scales, WindowStarts, network_tensors
-from ude.fitting.shooting import Shooting, Windows, cut
+from ude.fitting.penalties import ParameterPrior, Penalty
+from ude.fitting.posterior.function_prior import FunctionPriors
+from ude.fitting.posterior.posterior import Scales, network_tensors
+from ude.fitting.shooting import Shooting, Windows
 from ude.fitting.smooth_points import SmoothPoints
-from ude.fitting.smoothing import interpolate_rare, rarely_seen, smooth
-from ude.fitting.stages.hidden_states import HiddenStateMatching
-from ude.fitting.stages.stage_log import StageLog
-from ude.fitting.stages.stages import Callback, Stage
-from ude.fitting.stiffness import algorithm_for
+from ude.fitting.smoothing import Smoothing
 from ude.fitting.storage.evaluation_log import EvaluationLog, Meter
-from ude.fitting.storage.fit_folder import FitFolder
 from ude.fitting.trajectory_inputs import Inputs
-from ude.methods import Tsit5
 from ude.models import Model
 from ude.progress import ProgressBar
 
@@ -83,8 +75,22 @@ class Setup:
     callback: Callback | None = None
 
 
-class Training:
+class FitState:
     """At every moment `model` and `initial_states()` are usable."""
+
+    #: What `preparation.prepare` sets: the smoothed data and points along it, how far its slopes are to be matched
+    #: (state,), the unit of the loss and that of a nat, the priors, and what is known beside the data.
+    smoothing: Smoothing
+    points: SmoothPoints
+    slope_weights: Tensor
+    unit: float
+    nats: float
+    prior: Prior
+    functions: FunctionPriors
+    scales: Scales
+    known: Callable[[], Tensor]
+    #: Saves the best so far; called now and then.
+    checkpoint: Callable[[], None]
 
     def __init__(self, setup: Setup, bar: ProgressBar) -> None:
         self.setup, self.bar = setup, bar
@@ -102,7 +108,7 @@ class Training:
         self.noise = np.zeros(len(self.train.states))
         self.notes: list[str] = []
         self._place_states(values)
-        self._starts_now: Callable[[], Tensor] | None = None
+        self.starts_now: Callable[[], Tensor] | None = None
         self.trainable = [p for p in (*self.model.parameters(), *self.inputs.parameters()) if p.requires_grad]
         self.likelihood: Likelihood | None = None
         self.validation: Shooting | None = None
@@ -148,107 +154,6 @@ class Training:
         flags = dict(zip(self.model.states, self.setup.positive, strict=True))
         return np.array([flags[state_of[i]] if i in state_of else least[i] > 0 for i in range(len(least))])
 
-    # -- the whole ------------------------------------------------------------------------------------------------
-
-    def run(self, stages: Sequence[Stage], folder: FitFolder | None, checkpoint: Callable[[], None]) -> None:
-        """Prepare, then one stage after another; those that the folder holds are read from it."""
-        self.checkpoint = checkpoint
-        self._prepare()
-        for index, stage in enumerate(stages):
-            done = folder.finished(index) if folder is not None else None
-            if done is not None:
-                self._restore(*done)
-                continue
-            path = folder.log_path(index) if folder is not None else None
-            with EvaluationLog(self.meter, path) as self.log:
-                stage.run(self)
-            if folder is not None:
-                folder.finish(index, self._tensors(), {"rows": self.rows, "meter": self.meter.state()})
-
-    def _prepare(self) -> None:
-        setup, options = self.setup, self.options
-        self.smoothing = smooth(self.train, self.positive_columns())
-        if network_weights(self.model):
-            self.smoothing = interpolate_rare(self.smoothing, self.train)
-        self.noise = self.smoothing.noise
-        first = np.stack([self.smoothing(i, tr.t[:1])[0][0] for i, tr in enumerate(self.train.trajectories)])
-        starts = starting_values(setup.initial, self.spread_out(first))
-        self.starts = self.field.coordinates.inner(self.initial.inside(torch.as_tensor(starts)))
-        initialize.redraw_networks(self.model, setup.seed)
-        points = SmoothPoints.along(self.train, self.smoothing)
-        # columns and their rates, in logarithms where they are positive
-        columns = Coordinates(self.positive_columns(), self.scale.numpy())
-        unset = initialize.unset_parameters(self.model)
-        rate = initialize.rate_of(columns.inner(points.u), columns.inner_rate(points.u, points.du))
-        self.model.set_values(initialize.start_values(unset, rate))
-        self.inputs.begin(self.model.values())
-        if self.hidden:
-            self.driven = HiddenStateMatching.along(
-                self.field, self.hidden, self.train, self.smoothing, self.spread_out
-            )
-            rows = torch.arange(len(self.train)).repeat_interleave(self.driven.states.t.shape[1])
-            points = SmoothPoints(*self.driven.points(self.starts, options.solver), rows)
-        else:
-            points = points.of(self.columns)
-        self.points = points
-        self.belief = self._belief()
-        if options.rescale:
-            initialize.set_network_scales(self.model, points.u, points.du, points.t, self.overrides(points)())
-        self._choose_algorithm()
-        relative = max(float(np.sqrt(np.mean((self.noise / self.scale.numpy()) ** 2))), 1e-3)
-        observations = sum(self.train.counts().values())
-        # N observations of noise ν: -log p of the data is N r²/2ν², which in the mean square r² is 2ν²/N a unit.
-        unit = 2.0 * relative**2 / observations
-        self.unit, self.nats = unit, unit * observations
-        self.prior = Prior.of(self.model, relative, observations, options.weight_prior)
-        self.functions = FunctionPriors(self._function_priors())
-        self.scales = Scales.of(
-            network_tensors(self.model), self.noise, self.scale.numpy(), options.weight_prior, self.functions
-        )
-        self.known = bind_all(Scene(self.model, points.u, points.t, unit), setup.priors, setup.penalties)
-        if setup.noise is not None:
-            observed = torch.as_tensor(self.train.values())
-            self.likelihood = Likelihood(setup.noise, observed, torch.isfinite(observed), self.noise.tolist())
-            self.likelihood.estimate(self._as_smoothed(observed), observed)
-        if setup.whole is not None:
-            self.validation = self._validation(setup.whole)
-
-    def _as_smoothed(self, observed: Float[Tensor, "*trajectory point column"]) -> Tensor:
-        """The smooth where there are data, as far from them as the noise is: a smooth follows it to some degree."""
-        shown = np.concatenate([self.smoothing(i, tr.t)[0] for i, tr in enumerate(self.train.trajectories)])
-        wrong = observed.numpy() - shown
-        size = np.sqrt(np.nansum(wrong**2, axis=0) / np.maximum(np.isfinite(wrong).sum(axis=0), 1))
-        stretch = np.clip(self.noise / np.maximum(size, 1e-300), 1.0, _STRETCHED)
-        return torch.as_tensor(observed.numpy() - stretch * wrong)
-
-    def _function_priors(self) -> tuple[FunctionPrior, ...]:
-        if self.options.prior != "functions" or not self.options.weight_prior:
-            return ()
-        points = self.points
-        return function_priors(self.model, points.u, self.overrides(points)(), points.t)
-
-    def _belief(self) -> Float[Tensor, " state"]:
-        """How far the slopes of the smooth are to be matched: those of states that were seen much more rarely than
-        others only as a first guess, as a smooth of a few points says little."""
-        # A few parameters are held together by all equations; left out, those of one would move anywhere.
-        often = ~rarely_seen(self.train) | (not network_weights(self.model))
-        column_of = self.setup.measurement.column_of
-        flags = [state not in column_of or bool(often[column_of[state]]) for state in self.model.states]
-        return torch.where(torch.tensor(flags), 1.0, _GUESS).double()
-
-    def _choose_algorithm(self) -> None:
-        """A method for all simulations of this fit, by the equations along the smoothed data."""
-        if self.options.solver.algorithm is not None:
-            return
-        points = self.points
-        longest = max(len(trajectory) for trajectory in self.train.trajectories)
-        z = self.field.coordinates.inner(points.u)
-        known = torch.isfinite(z).all(-1)
-        algorithm = algorithm_for(self.field, z[known], points.t[known], points.trajectory[known], longest)
-        if not isinstance(algorithm, Tsit5):
-            self.notes.append(f"simulated by {algorithm.name}: the equations are stiff along the data")
-        self.options = replace(self.options, solver=replace(self.options.solver, algorithm=algorithm))
-
     def overrides(self, points: SmoothPoints) -> Callable[[], dict[str, Tensor] | None]:
         """What stands in the place of the model's parameters at single points, as the parameters are now."""
         if not self.inputs.names:
@@ -257,7 +162,7 @@ class Training:
         return lambda: {**self.inputs.numbers(points.trajectory), **forcing}
 
     def initial_states(self) -> Array:
-        starts = self.starts if self._starts_now is None else self._starts_now()
+        starts = self.starts if self.starts_now is None else self.starts_now()
         return self.field.coordinates.natural(starts.detach()).numpy()
 
     def history(self) -> pd.DataFrame:
@@ -283,9 +188,7 @@ class Training:
                 stacklevel=3,
             )
 
-    # -- what a stage leaves behind -------------------------------------------------------------------------------
-
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"inputs.{i}": value for i, value in enumerate(self.inputs.parameters())}
         tensors["starts"] = self.starts
@@ -294,7 +197,7 @@ class Training:
             tensors["noise"] = self.likelihood.logs
         return {name: value.detach().clone().contiguous() for name, value in tensors.items()}
 
-    def _restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         self.model.load_state_dict({name[6:]: v for name, v in tensors.items() if name.startswith("model.")})
         with torch.no_grad():
             for i, value in enumerate(self.inputs.parameters()):
@@ -302,190 +205,18 @@ class Training:
         self.starts = tensors["starts"]
         if not np.array_equal(self.scales.numbers(), tensors["scales"].numpy()):
             self.scales.assign(tensors["scales"].numpy())
-            self._keep_prior()
+            self.keep_prior()
         if self.likelihood is not None:
             with torch.no_grad():
                 self.likelihood.logs.copy_(tensors["noise"])
         self.rows = [tuple(row) for row in notes["rows"]]
         self.meter.restore(notes["meter"])
 
-    # -- for stages -----------------------------------------------------------------------------------------------
-
-    def default_optimizers(self, first: int, second: int, residuals: int) -> tuple[Optimizer, ...]:
-        """Gauss-Newton steps with networks; least squares where there are few parameters and few squares; else Adam,
-        then L-BFGS."""
-        if residuals and network_weights(self.model) and self.likelihood is None:
-            return (GaussNewton(self.options.gauss_newton_iterations),)
-        if not network_weights(self.model) and self.likelihood is None and residuals <= _FEW_RESIDUALS:
-            return (LevenbergMarquardt(first + second),)
-        return (Adam(first), LBFGS(second))
-
     def known_residuals(self) -> Tensor:
         """What is known beside the data; the sum of squares adds to the loss."""
         return torch.cat([self.prior.residuals(), self.known()])
 
-    def objective(
-        self,
-        loss: Callable[[], Tensor],
-        more: Sequence[Tensor],
-        *,
-        residuals: Callable[[], Tensor] | None,
-        batched: bool = False,
-        posterior: Posterior | None = None,
-    ) -> Objective:
-        return Objective(
-            loss,
-            [*self.trainable, *more],
-            residuals=residuals,
-            record=self.log,
-            decays=network_weights(self.model),
-            floor=0.0 if self.likelihood is None else self.nats,
-            batched=batched,
-            posterior=posterior,
-        )
-
-    def stage(self, stage: Stage, optimizers: Sequence[Optimizer], rounds: int = 1) -> StageLog:
-        total = rounds * sum(optimizer.iterations for optimizer in optimizers)
-        return StageLog(self, stage, self.bar.stage(stage.name, total))
-
-    def smooth_starts(self, windows: Windows) -> Tensor:
-        """The smoothed data at the start of each window, in inner coordinates."""
-        if self.driven is not None:
-            return self.driven.at(self.starts, windows.trajectory, windows.t[:, 0], self.options.solver)
-        starts = [self.smoothing(int(i), windows.t[row, :1].numpy())[0][0] for row, i in enumerate(windows.trajectory)]
-        return self.field.coordinates.inner(torch.as_tensor(self.spread_out(np.stack(starts))))
-
-    def shooting(self, windows: Windows) -> Shooting:
-        field = InnerField(self.model, self.field.coordinates, self.inputs.lanes(windows.trajectory))
-        return Shooting(
-            field,
-            windows,
-            self.scale,
-            self.spread,
-            self.options.solver,
-            self.setup.measurement,
-            self.meter,
-            self.likelihood,
-            self.nats,
-        )
-
-    def _limited(self, shooting: Shooting, starts: Tensor) -> Shooting:
-        (most,) = self.log(lambda: np.array([float(shooting.most_steps(starts))]))
-        return replace(shooting, options=replace(shooting.options, maxiters=int(most)))
-
-    def match_driven(self, stage: Stage, driven: HiddenStateMatching, optimizers: Sequence[Optimizer]) -> None:
-        """Match the rates of the measured states, the others being simulated along."""
-        offset = torch.zeros_like(self.starts, requires_grad=True)
-        starts = self.starts
-
-        def now() -> Tensor:
-            return self.initial.place(starts, offset, self.spread)
-
-        def loss() -> Tensor:
-            return driven(now(), self.options.solver) + (self.known_residuals() ** 2).sum()
-
-        self._starts_now = lambda: now().detach()
-        try:
-            with self.stage(stage, optimizers) as log:
-                log.minimize(self.objective(loss, [offset], residuals=None), optimizers)
-        finally:
-            self._starts_now = None
-            self.starts = now().detach().clone()
-
-    def shoot(
-        self,
-        stage: Stage,
-        rounds: Sequence[tuple[Shooting, float]],
-        starts: Tensor,
-        heads: Tensor,
-        optimizers: Sequence[Optimizer],
-    ) -> None:
-        """Optimize model and window starts with one loss and continuity penalty after another; `heads`: each
-        trajectory's first window, whose start is the trajectory's."""
-        # Offsets in units of the spread: numbers near one, as the weights are.
-        offset = torch.zeros_like(starts, requires_grad=True)
-        # What is known of the first states stays, and so does what an earlier stage found of the hidden ones.
-        kept = ~self.initial.free
-        kept[:, self.hidden] = True
-        begin = self.initial.inside(self.field.coordinates.natural(torch.where(kept, self.starts, starts[heads])))
-        starts = starts.index_copy(0, heads, self.field.coordinates.inner(begin))
-        place = WindowStarts(starts, heads, self.initial, self.spread)
-
-        def now() -> Tensor:
-            return place(offset)
-
-        more = [offset] if self.free_starts or len(heads) < len(starts) else []
-        posteriors = [
-            self._posterior(case, place, offset, bool(more), weight, slack)
-            for (case, weight), slack in zip(rounds, _slacks(len(rounds)), strict=True)
-        ]
-        optimizers = self._usable(stage, optimizers, posteriors)
-        if any(isinstance(optimizer, LevenbergMarquardt | GaussNewton) for optimizer in optimizers):
-            self.meter.hurry()  # a Jacobian takes many sweeps
-        if self.likelihood is not None and self.likelihood.logs.numel():
-            more.append(self.likelihood.logs)
-        self._starts_now = lambda: now().detach()[heads]
-        try:
-            with self.stage(stage, optimizers, len(rounds)) as log:
-                last: Shooting | None = None
-                for (shooting, continuity), posterior in zip(rounds, posteriors, strict=True):
-                    if shooting is not last:
-                        last, limited = shooting, self._limited(shooting, now().detach())
-
-                    def residuals(case: Shooting = limited, weight: float = continuity) -> Tensor:
-                        return torch.cat([case.residuals(now(), weight), self.known_residuals()])
-
-                    def loss(case: Shooting = limited, weight: float = continuity) -> Tensor:
-                        return case(now(), weight) + (self.known_residuals() ** 2).sum()
-
-                    squares = residuals if self.likelihood is None else None
-                    objective = self.objective(loss, more, residuals=squares, posterior=posterior)
-                    log.minimize(objective, optimizers)
-        finally:
-            self._starts_now = None
-            self.starts = now().detach()[heads].clone()
-            if any(isinstance(optimizer, GaussNewton) for optimizer in optimizers):
-                self._keep_prior()
-
-    def _posterior(
-        self, shooting: Shooting, place: WindowStarts, offset: Tensor, free: bool, continuity: float, slack: float
-    ) -> Posterior:
-        options = shooting.options
-        if options.tolerance is None:
-            options = replace(options, tolerance=_SHARP)
-        return Posterior(
-            shooting=replace(shooting, options=options),
-            starts=place,
-            offset=offset,
-            free_starts=free,
-            parameters=self.trainable,
-            groups=network_tensors(self.model),
-            known=self.known,
-            continuity=continuity,
-            unit=self.unit,
-            scales=self.scales,
-            functions=self.functions,
-            slack=slack,
-        )
-
-    def _usable(
-        self, stage: Stage, optimizers: Sequence[Optimizer], posteriors: Sequence[Posterior]
-    ) -> Sequence[Optimizer]:
-        """The optimizers, or those that serve where Gauss-Newton steps cannot be taken."""
-        if not any(isinstance(optimizer, GaussNewton) for optimizer in optimizers):
-            return optimizers
-        reasons = [posterior.why_not() for posterior in posteriors]
-        if self.likelihood is not None:
-            reasons.insert(0, "noise models are given, whose scales it does not estimate")
-        reason = next((reason for reason in reasons if reason is not None), None)
-        if reason is None:
-            return optimizers
-        if stage.optimizers is not None:
-            raise InputError(f"GaussNewton cannot be used: {reason}", fix="Use Adam() and LBFGS().")
-        self.notes.append(f"{stage.name} by L-BFGS: {reason}")
-        return (LBFGS(self.options.single_iterations[1]),)
-
-    def _keep_prior(self) -> None:
+    def keep_prior(self) -> None:
         """Have later stages, whatever their optimizers, keep the prior that the data chose."""
         weights, scales = network_tensors(self.model), self.scales
         factor = (self.unit / 2.0) ** 0.5  # a nat in the loss
@@ -496,20 +227,11 @@ class Training:
             (lambda: whitener @ self.functions.values()) if len(self.functions) else None,
         )
 
-    # -- validation -----------------------------------------------------------------------------------------------
-
-    def _validation(self, whole: Dataset) -> Shooting:
-        windows = cut(whole)
-        mask = windows.mask.clone()
-        for row, trajectory in enumerate(self.train.trajectories):
-            mask[row, : len(trajectory)] = False
-        return replace(self.shooting(replace(windows, mask=mask)), likelihood=None)
-
     def validate(self) -> float:
         """Mean square, in scales, of the prediction of the validation data from the starts as they are."""
-        if self.validation is None or self._starts_now is None:
+        if self.validation is None or self.starts_now is None:
             return float("nan")
-        case, starts = self.validation, self._starts_now()
+        case, starts = self.validation, self.starts_now()
 
         def compute() -> Array:
             with torch.no_grad():
@@ -518,9 +240,19 @@ class Training:
         return float(self.log(compute)[0])
 
 
-def _slacks(rounds: int) -> list[float]:
-    """How loosely networks are held to their prior in one round after another: in the end, as tightly as usual."""
-    return [_FIRST_SLACK ** ((rounds - 1 - i) / max(rounds - 1, 1)) for i in range(rounds)]
+def shooting_of(state: FitState, windows: Windows) -> Shooting:
+    field = InnerField(state.model, state.field.coordinates, state.inputs.lanes(windows.trajectory))
+    return Shooting(
+        field,
+        windows,
+        state.scale,
+        state.spread,
+        state.options.solver,
+        state.setup.measurement,
+        state.meter,
+        state.likelihood,
+        state.nats,
+    )
 
 
 def _check_starts(starts: Array, positive: npt.NDArray[np.bool_], initial: Sequence[InitialValue]) -> None:

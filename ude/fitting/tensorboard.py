@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ude.errors import BackendMissing
-from ude.fitting.stages.stages import Iteration
+from ude.fitting.iteration import Iteration
 
 
 class TensorBoard:

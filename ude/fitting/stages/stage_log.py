@@ -6,16 +6,14 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ude.fitting.iteration import Iteration
 from ude.fitting.optimizers.optimizers import Objective, Optimizer
-from ude.fitting.stages.stages import Iteration, Stage
+from ude.fitting.stages.base import Stage
+from ude.fitting.state import FitState
 from ude.progress import ProgressStage
-
-if TYPE_CHECKING:
-    from ude.fitting.state import Training
 
 
 class StopStage(Exception):
@@ -25,8 +23,8 @@ class StopStage(Exception):
 class StageLog(AbstractContextManager["StageLog"]):
     """Called with the loss of every iteration: into the history, onto the bar, to callbacks; stops early."""
 
-    def __init__(self, training: Training, stage: Stage, shown: ProgressStage) -> None:
-        self.training, self.stage, self.shown = training, stage, shown
+    def __init__(self, state: FitState, stage: Stage, shown: ProgressStage) -> None:
+        self.state, self.stage, self.shown = state, stage, shown
         self.name, self.count, self.evaluations = stage.name, 0, 0
         self.best_validation, self.best_point, self.waited = np.inf, np.zeros(0), 0
         self.saved, self.validation = time.monotonic(), np.nan
@@ -39,46 +37,46 @@ class StageLog(AbstractContextManager["StageLog"]):
         try:
             for optimizer in optimizers:
                 self.objective, self.before = objective, before
-                optimizer.minimize(objective, stall=self.training.options.stall, on_iteration=self)
+                optimizer.minimize(objective, stall=self.state.options.stall, on_iteration=self)
         finally:
             self.evaluations = before + objective.evaluations
             if np.isfinite(self.best_validation):
                 objective.assign(self.best_point)
 
     def __call__(self, loss: float) -> None:
-        training, objective = self.training, self.objective
+        state, objective = self.state, self.objective
         self.count += 1
         # Whoever looks at the model now sees it at its best. The optimizer assigns its own point before it evaluates.
         objective.assign(objective.best_point)
         validation = self._look()
         evaluations = self.before + objective.evaluations
-        meter = training.meter
+        meter = state.meter
         row = (self.name, self.count, loss, validation, objective.rate, evaluations, meter.steps, meter.seconds)
-        training.rows.append(row)
+        state.rows.append(row)
         self.shown.advance(loss, detail=self._told(validation))
-        if not training.log.replaying and time.monotonic() - self.saved > training.options.checkpoint_seconds:
-            training.checkpoint()
+        if not state.log.replaying and time.monotonic() - self.saved > state.options.checkpoint_seconds:
+            state.checkpoint()
             self.saved = time.monotonic()
         told = Iteration(
             self.name,
             self.count,
             loss,
             validation,
-            training.model,
+            state.model,
             objective.rate,
             evaluations,
             meter.steps,
-            len(training.rows),
+            len(state.rows),
         )
-        stop = [callback(told) for callback in (self.stage.callback, training.setup.callback) if callback is not None]
-        if any(stop) or self.waited > training.options.validation_patience:
+        stop = [callback(told) for callback in (self.stage.callback, state.setup.callback) if callback is not None]
+        if any(stop) or self.waited > state.options.validation_patience:
             raise StopStage
 
     def _told(self, validation: float) -> str:
         """What the bar says beside the loss."""
         if np.isfinite(validation):
             self.validation = validation  # looked at now and then, and shown until the next time
-        rate, damping, steps = self.objective.rate, self.objective.damping, self.training.meter.steps
+        rate, damping, steps = self.objective.rate, self.objective.damping, self.state.meter.steps
         parts = [
             f"validation {self.validation:.4g}" if np.isfinite(self.validation) else "",
             f"rate {rate:.2g}" if np.isfinite(rate) else "",
@@ -89,9 +87,9 @@ class StageLog(AbstractContextManager["StageLog"]):
 
     def _look(self) -> float:
         """The validation loss where it is time to look, else NaN."""
-        if self.count % self.training.options.validation_every:
+        if self.count % self.state.options.validation_every:
             return float("nan")
-        value = self.training.validate()
+        value = self.state.validate()
         if value < self.best_validation:
             self.best_validation, self.best_point, self.waited = value, self.objective.best_point.copy(), 0
         elif np.isfinite(value):

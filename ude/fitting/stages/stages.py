@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,76 +13,20 @@ from torch import Tensor
 from ude.errors import InputError, unusable
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.losses import network_weights
-from ude.fitting.optimizers.optimizers import LBFGS, Optimizer
+from ude.fitting.optimizers.optimizers import LBFGS
 from ude.fitting.shooting import cut
-from ude.models import Model
-
-if TYPE_CHECKING:
-    from ude.fitting.state import Training
-
-
-@dataclass(frozen=True, eq=False)
-class Iteration:
-    """What a callback is told: the loss is the best so far, and `model` is at that point.
-
-    iteration, evaluations: of this stage. validation: NaN where it was not looked at. rate: of Adam, else NaN.
-    steps: of the solver since the start. total: iterations of the whole fit.
-
-    >>> t = np.linspace(0.0, 2.0, 9)
-    >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
-    >>> model = ude.UDE("dx/dt = -k*x", fit="k")
-    >>> seen = []
-    >>> def stop(iteration):
-    ...     seen.append(iteration)
-    ...     return iteration.loss < 1e-3  # True ends the stage
-    >>> fit = ude.fit(model, data, stages="single shooting", callback=stop, holdout=0, progress=False)
-    >>> len(seen) > 0 and seen[0].stage
-    'single shooting'
-    """
-
-    stage: str
-    iteration: int
-    loss: float
-    validation: float
-    model: Model
-    rate: float = math.nan
-    evaluations: int = 0
-    steps: int = 0
-    total: int = 0
-
+from ude.fitting.stages.base import Stage
+from ude.fitting.stages.minimization import (
+    default_optimizers,
+    match_hidden,
+    objective_of,
+    open_log,
+    shoot,
+    smooth_starts,
+)
+from ude.fitting.state import FitState, shooting_of
 
 _MOST_DRIVEN_ITERATIONS = 200
-
-Callback = Callable[[Iteration], bool | None]
-
-
-@dataclass(frozen=True)
-class Stage(ABC):
-    """One stage of a fit.
-
-    optimizers: one after another, such as ``(ude.optimizers.Adam(500), ude.optimizers.LBFGS(200))``; left out:
-                `LevenbergMarquardt` where a model has no networks and the loss is a sum of few squares,
-                else Adam and L-BFGS as in `FitOptions`
-    callback:   called with an `Iteration` after every iteration; True ends the stage
-    """
-
-    optimizers: tuple[Optimizer, ...] | None = None
-    callback: Callback | None = field(default=None, compare=False, repr=False)
-
-    name: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        given = self.optimizers
-        if given is not None and not (isinstance(given, tuple) and all(isinstance(o, Optimizer) for o in given)):
-            raise InputError(
-                f"optimizers of {type(self).__name__} are not usable",
-                expected="a tuple such as (ude.optimizers.Adam(500), ude.optimizers.LBFGS(200))",
-                got=repr(given),
-            )
-
-    @abstractmethod
-    def run(self, training: Training) -> None:
-        """Move the model, and the starts of its trajectories, to where the loss of this stage is small."""
 
 
 @dataclass(frozen=True)
@@ -103,31 +46,31 @@ class DerivativeMatching(Stage):
 
     name: ClassVar[str] = "derivatives"
 
-    def run(self, training: Training) -> None:
-        if not training.trainable:
+    def run(self, state: FitState) -> None:
+        if not state.trainable:
             return
-        if training.driven is not None:
-            if not bool(training.driven.use.any()):
-                training.notes.append(f"{self.name} left out: no column measures just one state")
+        if state.driven is not None:
+            if not bool(state.driven.use.any()):
+                state.notes.append(f"{self.name} left out: no column measures just one state")
                 return
             # Every evaluation is a solve, so Adam's many cheap steps are left out.
-            few = min(training.options.derivative_iterations[1], _MOST_DRIVEN_ITERATIONS)
-            training.match_driven(self, training.driven, self.optimizers or (LBFGS(few),))
+            few = min(state.options.derivative_iterations[1], _MOST_DRIVEN_ITERATIONS)
+            match_hidden(state, self, state.driven, self.optimizers or (LBFGS(few),))
             return
-        points = training.points
-        overrides = training.overrides(points)
+        points = state.points
+        overrides = state.overrides(points)
         size = points.du.square().mean(0).sqrt().clamp(min=1e-12)
 
         def residuals() -> Tensor:
-            wrong = (training.model(points.u, overrides(), points.t) - points.du) / size * training.belief
-            return torch.cat([wrong.reshape(-1) / wrong.numel() ** 0.5, training.known_residuals()])
+            wrong = (state.model(points.u, overrides(), points.t) - points.du) / size * state.slope_weights
+            return torch.cat([wrong.reshape(-1) / wrong.numel() ** 0.5, state.known_residuals()])
 
-        optimizers = self.optimizers or training.default_optimizers(*training.options.derivative_iterations, 0)
-        with training.stage(self, optimizers) as log:
-            objective = training.objective(lambda: (residuals() ** 2).sum(), [], residuals=residuals, batched=True)
-            if points.variance is not None and network_weights(training.model):
+        optimizers = self.optimizers or default_optimizers(state, *state.options.derivative_iterations, 0)
+        with open_log(state, self, optimizers) as log:
+            objective = objective_of(state, lambda: (residuals() ** 2).sum(), [], residuals=residuals, batched=True)
+            if points.variance is not None and network_weights(state.model):
                 # Morozov's principle: what comes closer than the truth would follows the errors of the smooth
-                unsure = float((points.variance / size**2 * training.belief**2).mean())
+                unsure = float((points.variance / size**2 * state.slope_weights**2).mean())
                 if math.isfinite(unsure):
                     objective.enough = unsure
             log.minimize(objective, optimizers)
@@ -163,21 +106,21 @@ class MultipleShooting(Stage):
         if self.continuity is not None and not all(c > 0 for c in self.continuity):
             raise unusable(self, "continuity", "positive penalties")
 
-    def run(self, training: Training) -> None:
-        options = training.options
-        longest = max(len(trajectory) for trajectory in training.train.trajectories) - 1
+    def run(self, state: FitState) -> None:
+        options = state.options
+        longest = max(len(trajectory) for trajectory in state.train.trajectories) - 1
         steps = self.window_steps or options.window_steps or min(max(round(longest / 4), 3), 20)
-        windows = cut(training.train, steps)
+        windows = cut(state.train, steps)
         if not len(windows.linked):
             return
-        free = training.smooth_starts(windows)
+        free = smooth_starts(state, windows)
         followers = {row + 1 for row in windows.linked.tolist()}
         heads = torch.tensor([row for row in range(len(windows)) if row not in followers])
-        number = int(windows.mask.sum()) + len(windows.linked) * len(training.train.states)
-        optimizers = self.optimizers or training.default_optimizers(0, options.multiple_iterations, number)
-        shooting = training.shooting(windows)
+        number = int(windows.mask.sum()) + len(windows.linked) * len(state.train.states)
+        optimizers = self.optimizers or default_optimizers(state, 0, options.multiple_iterations, number)
+        shooting = shooting_of(state, windows)
         rounds = [(shooting, continuity) for continuity in self.continuity or options.continuity]
-        training.shoot(self, rounds, free, heads, optimizers)
+        shoot(state, self, rounds, free, heads, optimizers)
 
 
 @dataclass(frozen=True)
@@ -207,11 +150,11 @@ class GrowingHorizon(Stage):
         if not self.fractions or not increasing or not 0 < self.fractions[-1] == 1:
             raise unusable(self, "fractions", "increasing numbers above 0, the last one 1")
 
-    def run(self, training: Training) -> None:
-        number = sum(training.train.counts().values())
-        optimizers = self.optimizers or training.default_optimizers(0, training.options.multiple_iterations, number)
-        rounds = [(training.shooting(cut(_beginning(training.train, f))), 0.0) for f in self.fractions]
-        training.shoot(self, rounds, training.starts, torch.arange(len(training.train)), optimizers)
+    def run(self, state: FitState) -> None:
+        number = sum(state.train.counts().values())
+        optimizers = self.optimizers or default_optimizers(state, 0, state.options.multiple_iterations, number)
+        rounds = [(shooting_of(state, cut(_beginning(state.train, f))), 0.0) for f in self.fractions]
+        shoot(state, self, rounds, state.starts, torch.arange(len(state.train)), optimizers)
 
 
 @dataclass(frozen=True)
@@ -231,11 +174,11 @@ class SingleShooting(Stage):
 
     name: ClassVar[str] = "single shooting"
 
-    def run(self, training: Training) -> None:
-        number = sum(training.train.counts().values())
-        optimizers = self.optimizers or training.default_optimizers(*training.options.single_iterations, number)
-        shooting = training.shooting(cut(training.train))
-        training.shoot(self, [(shooting, 0.0)], training.starts, torch.arange(len(training.train)), optimizers)
+    def run(self, state: FitState) -> None:
+        number = sum(state.train.counts().values())
+        optimizers = self.optimizers or default_optimizers(state, *state.options.single_iterations, number)
+        shooting = shooting_of(state, cut(state.train))
+        shoot(state, self, [(shooting, 0.0)], state.starts, torch.arange(len(state.train)), optimizers)
 
 
 STAGES = (DerivativeMatching.name, MultipleShooting.name, SingleShooting.name)

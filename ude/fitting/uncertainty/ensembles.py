@@ -22,8 +22,9 @@ import torch
 from ude.errors import InputError, SolveFailed
 from ude.fitting.data.dataset import Array, Dataset
 from ude.fitting.fit import fit
+from ude.fitting.iteration import Iteration
 from ude.fitting.result import Fit
-from ude.fitting.stages.stages import Iteration, checked_stages
+from ude.fitting.stages.stages import checked_stages
 from ude.fitting.uncertainty.intervals import check_level
 from ude.models import Model
 
