@@ -12,20 +12,40 @@ import types
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ude.compile.code_reads import BLIND
+from ude.compile.code_reads import BLIND, Path
 from ude.compile.environment import is_trusted
 from ude.problems.ode import FlatRightHandSide
 
-if TYPE_CHECKING:
-    from ude.compile.walk import Walk
 
-Handler = Callable[["Walk", Any], None]
+class Walker(Protocol):
+    """What handlers need of a `walk.Walk`, which documents it."""
+
+    tokens: list[Any]
+    roots: set[str]
+    seen: dict[int, tuple[int, Any]]
+    leaves: dict[int, int]
+
+    def value(self, value: Any) -> None: ...
+    def holds(self, value: Any) -> None: ...
+    def again(self, value: Any) -> bool: ...
+    def mapping(self, values: dict[Any, Any]) -> None: ...
+    def instance(self, value: Any) -> None: ...
+    def function(self, function: types.FunctionType) -> None: ...
+    def partial(self, value: Any) -> None: ...
+    def named(self, root: str, name: str) -> None: ...
+    def type_of(self, kind: type, construct: bool = False) -> frozenset[str]: ...
+    def tensor(self, tensor: Tensor) -> None: ...
+    def module(self, module: nn.Module) -> None: ...
+    def read(self, value: Any, paths: tuple[Path, ...]) -> None: ...
+
+
+Handler = Callable[[Walker, Any], None]
 
 #: Bytes of a numpy array, which a trace freezes and a fingerprint must therefore read.
 MOST_BYTES = 1 << 20
@@ -110,27 +130,27 @@ def _parse(kind: type) -> ClassPlan:
 # -- values that are told in full -------------------------------------------------------------------------------------
 
 
-def _itself(walk: Walk, value: Any) -> None:
+def _itself(walk: Walker, value: Any) -> None:
     walk.tokens.append(value)
 
 
-def _typed(walk: Walk, value: Any) -> None:
+def _typed(walk: Walker, value: Any) -> None:
     # the type too: 1 == 1.0 == True, and a captured "end" is no mark of this traversal
     walk.tokens.append(type(value))
     walk.tokens.append(value)
 
 
-def _float(walk: Walk, value: float) -> None:
+def _float(walk: Walker, value: float) -> None:
     walk.tokens.append(float)
     # 0.0 == -0.0, and nan != nan
     walk.tokens.append(value if value and value == value else repr(value))
 
 
-def _by_text(walk: Walk, value: Any) -> None:
+def _by_text(walk: Walker, value: Any) -> None:
     walk.tokens += (type(value), repr(value))
 
 
-def _array(walk: Walk, value: Any) -> None:
+def _array(walk: Walker, value: Any) -> None:
     walk.holds(value)
     if value.dtype.hasobject:
         raise Refused("f captures a numpy array of Python objects, which cannot be compared safely.")
@@ -143,7 +163,7 @@ def _array(walk: Walk, value: Any) -> None:
     walk.tokens += ("array", value.dtype.str, value.shape, content)
 
 
-def _symbolic(walk: Walk, value: Any) -> None:
+def _symbolic(walk: Walker, value: Any) -> None:
     if not isinstance(value, sys.modules["sympy"].Basic):
         walk.holds(value)  # a matrix, which can be written into
     walk.roots.add("sympy")
@@ -153,7 +173,7 @@ def _symbolic(walk: Walk, value: Any) -> None:
 # -- containers -------------------------------------------------------------------------------------------------------
 
 
-def _sequence(walk: Walk, value: Any) -> None:
+def _sequence(walk: Walker, value: Any) -> None:
     if not walk.again(value):
         walk.holds(value)
         walk.tokens += (type(value), len(value))
@@ -161,19 +181,19 @@ def _sequence(walk: Walk, value: Any) -> None:
             walk.value(item)
 
 
-def _dict(walk: Walk, value: dict[Any, Any]) -> None:
+def _dict(walk: Walker, value: dict[Any, Any]) -> None:
     if not walk.again(value):
         walk.tokens.append(dict)
         walk.mapping(value)
 
 
-def _view(walk: Walk, value: types.MappingProxyType[Any, Any]) -> None:
+def _view(walk: Walker, value: types.MappingProxyType[Any, Any]) -> None:
     walk.holds(value)
     walk.tokens.append("view")
     walk.mapping(dict(value))
 
 
-def _container(walk: Walk, value: Any) -> None:
+def _container(walk: Walker, value: Any) -> None:
     """A subclass of a container: what an object has, and its content, whatever the subclass makes of reading it."""
     if id(value) in walk.seen:
         walk.again(value)
@@ -195,17 +215,17 @@ def _container(walk: Walk, value: Any) -> None:
 # -- what can be called -----------------------------------------------------------------------------------------------
 
 
-def _function(walk: Walk, value: types.FunctionType) -> None:
+def _function(walk: Walker, value: types.FunctionType) -> None:
     walk.function(value)
 
 
-def _method(walk: Walk, value: types.MethodType) -> None:
+def _method(walk: Walker, value: types.MethodType) -> None:
     walk.tokens.append("method")
     walk.value(value.__func__)
     walk.value(value.__self__)
 
 
-def _builtin(walk: Walk, value: Any) -> None:
+def _builtin(walk: Walker, value: Any) -> None:
     owner = getattr(value, "__self__", None)
     name = getattr(value, "__qualname__", value.__name__)
     if owner is not None and not isinstance(owner, (type, types.ModuleType)):
@@ -224,12 +244,12 @@ def _builtin(walk: Walk, value: Any) -> None:
         walk.named(root, f"{module}.{name}")
 
 
-def _descriptor(walk: Walk, value: Any) -> None:
+def _descriptor(walk: Walker, value: Any) -> None:
     """What a class written in C has for methods and attributes."""
     walk.tokens += ("descriptor", value.__objclass__, value.__name__)
 
 
-def _partial(walk: Walk, value: functools.partial[Any]) -> None:
+def _partial(walk: Walker, value: functools.partial[Any]) -> None:
     walk.tokens.append("partial")
     walk.partial(value)
     walk.value(value.func)
@@ -237,19 +257,19 @@ def _partial(walk: Walk, value: functools.partial[Any]) -> None:
     walk.mapping(value.keywords)
 
 
-def _wrapper(walk: Walk, value: Any) -> None:
+def _wrapper(walk: Walker, value: Any) -> None:
     walk.holds(value)
     walk.tokens.append(type(value))
     walk.value(value.__wrapped__)
 
 
-def _property(walk: Walk, value: property) -> None:
+def _property(walk: Walker, value: property) -> None:
     walk.tokens.append(property)
     walk.value(value.fget)
     walk.value(value.fset)
 
 
-def _cell(walk: Walk, value: types.CellType) -> None:
+def _cell(walk: Walker, value: types.CellType) -> None:
     walk.holds(value)
     walk.tokens.append("cell")
     try:
@@ -258,13 +278,13 @@ def _cell(walk: Walk, value: types.CellType) -> None:
         walk.tokens.append("empty")
 
 
-def _weak(walk: Walk, value: weakref.ref[Any]) -> None:
+def _weak(walk: Walker, value: weakref.ref[Any]) -> None:
     walk.holds(value)
     walk.tokens.append("weak")
     walk.value(value())
 
 
-def _class(walk: Walk, value: type) -> None:
+def _class(walk: Walker, value: type) -> None:
     """A class that code names: it may be constructed."""
     walk.tokens.append("class")
     walk.type_of(value, construct=True)
@@ -273,23 +293,23 @@ def _class(walk: Walk, value: type) -> None:
 # -- torch and ude ----------------------------------------------------------------------------------------------------
 
 
-def _tensor(walk: Walk, value: Tensor) -> None:
+def _tensor(walk: Walker, value: Tensor) -> None:
     walk.tensor(value)
 
 
-def _tensor_subclass(walk: Walk, value: Tensor) -> None:
+def _tensor_subclass(walk: Walker, value: Tensor) -> None:
     raise Refused(f"f captures a {type(value).__name__}, a kind of tensor that a kernel cannot read.")
 
 
-def _module(walk: Walk, value: nn.Module) -> None:
+def _module(walk: Walker, value: nn.Module) -> None:
     walk.module(value)
 
 
-def _script(walk: Walk, value: Any) -> None:
+def _script(walk: Walker, value: Any) -> None:
     raise Refused(f"f runs a {type(value).__name__}, whose code is not Python's; give what it was made from.")
 
 
-def _right_hand_side(walk: Walk, value: FlatRightHandSide) -> None:
+def _right_hand_side(walk: Walker, value: FlatRightHandSide) -> None:
     """f over leaves: the tensors of its slots are leaves by their place."""
     leaves: list[Tensor] = []
     for slot in (*value.slots, value.own):
@@ -307,23 +327,23 @@ def _right_hand_side(walk: Walk, value: FlatRightHandSide) -> None:
 # -- what does not stand still ----------------------------------------------------------------------------------------
 
 
-def _python_module(walk: Walk, value: types.ModuleType) -> None:
+def _python_module(walk: Walker, value: types.ModuleType) -> None:
     walk.read(value, ((),))
 
 
-def _random(walk: Walk, value: Any) -> None:
+def _random(walk: Walker, value: Any) -> None:
     raise Refused(f"f holds a random generator ({type(value).__name__}), whose numbers a kernel would freeze.")
 
 
-def _running(walk: Walk, value: Any) -> None:
+def _running(walk: Walker, value: Any) -> None:
     raise Refused(f"f holds a {type(value).__name__}, which moves on when it is read, and a kernel would not move it.")
 
 
-def _identity(walk: Walk, value: Any) -> None:
+def _identity(walk: Walker, value: Any) -> None:
     walk.tokens.append(Same(value))
 
 
-def _instance(walk: Walk, value: Any) -> None:
+def _instance(walk: Walker, value: Any) -> None:
     walk.instance(value)
 
 

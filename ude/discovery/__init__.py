@@ -9,7 +9,8 @@ from ude.discovery.assessment.verdict import Rival, Verdict
 from ude.discovery.candidate import Candidate, Samples, SymbolicRegressor
 from ude.discovery.constraints.term_constraints import TermConstraints
 from ude.discovery.discover import discover
-from ude.discovery.result import Discovery, SupportWarning
+from ude.discovery.discovery import Discovery
+from ude.discovery.result import SupportWarning
 from ude.discovery.saved import SavedDiscovery, load
 from ude.discovery.search.fronts import SearchWarning
 from ude.discovery.search.library import LibraryRegressor

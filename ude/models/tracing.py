@@ -10,24 +10,41 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import sympy
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ude.errors import ModelError
 from ude.models.equations.expression import KNOWN_FUNCTIONS, TIME, as_expression, symbol
-from ude.models.function_model import FunctionModel
 from ude.models.observation import Observation
+from ude.models.parameters import ParameterStore
 from ude.models.terms import Term
 from ude.models.universal import UDE
 
 aten = torch.ops.aten
 
 
-def to_ude(model: FunctionModel, observe: Mapping[str, str] | None = None) -> UDE:
+class TorchModel(Protocol):
+    """What a trace needs of a `FunctionModel`."""
+
+    states: tuple[str, ...]
+    store: ParameterStore
+    terms: nn.ModuleDict
+    _groups: dict[str, tuple[str, ...]]
+
+    @property
+    def function(self) -> Callable[[Tensor, Any, Tensor], Tensor]: ...
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+    def term(self, key: str) -> Term: ...
+    def values(self) -> dict[str, float]: ...
+    def __call__(self, u: Tensor, p: Any = None, t: Tensor | float = 0.0) -> Tensor: ...
+
+
+def to_ude(model: TorchModel, observe: Mapping[str, str] | None = None) -> UDE:
     """Write a torch right-hand side as a `UDE` with the same parameters and terms.
 
     observe: observables of the result, whose parameters stay too; a parameter that occurs nowhere is left out
@@ -60,7 +77,7 @@ def to_ude(model: FunctionModel, observe: Mapping[str, str] | None = None) -> UD
 class _Calls:
     """`p` during the trace: parameters as given, and terms that note their arguments and return a stand-in."""
 
-    def __init__(self, model: FunctionModel, values: dict[str, Tensor], stand_ins: Sequence[Tensor] | None) -> None:
+    def __init__(self, model: TorchModel, values: dict[str, Tensor], stand_ins: Sequence[Tensor] | None) -> None:
         self._model, self._values, self._stand_ins = model, values, stand_ins
         self.noted: list[tuple[str, list[Tensor]]] = []
 
@@ -84,7 +101,7 @@ class _Calls:
         return self._stand_ins[len(self.noted) - 1]
 
 
-def _traced(model: FunctionModel) -> tuple[fx.Graph, list[tuple[str, int]]]:
+def _traced(model: TorchModel) -> tuple[fx.Graph, list[tuple[str, int]]]:
     """The graph of (u, t, parameters, outputs of term calls) -> (du, arguments of term calls), and the calls."""
     names = model.store.names()
     u, t = torch.ones(len(model.states), dtype=torch.float64), torch.ones((), dtype=torch.float64)
@@ -113,7 +130,7 @@ def _traced(model: FunctionModel) -> tuple[fx.Graph, list[tuple[str, int]]]:
 
 
 def _read(
-    graph: fx.Graph, model: FunctionModel, calls: list[tuple[str, int]]
+    graph: fx.Graph, model: TorchModel, calls: list[tuple[str, int]]
 ) -> tuple[list[sympy.Expr], list[list[sympy.Expr]]]:
     """Rates of the states, and the arguments of each call."""
     reader = _Reader()
@@ -137,7 +154,7 @@ def _resolved(expression: sympy.Expr, applied: dict[sympy.Symbol, sympy.Expr]) -
     return expression
 
 
-def _compare(model: FunctionModel, written: UDE) -> None:
+def _compare(model: TorchModel, written: UDE) -> None:
     written.set_values({name: value for name, value in model.values().items() if name in written.values()})
     generator = torch.Generator().manual_seed(0)
     u = 0.1 + torch.rand(7, len(model.states), dtype=torch.float64, generator=generator)

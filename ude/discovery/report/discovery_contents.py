@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ import torch
 
 from ude.discovery.candidate import Array, Samples, evaluate
 from ude.discovery.report import figures
+from ude.discovery.result import DiscoveryResult
 from ude.discovery.sampling import equations_of, gauge_directions
 from ude.discovery.selection.combination import Combination
 from ude.fitting.result import Fit
@@ -22,14 +23,11 @@ from ude.models.equations.expression import TIME
 from ude.models.export.mathml import named_mathml
 from ude.reporting.contents import Contents, FrontPoint, Function, Run, Sheet
 
-if TYPE_CHECKING:
-    from ude.discovery.result import Discovery
-
 _GRID, _CURVE = 41, 201
 _BEYOND = 0.2  # how far beyond the data a function is drawn, of their width
 
 
-def contents(found: Discovery, *, reproduce: str = "") -> Contents:
+def contents(found: DiscoveryResult, *, reproduce: str = "") -> Contents:
     """Everything that the page of a discovery shows. reproduce: the command that repeats the run."""
     fit = found.fit
     columns = fit.measurement.names
@@ -59,12 +57,12 @@ def contents(found: Discovery, *, reproduce: str = "") -> Contents:
     )
 
 
-def _sentences(found: Discovery) -> list[str]:
+def _sentences(found: DiscoveryResult) -> list[str]:
     words = list(found.verdict.sentences)
     return [*words, "The run was interrupted; this is the best up to there."] if found.interrupted else words
 
 
-def _runs(found: Discovery) -> list[Run]:
+def _runs(found: DiscoveryResult) -> list[Run]:
     data, model, labels, tails = figures.trajectories(found)
     errors = found.rmse(found.fit.train, training_constants=True)
     band = [2.0 * errors[column] for column in labels.states]
@@ -79,7 +77,7 @@ def _runs(found: Discovery) -> list[Run]:
 # -- unknown functions -------------------------------------------------------------------------------------------------
 
 
-def _function(found: Discovery, name: str) -> Function:
+def _function(found: DiscoveryResult, name: str) -> Function:
     samples, candidate = found.samples[name], found.chosen.candidates[name]
     values = {c: found.final.values[f"{name}_{c}"] for c in candidate.constants}
     formula = np.broadcast_to(evaluate(candidate.expression, {**samples.inputs, **values}), samples.output.shape)
@@ -127,7 +125,7 @@ def grid_beyond(samples: Samples) -> dict[str, Array]:
     return grid
 
 
-def _network_at(found: Discovery, name: str, mesh: dict[str, Array], coefficients: Array) -> Array | None:
+def _network_at(found: DiscoveryResult, name: str, mesh: dict[str, Array], coefficients: Array) -> Array | None:
     """The network on a grid of its inputs, in the gauge of the formula; None where that cannot be said."""
     model = equations_of(found.fit)
     term = model.provider(name)
@@ -157,7 +155,7 @@ def _directions(model: UDE, name: str) -> list[sp.Expr] | None:
 # -- candidates and tables ---------------------------------------------------------------------------------------------
 
 
-def _front(found: Discovery) -> list[FrontPoint]:
+def _front(found: DiscoveryResult) -> list[FrontPoint]:
     table = found.front
     points = []
     for combination, (_, row) in zip(found.selection.ranked, table.iterrows(), strict=True):
@@ -184,7 +182,7 @@ def _formulas(combination: Combination) -> str:
     )
 
 
-def _sheets(found: Discovery) -> list[Sheet]:
+def _sheets(found: DiscoveryResult) -> list[Sheet]:
     sheets = [
         _of_frame(
             found.inclusion,
@@ -230,7 +228,7 @@ def _complex(value: complex) -> str:
     )
 
 
-def _programs(found: Discovery) -> dict[str, str]:
+def _programs(found: DiscoveryResult) -> dict[str, str]:
     return {
         "LaTeX": found.latex(),
         "Python (SciPy)": found.to_python(),
@@ -239,7 +237,7 @@ def _programs(found: Discovery) -> dict[str, str]:
     }
 
 
-def _facts(found: Discovery) -> dict[str, str]:
+def _facts(found: DiscoveryResult) -> dict[str, str]:
     limited = "" if found.selection.complete else " (time or number was limited)"
     return {
         **facts_of_fit(found.fit),

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib.figure import Figure
 
 from ude.discovery.candidate import Array, Samples
+from ude.discovery.result import DiscoveryResult
 from ude.discovery.sampling import observed
 from ude.models import to_text
 from ude.models.equations.expression import TIME
 from ude.reporting import plots
 
-if TYPE_CHECKING:
-    from ude.discovery.result import Discovery
 
-
-def data_and_prediction(found: Discovery) -> Figure:
+def data_and_prediction(found: DiscoveryResult) -> Figure:
     """Data and the found equations against time, simulated with the constants from training data alone.
 
     In the held-out stretch the line is therefore a forecast; the constants that are printed are refitted on all data.
@@ -27,13 +22,13 @@ def data_and_prediction(found: Discovery) -> Figure:
     return plots.data_and_model(data, model, labels, held_out_from=tails)
 
 
-def phase_plane(found: Discovery) -> Figure | None:
+def phase_plane(found: DiscoveryResult) -> Figure | None:
     """The first state against the second, as in `data_and_prediction`; None where there is only one state."""
     data, model, labels, tails = trajectories(found)
     return plots.phase_plane(data, model, labels, held_out_from=tails) if len(labels.states) > 1 else None
 
 
-def terms(found: Discovery) -> Figure:
+def terms(found: DiscoveryResult) -> Figure:
     """Each unknown function along the trajectories of the fit: what the network did, and what its formula does.
 
     Where a fitted parameter can take up part of a network (``a`` in ``a*hare - U1(hare, lynx)`` any multiple of
@@ -58,7 +53,7 @@ def terms(found: Discovery) -> Figure:
     return plots.terms(drawn, time_name=found.fit.data.time_name)
 
 
-def front(found: Discovery) -> Figure:
+def front(found: DiscoveryResult) -> Figure:
     """Complexity of the combinations that were put back against their misfit to the training data; one is chosen."""
     table = found.front
     texts = [", ".join(f"{name} = {row[name]}" for name in found.terms) for _, row in table.iterrows()]
@@ -71,15 +66,7 @@ def front(found: Discovery) -> Figure:
     )
 
 
-def write_report(found: Discovery, path: str | Path) -> Path:
-    """One self-contained HTML page of all that is known of a discovery. Raises InputError where it cannot go."""
-    from ude.discovery.report.discovery_contents import contents
-    from ude.reporting import pages
-
-    return pages.write(contents(found), Path(path))
-
-
-def error_table(found: Discovery) -> list[list[object]]:
+def error_table(found: DiscoveryResult) -> list[list[object]]:
     """Rows of (what, error of each state): training and held-out with training constants, all with the final ones."""
     fit = found.fit
     rows: list[list[object]] = []
@@ -93,7 +80,7 @@ def error_table(found: Discovery) -> list[list[object]]:
 
 
 def trajectories(
-    found: Discovery,
+    found: DiscoveryResult,
 ) -> tuple[list[plots.Series], list[plots.Series], plots.Labels, list[float] | None]:
     fit = found.fit
     data, model = [], []

@@ -11,7 +11,7 @@ from torch import Tensor
 from ude.engines.base import SolveSpec, StepRecord, add, differentiable, live_leaves
 from ude.engines.initialization import tracked_derivative
 from ude.engines.torch.checkpoints import Starts
-from ude.engines.torch.pullback import DenseReads
+from ude.engines.torch.dense_reads import DenseReads
 from ude.engines.torch.scheme import Cotangents, ReversibleScheme
 from ude.engines.torch.stages import interpolation_weights
 

@@ -18,17 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.base import SolveSpec, StepRecord, add, as_batch
+from ude.engines.torch.dense_reads import DenseReads
 from ude.engines.torch.stages import TableauTensors
-
-if TYPE_CHECKING:
-    from ude.engines.torch.pullback import DenseReads
 
 # Above this many states their vector-Jacobian products cost more than the dispatch that they spare.
 MOST_STATES = 8

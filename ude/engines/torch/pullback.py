@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ude.engines.base import SolveSpec, StepRecord, add, as_batch, differentiable, live_leaves
 from ude.engines.torch.checkpoints import Starts
+from ude.engines.torch.dense_reads import DenseReads
 from ude.engines.torch.families.explicit import ExplicitScheme
 from ude.engines.torch.parallel_pullback import pays, pullback_parallel
 from ude.engines.torch.stages import TableauTensors, combine, extend, locate, tableau_tensors
@@ -48,28 +49,6 @@ def interpolate(
         k = stages(i)[:, lane].transpose(0, 1)
         values[lane, save] = extend(interpolant, starts(i)[0][lane], record.dt[i, lane], theta[lane, save], k)
     return values
-
-
-class DenseReads:
-    """DenseReads of the dense output, sorted by the step that they fall into."""
-
-    def __init__(self, spec: SolveSpec, record: StepRecord, times: Tensor, grad: Tensor) -> None:
-        rows = record.dt.shape[0]
-        row, theta = locate(record.t, record.dt, times, spec.sign)
-        flat = row.clamp(max=rows - 1).reshape(-1)
-        order = flat.argsort(stable=True)
-        self.bounds = torch.searchsorted(flat[order], torch.arange(rows + 1, device=order.device)).tolist()
-        self.lane = order // times.shape[1]
-        self.order = order
-        self.theta = theta.reshape(-1)[order]
-        self.grad = grad.reshape(-1, grad.shape[-1])[order]
-        # reads at the very end of a step, as of every saved step, are the new state and need no further stage
-        self.at_end = (self.theta == 1.0).tolist()
-
-    def of(self, row: int) -> tuple[slice, bool] | None:
-        """Return where a step's reads lie and whether all are of its end; None when it has none."""
-        low, high = self.bounds[row], self.bounds[row + 1]
-        return (slice(low, high), all(self.at_end[low:high])) if low < high else None
 
 
 def pullback(

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ude.engines.base import SolveSpec, StepRecord, as_batch
 from ude.engines.initialization import tracked_derivative
+from ude.engines.torch.dense_reads import DenseReads
 from ude.engines.torch.families.esdirk import EsdirkScheme
 from ude.engines.torch.families.imex import ImexScheme, replay_imex_step
 from ude.engines.torch.families.rosenbrock import RosenbrockScheme
 from ude.engines.torch.families.symplectic import SymplecticScheme
-from ude.engines.torch.pullback import DenseReads, segment
+from ude.engines.torch.pullback import segment
 from ude.engines.torch.stages import combine, extend, tableau_tensors
 from ude.methods import ExplicitTableau
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ude.engines.base import SolveSpec, StepRecord, add, as_batch, differentiable, live_leaves
 from ude.engines.torch.checkpoints import Start, Starts
+from ude.engines.torch.dense_reads import DenseReads
 from ude.engines.torch.families.esdirk import EsdirkScheme
 from ude.engines.torch.families.switching import SwitchingScheme
 from ude.engines.torch.implicit_pullback import pull_first, recorded, with_reads
-from ude.engines.torch.pullback import DenseReads, segment, sweep
+from ude.engines.torch.pullback import segment, sweep
 from ude.engines.torch.replay import esdirk_step, in_order, read_step, rosenbrock_step
 from ude.engines.torch.scheme import Cotangents
 from ude.engines.torch.stages import tableau_tensors
