@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from torch import Tensor
 
 from ude.errors import DataError, InputError
 from ude.fitting.coordinates import Coordinates, InnerField
@@ -18,6 +21,7 @@ from ude.fitting.data.dataset import Array, Dataset, root_mean_square
 from ude.fitting.measurement import Measurement
 from ude.fitting.noise import Gaussian, NoiseModel, log_likelihood
 from ude.fitting.options import FitOptions
+from ude.fitting.storage.fit_files import write_fit
 from ude.fitting.trajectory_inputs import PerTrajectory, restored
 from ude.models import Model
 from ude.problems.ode import ODEProblem
@@ -221,7 +225,78 @@ class Fit:
         return [(t, self._reached(i, t)) for i, t in enumerate(times)]
 
     def save(self, directory: str | Path) -> Path:
-        """Write weights, data and settings into a folder from which `load_fit` restores the fit. Returns the folder."""
-        from ude.fitting.storage.saved_fit import save_fit
+        """Write weights, data and settings into a folder from which `load_fit` restores the fit. Returns the folder.
 
-        return save_fit(self, directory)
+        Raises:
+            InputError: The folder cannot be written.
+        """
+        return write_fit(directory, self._description(), self._tensors(), self.history)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {
+            f"model.{name}": value.detach().clone().contiguous() for name, value in self.model.state_dict().items()
+        }
+        tensors["u0"] = torch.as_tensor(self.u0)
+        tensors["scale"], tensors["noise"] = torch.as_tensor(self.scale), torch.as_tensor(self.noise)
+        tensors["state_scale"] = torch.as_tensor(self.state_scale)
+        for i, trajectory in enumerate(self.data.trajectories):
+            tensors[f"data.{i}.t"], tensors[f"data.{i}.u"] = torch.tensor(trajectory.t), torch.tensor(trajectory.u)
+            for name, (times, values) in trajectory.covariates.items():
+                tensors[f"covariate.{i}.{name}"] = torch.tensor(np.stack([times, values]))
+        for name, numbers in self.per_trajectory.items():
+            tensors[f"per_trajectory.{name}"] = torch.as_tensor(numbers)
+        return tensors
+
+    def _description(self) -> dict[str, Any]:
+        """All else in plain data."""
+        return {
+            "model": self.model.to_dict(),
+            "data": {
+                "states": list(self.data.states),
+                "time_name": self.data.time_name,
+                "notes": list(self.data.notes),
+                "names": [trajectory.name for trajectory in self.data.trajectories],
+                "trained_on": [len(trajectory) for trajectory in self.train.trajectories],
+                "validated_on": [] if self.validation is None else [len(tr) for tr in self.validation.trajectories],
+                "digest": self.data.digest,
+                "holdout": self.holdout,
+                "conditions": [dict(trajectory.conditions) for trajectory in self.data.trajectories],
+                "units": dict(self.data.units),
+                "covariate_kind": self.data.covariate_kind,
+            },
+            "noise_models": {
+                name: {"kind": type(model).__name__, **asdict(model)} for name, model in self.noise_models.items()
+            },
+            "fitted_numbers": self.fitted_numbers,
+            "known_u0": list(self.known_u0),
+            "seed": self.seed,
+            "interrupted": self.interrupted,
+            "positive": [bool(flag) for flag in self.positive],
+            "observe": self.measurement.formulas,
+            "notes": list(self.notes),
+            "options": _plain_options(self.options),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: _version(name) for name in ("ude", "torch", "numpy")},
+            },
+        }
+
+
+def _plain_options(options: FitOptions) -> dict[str, Any]:
+    plain = asdict(options)
+    plain["solver"]["algorithm"] = _plain_algorithm(options.solver.algorithm)
+    return plain
+
+
+def _plain_algorithm(value: Any) -> Any:
+    """A method of integration, and the parts that it is made of, by their names."""
+    if not is_dataclass(value):
+        return value
+    return {"kind": type(value).__name__} | {f.name: _plain_algorithm(getattr(value, f.name)) for f in fields(value)}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # running from a source tree
+        return "unknown"

@@ -1,22 +1,15 @@
-"""A fit as a folder: `fit.safetensors` (weights, data, initial states), `fit.json` (all else), `history.csv`.
-
-Both main files are plain data: nothing is unpickled, so that a folder from elsewhere cannot run code.
-"""
+"""A fit read back from its folder."""
 
 from __future__ import annotations
 
 import inspect
-import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ude import methods
@@ -27,100 +20,8 @@ from ude.fitting.noise import NoiseModel
 from ude.fitting.options import FitOptions
 from ude.fitting.result import Fit
 from ude.fitting.shooting import SolverOptions
+from ude.fitting.storage.fit_files import read_fit
 from ude.models import UDE, FunctionModel, Model
-from ude.untrusted import JSON, read_json, replace_file, sha256, verify, write_json
-
-FORMAT = 1
-_JSON, _TENSORS, _HISTORY = "fit.json", "fit.safetensors", "history.csv"
-_SCHEMA = {
-    "format": int,
-    "model": {str: JSON},  # see `UDE.from_dict`
-    "data": {
-        "states": [str],
-        "time_name": str,
-        "notes": [str],
-        "names": [str],
-        "trained_on": [int],
-        "validated_on": [int],
-        "digest": str,
-        "holdout": JSON,
-        "conditions": [{str: float}],
-        "units": {str: (str, type(None))},
-        "covariate_kind": str,
-    },
-    "noise_models": {str: {str: JSON}},
-    "fitted_numbers": int,
-    "known_u0": [JSON],
-    "seed": int,
-    "interrupted": bool,
-    "positive": [bool],
-    "observe": {str: str},
-    "notes": [str],
-    "options": {str: JSON},
-    "versions": {str: str},
-    "files": {str: str},
-}
-
-
-def save_fit(fit: Fit, directory: str | Path) -> Path:
-    """Write the fit into a folder, made when missing; existing files of a fit are replaced one by one, each whole.
-
-    Raises InputError where the folder cannot be written.
-    """
-    folder = Path(directory)
-    tensors = {f"model.{name}": value.detach().clone().contiguous() for name, value in fit.model.state_dict().items()}
-    tensors["u0"] = torch.as_tensor(fit.u0)
-    tensors["scale"], tensors["noise"] = torch.as_tensor(fit.scale), torch.as_tensor(fit.noise)
-    tensors["state_scale"] = torch.as_tensor(fit.state_scale)
-    for i, trajectory in enumerate(fit.data.trajectories):
-        tensors[f"data.{i}.t"], tensors[f"data.{i}.u"] = torch.tensor(trajectory.t), torch.tensor(trajectory.u)
-        for name, (times, values) in trajectory.covariates.items():
-            tensors[f"covariate.{i}.{name}"] = torch.tensor(np.stack([times, values]))
-    for name, numbers in fit.per_trajectory.items():
-        tensors[f"per_trajectory.{name}"] = torch.as_tensor(numbers)
-    description = {
-        "format": FORMAT,
-        "model": fit.model.to_dict(),
-        "data": {
-            "states": list(fit.data.states),
-            "time_name": fit.data.time_name,
-            "notes": list(fit.data.notes),
-            "names": [trajectory.name for trajectory in fit.data.trajectories],
-            "trained_on": [len(trajectory) for trajectory in fit.train.trajectories],
-            "validated_on": [] if fit.validation is None else [len(tr) for tr in fit.validation.trajectories],
-            "digest": fit.data.digest,
-            "holdout": fit.holdout,
-            "conditions": [dict(trajectory.conditions) for trajectory in fit.data.trajectories],
-            "units": dict(fit.data.units),
-            "covariate_kind": fit.data.covariate_kind,
-        },
-        "noise_models": {
-            name: {"kind": type(model).__name__, **asdict(model)} for name, model in fit.noise_models.items()
-        },
-        "fitted_numbers": fit.fitted_numbers,
-        "known_u0": list(fit.known_u0),
-        "seed": fit.seed,
-        "interrupted": fit.interrupted,
-        "positive": [bool(flag) for flag in fit.positive],
-        "observe": fit.measurement.formulas,
-        "notes": list(fit.notes),
-        "options": _plain_options(fit.options),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: _version(name) for name in ("ude", "torch", "numpy")},
-        },
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / _TENSORS, lambda path: save_file(tensors, path))
-        replace_file(folder / _HISTORY, lambda path: fit.history.to_csv(path, index=False))
-        files = {name: sha256(folder / name) for name in (_TENSORS, _HISTORY)}
-        write_json(folder / _JSON, {**description, "files": files})  # last: it vouches for the others
-    except OSError as error:
-        raise InputError(
-            f"the fit cannot be written to {folder}", got=str(error), fix="Choose another folder."
-        ) from error
-    return folder
 
 
 def load_fit(
@@ -144,20 +45,13 @@ def load_fit(
     >>> ude.fitting.load_fit(folder).model.values() == fit.model.values()
     True
     """
-    folder = Path(directory)
-    if not (folder / _JSON).is_file() or not (folder / _TENSORS).is_file():
-        raise InputError(f"there is no saved fit in {folder}", expected=f"{_JSON} and {_TENSORS}")
-    description = read_json(folder / _JSON, _SCHEMA, latest=FORMAT)
-    for name in (_TENSORS, _HISTORY):
-        verify(folder / name, description["files"].get(name, ""))
+    description, tensors, history = read_fit(directory)
     try:
-        tensors = load_file(folder / _TENSORS)
-        history = pd.read_csv(folder / _HISTORY)
         return _rebuild(description, tensors, history, modules, f)
     except InputError:
         raise
-    except Exception as error:  # JSON, safetensors and a wrong shape each raise their own
-        raise InputError(f"the fit in {folder} is damaged", got=f"{type(error).__name__}: {error}") from error
+    except Exception as error:  # a wrong shape or value raises whatever it raises where it is used
+        raise DataError(f"the fit in {directory} is damaged", got=f"{type(error).__name__}: {error}") from error
 
 
 def _rebuild(
@@ -223,19 +117,6 @@ def _rebuild(
     )
 
 
-def _plain_options(options: FitOptions) -> dict[str, Any]:
-    plain = asdict(options)
-    plain["solver"]["algorithm"] = _plain_algorithm(options.solver.algorithm)
-    return plain
-
-
-def _plain_algorithm(value: Any) -> Any:
-    """A method of integration, and the parts that it is made of, by their names."""
-    if not is_dataclass(value):
-        return value
-    return {"kind": type(value).__name__} | {f.name: _plain_algorithm(getattr(value, f.name)) for f in fields(value)}
-
-
 def _algorithm(entry: Any) -> Any:
     if not isinstance(entry, Mapping):
         return entry
@@ -272,10 +153,3 @@ def _model(
             expected=f"f={description['function']}",
         )
     return FunctionModel.from_dict(description, f, modules)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # running from a source tree
-        return "unknown"
