@@ -775,8 +775,8 @@ SOURCE = """
 import dataclasses, math
 import numpy as np, torch, ude
 from torch import nn
-from ude.engines.fused.fingerprint import fingerprint
-from ude.problems import flatten
+from ude.compile.fingerprint import fingerprint
+from ude.problems.ode import flatten
 
 RATE = {rate}
 NAMES = {{"x", "y", "z"}}

@@ -10,8 +10,9 @@ import pytest
 
 from ude import datasets
 from ude.errors import DataError, InputError
-from ude.fitting.data.dataset import Dataset, root_mean_square
-from ude.fitting.data.readers import read_csv
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.sources import read_csv
+from ude.fitting.data.trajectory import root_mean_square
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from ude.errors import BackendMissing, DataError, InputError
-from ude.fitting import Dataset, from_dict, from_xarray, read_csv, read_parquet
+from ude.fitting import Dataset, from_dict, from_xarray, read_csv, read_data, read_parquet
 from ude.fitting.data.sources import widen
 
 WIDE = pd.DataFrame({"t": [0.0, 1.0, 2.0], "x": [1.0, np.nan, 3.0], "y": [4.0, 5.0, 6.0]})
@@ -107,9 +107,9 @@ def test_one_function_reads_every_source(tmp_path):
     WIDE.to_csv(tmp_path / "a.csv", index=False)
     expected = Dataset.from_frame(WIDE).digest
     for source in (tmp_path / "a.csv", str(tmp_path / "a.csv"), WIDE, WIDE.to_dict("list")):
-        assert Dataset.read(source).digest == expected
+        assert read_data(source).digest == expected
     with pytest.raises(InputError, match=r"the source of data is not usable: expected a path .* got int"):
-        Dataset.read(3)
+        read_data(3)
 
 
 def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path, monkeypatch):
@@ -119,7 +119,7 @@ def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path, monkeypatch):
     with pytest.raises(BackendMissing, match=r"Parquet files need pyarrow\. Install it: pip install 'ude\[data\]'"):
         read_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"there is no file .*b\.parquet"):
-        Dataset.read(tmp_path / "b.parquet")
+        read_data(tmp_path / "b.parquet")
 
 
 def test_parquet_keeps_gaps_and_units(tmp_path):
@@ -131,7 +131,7 @@ def test_parquet_keeps_gaps_and_units(tmp_path):
     ]
     table = pyarrow.table({name: WIDE[name] for name in WIDE}).cast(pyarrow.schema(fields))
     parquet.write_table(table, tmp_path / "a.parquet")
-    data = Dataset.read(tmp_path / "a.parquet")
+    data = read_data(tmp_path / "a.parquet")
     assert data.digest == Dataset.from_frame(WIDE).digest
     assert data.units == {"t": "h", "x": "m", "y": "s"}
     (tmp_path / "bad.parquet").write_bytes(b"not parquet")
@@ -149,7 +149,7 @@ def test_xarray_has_runs_along_a_dimension_and_units_as_attributes():
     data = from_xarray(source, trajectory="run", conditions="dose")
     assert (data.states, data.units) == (("x",), {"x": "mg"})
     assert [(tr.name, tr.t.tolist()) for tr in data.trajectories] == [("a", [0.0, 1.0, 3.0]), ("b", [0.0, 3.0])]
-    assert Dataset.read(source.sel(run="a", drop=True)[["x"]]).trajectories[0].u[:, 0].tolist() == [1.0, 2.0, 4.0]
+    assert read_data(source.sel(run="a", drop=True)[["x"]]).trajectories[0].u[:, 0].tolist() == [1.0, 2.0, 4.0]
     with pytest.raises(
         InputError, match=r"the dimension of time is not clear: expected time=\.\.\., got dimensions run, time"
     ):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ude.errors import InputError
 from ude.fitting.data.dataset import Dataset
-from ude.fitting.data.readers import read_csv
+from ude.fitting.data.sources import read_csv
 
 __all__ = ["load", "names", "path"]
 

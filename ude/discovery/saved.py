@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ude.errors import DataError, InputError
 from ude.fitting import load_fit
-from ude.fitting.data.dataset import Array
+from ude.fitting.data.trajectory import Array
 from ude.fitting.result import Fit
 from ude.models import UDE
 from ude.problems.ode import ODEProblem

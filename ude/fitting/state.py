@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ude.errors import InputError
 from ude.fitting.coordinates import Coordinates, InnerField
-from ude.fitting.data.dataset import Array, Dataset
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.trajectory import Array
 from ude.fitting.hidden_states import HiddenStateMatching
 from ude.fitting.initial_states import InitialStates, InitialValue, starting_values
 from ude.fitting.iteration import Callback

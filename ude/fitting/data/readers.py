@@ -1,19 +1,17 @@
-"""Reading tables into a `Dataset`: files and frames, what is tolerated, what is guessed, and where errors are."""
+"""A table read as trajectories: what is tolerated, what is guessed, and where errors are."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ude.errors import DataError, InputError
-from ude.fitting.data.dataset import (
+from ude.errors import DataError
+from ude.fitting.data.trajectory import (
     Array,
-    Dataset,
     Trajectory,
     check_times,
     checked_covariate,
@@ -53,24 +51,28 @@ TIME_NAMES = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table are what; see `Dataset.from_frame`."""
+
+    time: str | None = None
+    states: Mapping[str, str] | Sequence[str] | str | None = None
+    trajectory: str | None = None
+    conditions: str | Sequence[str] | None = None
+    covariates: str | Sequence[str] | None = None
+
+
 def read_frame(
-    frame: pd.DataFrame,
-    time: str | None,
-    states: Mapping[str, str] | Sequence[str] | str | None,
-    trajectory: str | None,
-    *,
-    conditions: str | Sequence[str] | None = None,
-    covariates: str | Sequence[str] | None = None,
-    units: Mapping[str, str] | None = None,
-    lines: Sequence[int] | None = None,
-) -> Dataset:
-    """See `Dataset.from_frame`."""
+    frame: pd.DataFrame, chosen: Columns, units: Mapping[str, str] | None, lines: Sequence[int] | None
+) -> tuple[tuple[str, ...], tuple[Trajectory, ...], str, tuple[str, ...], dict[str, str]]:
+    """States, trajectories, name of the time, notes and units of a table; see `Dataset.from_frame`."""
+    time, states, trajectory = chosen.time, chosen.states, chosen.trajectory
     columns = [str(column) for column in frame.columns]
     frame = frame.set_axis(columns, axis=1)
     refuse_repeated(columns)
     renamed = dict(states) if isinstance(states, Mapping) else {}
     named = state_names(list(renamed.values()) if renamed else states) if states is not None else ()
-    held, driving = (state_names(given) if given else () for given in (conditions, covariates))
+    held, driving = (state_names(given) if given else () for given in (chosen.conditions, chosen.covariates))
     roles = [("state", named), ("condition", held), ("covariate", driving)]
     wanted_columns = [(time, "time"), (trajectory, "trajectory"), *((n, role) for role, names in roles for n in names)]
     for wanted, role in wanted_columns:
@@ -106,7 +108,7 @@ def read_frame(
     for state, column in zip(states, names, strict=True):
         if column in named_units:
             named_units[state] = named_units.pop(column)
-    return Dataset(states, kept, time, (*notes, *dropped), named_units)
+    return states, kept, time, (*notes, *dropped), named_units
 
 
 def _constant(column: pd.Series, name: str, rows: npt.NDArray[np.intp], label: str, where: RowNames) -> float:
@@ -121,107 +123,6 @@ def _constant(column: pd.Series, name: str, rows: npt.NDArray[np.intp], label: s
             fix="Read it as a covariate if it changes.",
         )
     return float(found[0])
-
-
-def read_csv(
-    path: str | Path,
-    time: str | None = None,
-    states: Mapping[str, str] | Sequence[str] | str | None = None,
-    trajectory: str | None = None,
-    *,
-    conditions: str | Sequence[str] | None = None,
-    covariates: str | Sequence[str] | None = None,
-    long: tuple[str, str] | None = None,
-    units_row: bool = False,
-) -> Dataset:
-    """Read a CSV file with a header line into a `Dataset`; arguments as in `Dataset.from_frame`.
-
-    long: the columns (variable, value) of a table with one measurement a row; `time` must then be named.
-    units_row: the line after the header holds units, kept as `data.units`.
-
-    Lines that start with `#` are comments; blank lines and spaces around cells are ignored. The separator is a comma,
-    or a semicolon or tab where the header has these and no comma.
-
-    Raises `DataError`: no such file, an empty file, a line with too many or too few cells, and all of `from_frame`.
-
-    >>> from pathlib import Path
-    >>> _ = Path("growth.csv").write_text("day,x,y\\n0,1.0,\\n1,1.2,0.4\\n", encoding="utf-8")
-    >>> data = ude.read_csv("growth.csv", time="day")
-    >>> data.states, data.counts()
-    (('x', 'y'), {'x': 2, 'y': 1})
-    """
-    rows, lines = _read_rows(Path(path))
-    header, body = rows[0], rows[1:]
-    if all(_is_number(cell) for cell in header):
-        raise DataError(
-            f"line {lines[0]} of {path} should name the columns",
-            expected="a header such as t,x,y",
-            got=",".join(header),
-            fix="Put the names of the columns in the first line.",
-        )
-    lines = lines[1:]
-    for cells, line in zip(body, lines, strict=True):
-        if len(cells) != len(header):
-            raise DataError(
-                f"line {line} of {path} does not fit the header",
-                expected=f"{len(header)} cells",
-                got=f"{len(cells)}",
-                fix="Give every column a name in the first line, and every line one cell a column.",
-            )
-    units = {}
-    if units_row and body:
-        units = {name: unit for name, unit in zip(header, body[0], strict=True) if unit}
-        body, lines = body[1:], lines[1:]
-    frame = pd.DataFrame(body, columns=header, dtype=object)
-    if long is not None:
-        from ude.fitting.data.sources import widen
-
-        if time is None:
-            raise InputError("a long table needs time=...", expected="the name of the column of times", got="None")
-        frame, lines = widen(frame, time, *long, trajectory=trajectory, lines=lines), []
-    return Dataset.from_frame(
-        frame,
-        time,
-        states,
-        trajectory,
-        conditions=conditions,
-        covariates=covariates,
-        units=units,
-        lines=lines or None,
-    )
-
-
-def _read_rows(path: Path) -> tuple[list[list[str]], list[int]]:
-    """Cells of every line that is neither blank nor comment, and the line numbers. `csv` rather than pandas' reader:
-    it knows the line of each row, also after comments, and does not turn a line that is too long into an index."""
-    if not path.exists():
-        raise DataError(f"there is no file {path}", fix="Check the path; it is taken from the current folder.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte-order mark first
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read as text", got=f"{error}", fix="Save the table as CSV in UTF-8."
-        ) from error
-    source = text.splitlines(keepends=True)
-    content = [i for i, line in enumerate(source) if line.strip() and not line.lstrip().startswith("#")]
-    if not content:
-        raise DataError(f"{path} is empty", expected="a header line and rows of numbers")
-    first = source[content[0]]
-    separator = next((s for s in ",;\t" if s in first), ",")
-    reader = csv.reader((source[i] for i in content), delimiter=separator, skipinitialspace=True)
-    rows, lines = [], []
-    for cells in reader:
-        rows.append([cell.strip() for cell in cells])
-        lines.append(content[reader.line_num - 1] + 1)
-    return rows, lines
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 class RowNames:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
 from ude.errors import DataError, InputError
-
-if TYPE_CHECKING:
-    from ude.fitting.data.dataset import Dataset, Trajectory
+from ude.fitting.data.trajectory import Trajectory
 
 
-def split_tail(data: Dataset, holdout: float | int | str) -> tuple[Dataset, Dataset | None]:
+class Splittable(Protocol):
+    """What a split needs of a `Dataset`."""
+
+    @property
+    def trajectories(self) -> tuple[Trajectory, ...]: ...
+    def with_trajectories(self, trajectories: Iterable[Trajectory], *notes: str) -> Self: ...
+    def counts(self) -> dict[str, int]: ...
+
+
+D = TypeVar("D", bound=Splittable)
+
+
+def split_tail(data: D, holdout: float | int | str) -> tuple[D, D | None]:
     """See `Dataset.split`."""
     keep = [_points_kept(trajectory, holdout) for trajectory in data.trajectories]
     train = tuple(tr.part(slice(k)) for tr, k in zip(data.trajectories, keep, strict=True))
     tail = tuple(tr.part(slice(k, None)) for tr, k in zip(data.trajectories, keep, strict=True))
-    held_out = replace(data, trajectories=tail) if any(len(trajectory) for trajectory in tail) else None
-    return _with_all_columns(replace(data, trajectories=train), f"holdout={holdout!r}"), held_out
+    held_out = data.with_trajectories(tail) if any(len(trajectory) for trajectory in tail) else None
+    return _with_all_columns(data.with_trajectories(train), f"holdout={holdout!r}"), held_out
 
 
 def _points_kept(trajectory: Trajectory, holdout: float | int | str) -> int:
@@ -65,9 +74,7 @@ def _bad_holdout(holdout: object) -> InputError:
     )
 
 
-def split_trajectories(
-    data: Dataset, held_out: Sequence[str] | str | int | float, seed: int
-) -> tuple[Dataset, Dataset]:
+def split_trajectories(data: D, held_out: Sequence[str] | str | int | float, seed: int) -> tuple[D, D]:
     """See `Dataset.split_trajectories`."""
     names = [trajectory.name for trajectory in data.trajectories]
     if isinstance(held_out, bool):
@@ -87,11 +94,11 @@ def split_trajectories(
             raise _bad_choice(held_out, len(names))
     parts = [[tr for i, tr in enumerate(data.trajectories) if (i in out) is side] for side in (False, True)]
     note = f"trajectories held out: {', '.join(tr.name for tr in parts[1])} (held_out={held_out!r}, seed={seed})"
-    train, rest = (replace(data, trajectories=tuple(part), notes=(*data.notes, note)) for part in parts)
+    train, rest = (data.with_trajectories(part, note) for part in parts)
     return _with_all_columns(train, f"held_out={held_out!r}"), rest
 
 
-def rolling_origin(data: Dataset, folds: int, horizon: float | int) -> list[tuple[Dataset, Dataset]]:
+def rolling_origin(data: D, folds: int, horizon: float | int) -> list[tuple[D, D]]:
     """See `Dataset.rolling_origin`."""
     if isinstance(folds, bool) or not isinstance(folds, int) or folds < 1:
         raise InputError("folds is not usable", expected="a whole number, at least 1", got=repr(folds))
@@ -114,12 +121,12 @@ def rolling_origin(data: Dataset, folds: int, horizon: float | int) -> list[tupl
             train.append(trajectory.part(slice(origin)))
             later.append(trajectory.part(slice(origin, origin + step)))
         note = f"rolling origin: fold {fold} of {folds}, horizon {horizon!r}"
-        own = replace(data, trajectories=tuple(train), notes=(*data.notes, note))
-        pairs.append((_with_all_columns(own, f"fold {fold}"), replace(own, trajectories=tuple(later))))
+        own = data.with_trajectories(train, note)
+        pairs.append((_with_all_columns(own, f"fold {fold}"), own.with_trajectories(later)))
     return pairs
 
 
-def _with_all_columns(training: Dataset, what: str) -> Dataset:
+def _with_all_columns(training: D, what: str) -> D:
     for state, count in training.counts().items():
         if not count:
             raise DataError(

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ude import methods
 from ude.errors import DataError, InputError
-from ude.fitting.data.dataset import Array, Dataset, Trajectory
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.trajectory import Array, Trajectory
 from ude.fitting.measurement import Measurement
 from ude.fitting.noise import NoiseModel
 from ude.fitting.options import FitOptions
