@@ -18,7 +18,7 @@ import torch
 import ude
 from ude.errors import InputError
 from ude.fitting import FitOptions, fit
-from ude.fitting.storage.evaluation_log import EvaluationLog, Meter
+from ude.fitting.evaluation_log import EvaluationLog, Meter
 from ude.fitting.storage.fit_folder import model_identity
 
 PROGRAM = """

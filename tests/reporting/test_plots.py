@@ -167,10 +167,10 @@ def test_history_puts_the_stages_one_after_another() -> None:
 
 
 def test_neighboring_colors_differ_in_gray_or_in_line_style() -> None:
-    gray = [float(np.dot(to_rgb(color), (0.299, 0.587, 0.114))) for color in plots.COLOURS]
+    gray = [float(np.dot(to_rgb(color), (0.299, 0.587, 0.114))) for color in plots.COLORS]
     for i in range(6):
         assert abs(gray[i] - gray[i + 1]) > 0.05 or plots.LINES[i % 6] != plots.LINES[(i + 1) % 6]
-    assert len(set(plots.COLOURS)) == len(plots.MARKERS) == 7
+    assert len(set(plots.COLORS)) == len(plots.MARKERS) == 7
 
 
 def test_pyplot_is_never_imported() -> None:

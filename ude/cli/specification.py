@@ -255,7 +255,8 @@ def _parameter(reader: TomlReader, name: str, entry: Any) -> Parameter:
     fitted = reader.flag((*key, "fit"), entry.get("fit", "value" not in entry or "lower" in entry or "upper" in entry))
     if not fitted and "value" not in entry:
         reader.fail(key, f"the parameter {name} has no value", fix="Give it one, or fit = true.")
-    return _made(reader, key, lambda: Parameter(fitted=fitted, **numbers))
+    result: Parameter = _made(reader, key, lambda: Parameter(fitted=fitted, **numbers))
+    return result
 
 
 def _unknown(reader: TomlReader, name: str) -> dict[str, Any]:

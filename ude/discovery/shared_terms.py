@@ -66,7 +66,8 @@ class _Picked(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         given = self.term(*x.unbind(-1))
         values = given if isinstance(given, tuple) else (given,)
-        return values[self.index].unsqueeze(-1)
+        result: Tensor = values[self.index].unsqueeze(-1)
+        return result
 
 
 def tied(

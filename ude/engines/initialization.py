@@ -39,7 +39,8 @@ def derivative(
         if spec.mass is None:
             return work(u, t)
         if not spec.mass.singular:
-            return torch.linalg.solve_ex(spec.mass.matrix, work(u, t).unsqueeze(-1))[0].squeeze(-1)
+            result: Tensor = torch.linalg.solve_ex(spec.mass.matrix, work(u, t).unsqueeze(-1))[0].squeeze(-1)
+            return result
         du, jacobian, of_t = work.linearize(u, t)
         right = du - spec.mass.algebraic(du + of_t)
         return _solved(_matrix(spec, spec.mass, jacobian), right)
@@ -52,7 +53,8 @@ def tracked_derivative(
     if spec.mass is None:
         return as_batch(spec, u, t, p)
     if not spec.mass.singular:
-        return as_batch(spec, u, t, p) @ torch.linalg.inv(spec.mass.matrix).T
+        result: Tensor = as_batch(spec, u, t, p) @ torch.linalg.inv(spec.mass.matrix).T
+        return result
     du = derivative(spec, u.detach(), t.detach(), p)
     with torch.no_grad():
         matrix = _matrix(spec, spec.mass, Jacobians(spec, p).jacobian(u, t))
@@ -171,7 +173,8 @@ def _solved(matrix: Float[Tensor, "B n n"], right: Float[Tensor, "B n"]) -> Floa
     # rows of the two kinds may differ by many orders of magnitude
     row = matrix.abs().amax(-1, keepdim=True)
     row = torch.where(row == 0, 1.0, row)
-    return torch.linalg.solve_ex(matrix / row, right.unsqueeze(-1) / row)[0].squeeze(-1)
+    result: Tensor = torch.linalg.solve_ex(matrix / row, right.unsqueeze(-1) / row)[0].squeeze(-1)
+    return result
 
 
 def _residual(spec: SolveSpec, u: Tensor, t: Tensor, p: Sequence[Tensor], du: Tensor) -> Float[Tensor, "B n"]:

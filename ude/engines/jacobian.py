@@ -114,7 +114,8 @@ class Jacobians:
         self.products += count
         if self._batched:
             try:
-                return _pull(du, inputs, cotangents, keep=True, batched=True)
+                result: Sequence[Tensor | None] = _pull(du, inputs, cotangents, keep=True, batched=True)
+                return result
             except RuntimeError:
                 # an operation of f has no batching rule for its derivative: one product at a time does
                 self._batched = False

@@ -211,4 +211,5 @@ def _odeint(
         path = torchdiffeq.odeint_adjoint(system, u0, grid * sign, adjoint_params=tuple(inputs), **arguments)
     else:
         path = torchdiffeq.odeint(system, u0, grid * sign, **arguments)
-    return path[position[1:]].transpose(0, 1)
+    result: Tensor = path[position[1:]].transpose(0, 1)
+    return result

@@ -126,13 +126,13 @@ def _one_leg(run: EventRun, state: Progress) -> tuple[Segment, Located, Tensor, 
 
     interpolate = lambda times: engine.interpolate(done, result.record, run.p, clipped(times))  # noqa: E731
     end, fired, component = watch.locate(interpolate, torch.where(result.t_end == reach, stop, result.t_end))
-    at_end = interpolate(end.unsqueeze(-1))
+    at_end = interpolate(end.unsqueeze(-1))  # type: ignore[no-untyped-call]
     times, values = result.times if spec.saveat is None else spec.saveat, result.values
     if spec.saveat is None:  # both sides of an event are saved: its time ends this leg and starts the next
         times, values = torch.cat([times, end.unsqueeze(-1)], 1), torch.cat([values, at_end], 1)
     asked = _asked(run, state, watch, end)
     more = torch.cat([times[:, :0], *(looked for looked, _ in asked)], 1)
-    known = [values, interpolate(more), at_end] if more.shape[1] else [values, at_end]
+    known = [values, interpolate(more), at_end] if more.shape[1] else [values, at_end]  # type: ignore[no-untyped-call]
     live = read(torch.cat([times, more, end.unsqueeze(-1)], 1), torch.cat(known, 1))
     _observe(run, state, asked, live[:, times.shape[1] : -1])
     u_end, live_t = _move_with_time(run, live[:, -1], end, fired, component, state.chosen)

@@ -127,4 +127,5 @@ class _Shapes:
                 got=f"shape {tuple(answer.shape)}",
                 fix="Reduce over the last axis, as in (u < 0).any(-1).",
             )
-        return answer.reshape(-1)
+        result: Tensor = answer.reshape(-1)
+        return result

@@ -14,10 +14,10 @@ from ude.fitting.optimizers.optimizers import LBFGS, Adam, LevenbergMarquardt
 from ude.fitting.options import FitOptions
 from ude.fitting.penalties import LogNormalPrior, MagnitudePenalty, NormalPrior, ResidualPenalty
 from ude.fitting.result import Fit
+from ude.fitting.saved_fit import load_fit
 from ude.fitting.shooting import SolverOptions
 from ude.fitting.smoothing import Smoothing, smooth
 from ude.fitting.stages.stages import DerivativeMatching, GrowingHorizon, MultipleShooting, SingleShooting
-from ude.fitting.storage.saved_fit import load_fit
 from ude.fitting.tensorboard import TensorBoard
 from ude.fitting.uncertainty.ensembles import FitEnsemble, bootstrap, fit_ensemble, multistart
 from ude.fitting.uncertainty.intervals import ParameterIntervals, fisher_intervals, profile_intervals

@@ -57,7 +57,8 @@ class HiddenStates(nn.Module):
         """The rates of the hidden states."""
         seen = hidden[..., :0] if self.smooth is None else self.smooth(t)
         whole = torch.cat([seen, hidden], -1)[..., self.back]
-        return self.field(whole, p, t)[..., self.hidden]
+        result: Tensor = self.field(whole, p, t)[..., self.hidden]
+        return result
 
     def along(
         self, starts: Float[Tensor, "trajectory state"], options: SolverOptions

@@ -19,11 +19,11 @@ from ude.engines.fused.engine import WORK_OF_A_GRADIENT
 from ude.errors import EngineRefused
 from ude.fitting.coordinates import Coordinates, InnerField
 from ude.fitting.data.dataset import Dataset
+from ude.fitting.evaluation_log import Meter
 from ude.fitting.jacobians import rows
 from ude.fitting.losses import COST_OF_A_MISSING_POINT, residuals
 from ude.fitting.measurement import Measurement
 from ude.fitting.noise import Likelihood
-from ude.fitting.storage.evaluation_log import Meter
 from ude.methods import Algorithm, Tsit5
 from ude.models import Model, Neural
 from ude.problems.ode import ODEProblem
@@ -297,7 +297,8 @@ class Shooting:
         if not continuity or not len(linked):
             return starts.new_zeros(0)
         gap = (z[linked, self.windows.last[linked]] - starts[linked + 1]) / self.spread
-        return gap.reshape(-1) * (continuity / gap.numel()) ** 0.5
+        result: Tensor = gap.reshape(-1) * (continuity / gap.numel()) ** 0.5
+        return result
 
     def residuals(self, starts: Float[Tensor, "window state"], continuity: float = 0.0) -> Float[Tensor, " residual"]:
         """Whose sum of squares is the loss where noise is Gaussian of known relative sizes."""

@@ -262,7 +262,8 @@ def _most_likely(
 
     def objective(x: Array) -> float:
         value = _profile(kernel, distances, centered, float(np.exp(x[0])), float(np.exp(x[1])))[0]
-        return value + 0.5 * ((x[0] - center) / width) ** 2
+        result: float = value + 0.5 * ((x[0] - center) / width) ** 2
+        return result
 
     grid = [np.array([x, y]) for x in np.linspace(low, high, 9) for y in np.log([1e-7, 1e-5, 1e-3, 1e-2, 1e-1, 0.5])]
     start = min(grid, key=objective)

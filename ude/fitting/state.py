@@ -17,6 +17,7 @@ from ude.errors import InputError
 from ude.fitting.coordinates import Coordinates, InnerField
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.data.trajectory import Array
+from ude.fitting.evaluation_log import EvaluationLog, Meter
 from ude.fitting.hidden_states import HiddenStateMatching
 from ude.fitting.initial_states import InitialStates, InitialValue, starting_values
 from ude.fitting.iteration import Callback
@@ -30,7 +31,6 @@ from ude.fitting.posterior.posterior import Scales, network_tensors
 from ude.fitting.shooting import Shooting, Windows
 from ude.fitting.smooth_points import SmoothPoints
 from ude.fitting.smoothing import Smoothing
-from ude.fitting.storage.evaluation_log import EvaluationLog, Meter
 from ude.fitting.trajectory_inputs import Inputs
 from ude.models import Model
 from ude.progress import ProgressBar

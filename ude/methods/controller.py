@@ -35,7 +35,8 @@ class FloatArithmetic:
         return max(x, y)
 
     def power(self, x: float, exponent: float) -> float:
-        return x**exponent
+        result: float = x**exponent
+        return result
 
     def arctan(self, x: float) -> float:
         return math.atan(x)

@@ -204,7 +204,7 @@ class Symbolic(nn.Module):
         return {key: value for key, value in self.__dict__.items() if key != "_function"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._compile()
 
 

@@ -229,7 +229,7 @@ class UDE(Model):
         return {key: value for key, value in self.__dict__.items() if key not in ("_arguments", "_right_sides")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._compile()
 
 

@@ -175,7 +175,7 @@ class Interpolation(nn.Module):
         return torch.stack(rows)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Interpolation:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._slopes = None if self._slopes is None else fn(self._slopes)
         return self
 
@@ -300,7 +300,8 @@ def _spline_operator(t: Float[Tensor, "time"]) -> Float[Tensor, "time time"]:
         before, after = 1 / width[i - 1], 1 / width[i]
         left[i, i - 1], left[i, i], left[i, i + 1] = before, 2 * (before + after), after
         right[i, i - 1], right[i, i], right[i, i + 1] = -3 * before**2, 3 * (before**2 - after**2), 3 * after**2
-    return torch.linalg.solve(left, right)
+    result: Tensor = torch.linalg.solve(left, right)
+    return result
 
 
 def _secants(t: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

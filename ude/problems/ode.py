@@ -309,7 +309,8 @@ class FlatRightHandSide:
         p = self.parameters(leaves)
         if self.own is None:
             return self.f(u, p, t, *more)
-        return self.own.bind(leaves[len(leaves) - len(self.own.names) :])(u, p, t, *more)
+        result: Tensor = self.own.bind(leaves[len(leaves) - len(self.own.names) :])(u, p, t, *more)
+        return result
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -24,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ude.errors import InputError
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, SHADE = "#333333", "#E6E6E6"
@@ -93,7 +94,7 @@ def solution(
         times, values = _batch(t_saved, u_saved, names)
         for state, marker in zip(range(len(names)), MARKERS * (1 + len(names) // len(MARKERS)), strict=False):
             if times.shape[1] <= 60:  # more would hide the line
-                style = {"color": COLOURS[state % len(COLOURS)], "markersize": 3.5, "linestyle": "none"}
+                style = {"color": COLORS[state % len(COLORS)], "markersize": 3.5, "linestyle": "none"}
                 axis.plot(times.T, values[:, :, state].T, marker=marker, **style)
     axis.set_xlabel(time_name)
     axis.set_ylabel(names[0] if len(names) == 1 else "state")
@@ -160,14 +161,14 @@ def phase_plane(
     for i, measured in enumerate(data):
         start = np.inf if held_out_from is None else held_out_from[i]
         late = measured.t >= start
-        for chosen, face in ((~late, COLOURS[i % len(COLOURS)]), (late, "white")):
+        for chosen, face in ((~late, COLORS[i % len(COLORS)]), (late, "white")):
             axis.plot(
                 measured.u[chosen, horizontal],
                 measured.u[chosen, vertical],
                 linestyle="none",
                 marker=MARKERS[i % len(MARKERS)],
                 markersize=6,
-                markeredgecolor=COLOURS[i % len(COLOURS)],
+                markeredgecolor=COLORS[i % len(COLORS)],
                 markerfacecolor=face,
                 zorder=3,
             )
@@ -201,10 +202,10 @@ def _term_against_time(axis: Axes, term: Term, time_name: str) -> None:
     t = np.arange(len(network), dtype=float) if term.t is None else np.asarray(term.t, dtype=float)
     # a line across two trajectories would show a motion that nobody saw
     breaks = np.flatnonzero(np.diff(t) < 0) + 1
-    axis.plot(*_broken(t, network, breaks), color=COLOURS[0], linewidth=3.2, alpha=0.55, label="network")
+    axis.plot(*_broken(t, network, breaks), color=COLORS[0], linewidth=3.2, alpha=0.55, label="network")
     if term.formula is not None:
         formula = np.asarray(term.formula, dtype=float)
-        axis.plot(*_broken(t, formula, breaks), color=COLOURS[1], linestyle="--", linewidth=1.6, label=term.text)
+        axis.plot(*_broken(t, formula, breaks), color=COLORS[1], linestyle="--", linewidth=1.6, label=term.text)
     axis.set_xlabel("sample" if term.t is None else time_name)
     axis.set_ylabel(f"{term.name}({', '.join(term.inputs)})")
     _finish(axis, legend_above=True)
@@ -217,9 +218,9 @@ def _term_against_input(axis: Axes, term: Term) -> None:
     if len(term.inputs) == 1 or formula is None:
         x = np.asarray(values, dtype=float)
         order = np.argsort(x)
-        axis.plot(x, network, ".", color=COLOURS[0], markersize=6, alpha=0.55)
+        axis.plot(x, network, ".", color=COLORS[0], markersize=6, alpha=0.55)
         if formula is not None:
-            axis.plot(x[order], formula[order], color=COLOURS[1], linestyle="--", linewidth=1.6)
+            axis.plot(x[order], formula[order], color=COLORS[1], linestyle="--", linewidth=1.6)
         axis.set_xlabel(name)
         axis.set_ylabel(f"{term.name}({', '.join(term.inputs)})")
     else:
@@ -252,10 +253,10 @@ def front(
         )
     figure, (axis,) = _new(1, 1, width=7.0, height=4.4)
     shown = np.isfinite(y)
-    axis.plot(x[shown], y[shown], "o", color=COLOURS[0], markersize=6, label="candidate")
+    axis.plot(x[shown], y[shown], "o", color=COLORS[0], markersize=6, label="candidate")
     best = np.array([np.min(y[shown & (x <= limit)], initial=np.inf) for limit in np.unique(x[shown])])
-    axis.step(np.unique(x[shown]), best, where="post", color=COLOURS[0], linewidth=1, alpha=0.6, label="best so far")
-    axis.plot(x[chosen], y[chosen], "*", color=COLOURS[1], markersize=17, label="chosen", zorder=4)
+    axis.step(np.unique(x[shown]), best, where="post", color=COLORS[0], linewidth=1, alpha=0.6, label="best so far")
+    axis.plot(x[chosen], y[chosen], "*", color=COLORS[1], markersize=17, label="chosen", zorder=4)
     if np.all(y[shown] > 0):
         axis.set_yscale("log")
     axis.set_xlabel("complexity (nodes + fitted constants + unary functions)")
@@ -311,9 +312,9 @@ def _new(
     return figure, tuple(axes.flat)
 
 
-def _line(index: int, *, solid: bool = False, thin: bool = False) -> dict:
+def _line(index: int, *, solid: bool = False, thin: bool = False) -> dict[str, Any]:
     return {
-        "color": COLOURS[index % len(COLOURS)],
+        "color": COLORS[index % len(COLORS)],
         "linestyle": "-" if solid else LINES[index % len(LINES)],
         "linewidth": 1.0 if thin else 1.8,
         "alpha": 0.6 if thin else 1.0,
@@ -322,14 +323,14 @@ def _line(index: int, *, solid: bool = False, thin: bool = False) -> dict:
 
 def _points(axis: Axes, measured: Series, state: int, *, color: int, start: float) -> None:
     late = measured.t >= start
-    for chosen, face in ((~late, COLOURS[color % len(COLOURS)]), (late, "white")):
+    for chosen, face in ((~late, COLORS[color % len(COLORS)]), (late, "white")):
         axis.plot(
             measured.t[chosen],
             measured.u[chosen, state],
             linestyle="none",
             marker=MARKERS[color % len(MARKERS)],
             markersize=5.5,
-            markeredgecolor=COLOURS[color % len(COLOURS)],
+            markeredgecolor=COLORS[color % len(COLORS)],
             markerfacecolor=face,
             zorder=3,
         )
@@ -364,7 +365,7 @@ def _diagonal(axis: Axes, network: NDArray[np.float64], formula: NDArray[np.floa
     if both.size:
         ends = [both.min(), both.max()]
         axis.plot(ends, ends, color=INK, linewidth=1, linestyle=":")
-    axis.plot(network[finite], formula[finite], "o", color=COLOURS[1], markersize=3.5, alpha=0.6)
+    axis.plot(network[finite], formula[finite], "o", color=COLORS[1], markersize=3.5, alpha=0.6)
 
 
 def _broken(

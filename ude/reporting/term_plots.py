@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, Delaunay, QhullError
 
 from ude.reporting.contents import Function
-from ude.reporting.plots import COLOURS, INK, SHADE, Term, _finish, _new, terms
+from ude.reporting.plots import COLORS, INK, SHADE, Term, _finish, _new, terms
 
 Array = NDArray[np.float64]
 
@@ -33,9 +33,9 @@ def _curve(function: Function) -> Figure:
     seen = np.asarray(function.inputs[name], dtype=float)
     figure, (axis,) = _new(1, 1, width=7.0, height=3.8)
     axis.axvspan(float(seen.min()), float(seen.max()), color=SHADE, linewidth=0, zorder=0, label="met in the data")
-    axis.plot(grid, function.grid_network, color=COLOURS[0], linewidth=3.2, alpha=0.55, label="network")
+    axis.plot(grid, function.grid_network, color=COLORS[0], linewidth=3.2, alpha=0.55, label="network")
     if function.grid_formula is not None:
-        axis.plot(grid, function.grid_formula, color=COLOURS[1], linestyle="--", linewidth=1.8, label="formula")
+        axis.plot(grid, function.grid_formula, color=COLORS[1], linestyle="--", linewidth=1.8, label="formula")
     inside = (np.asarray(grid) >= seen.min()) & (np.asarray(grid) <= seen.max())
     drawn = [np.asarray(c, dtype=float) for c in (function.grid_network, function.grid_formula) if c is not None]
     _limit(axis, np.concatenate([c[inside] for c in drawn]))

@@ -75,13 +75,13 @@ class _Identity(torch.autograd.Function):
 def _once(name: str, value: Tensor | None, sources: Sequence[Tensor]) -> Tensor | None:
     if value is None or not torch.is_grad_enabled():
         return value
-    refused: Tensor = _Refuse.apply(name, value, *sources)
+    refused: Tensor = _Refuse.apply(name, value, *sources)  # type: ignore[no-untyped-call]
     return refused
 
 
 def first_derivative_only(name: str, value: Tensor, *sources: Tensor) -> Tensor:
     """Return `value`, whose first derivative is right and whose second one, by any of the sources, is refused."""
-    passed: Tensor = _Identity.apply(name, value, *sources)
+    passed: Tensor = _Identity.apply(name, value, *sources)  # type: ignore[no-untyped-call]
     return passed
 
 
@@ -101,5 +101,5 @@ def connect(
     # which would have to copy it in any case.
     # `data` is no view as far as autograd knows, which forbids to write into views that a function returns.
     own = (lambda: values.data) if solved.fresh else values.clone
-    connected: Tensor = _Read.apply((name, pull, solved, own), times, u0, *p)
+    connected: Tensor = _Read.apply((name, pull, solved, own), times, u0, *p)  # type: ignore[no-untyped-call]
     return connected

@@ -191,7 +191,8 @@ def _save_times(saveat: Any, t0: Tensor, t1: Tensor, batch: tuple[int, ...]) -> 
     if known is None or known[0] != asked:
         # t0 and t1 are kept, so that no others can come to lie where they lie
         known = _KNOWN_TIMES[saveat] = (asked, _checked_times(saveat, t0, t1, batch), t0, t1)
-    return known[1]
+    result: Tensor | None = known[1]
+    return result
 
 
 # by the identity of the tensor that the user gave

@@ -73,7 +73,8 @@ def _resampled(combination: Combination, weights: Array, floor: float) -> Array:
     sides = weights @ (basis * residual[:, None])
     steps = np.linalg.solve(grams + 1e-12 * np.eye(basis.shape[1]), -sides[..., None])[..., 0]
     sse = weights @ residual**2 + np.einsum("bj,bj->b", sides, steps)
-    return n * np.log(np.maximum(sse, 0.0) / n + floor**2) + combination.complexity * np.log(n)
+    result: Array = n * np.log(np.maximum(sse, 0.0) / n + floor**2) + combination.complexity * np.log(n)
+    return result
 
 
 def _weights(scores: Array) -> Array:

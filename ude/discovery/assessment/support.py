@@ -42,7 +42,8 @@ class TermSupport:
     @cached_property
     def _width(self) -> Array:
         width = np.ptp(self.points, axis=0)
-        return np.where(width > 0, width, np.maximum(np.abs(self.points).max(axis=0), 1.0))
+        result: Array = np.where(width > 0, width, np.maximum(np.abs(self.points).max(axis=0), 1.0))
+        return result
 
     @cached_property
     def _hull(self) -> ConvexHull | None:

@@ -68,7 +68,8 @@ class Units:
             rows += [part - parts[0] for part in parts[1:]]
             return parts[0]
         if isinstance(node, sp.Mul):
-            return np.sum(parts, axis=0)
+            result: Array = np.sum(parts, axis=0)
+            return result
         if isinstance(node, sp.Pow) and node.exp.is_number and node.base != sp.E:
             return float(node.exp) * parts[0]
         if isinstance(node, sp.Abs):

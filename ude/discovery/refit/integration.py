@@ -228,7 +228,8 @@ def _compile(system: ClosedSystem, starts: int | None = None) -> Callable[..., l
     modules = [_EXTRA, "math"]
     # Without the docstring, whose text of all expressions would take half the time.
     signature = [sp.Symbol(system.time), arguments, constants]
-    return sp.lambdify(signature, results, modules=modules, cse=True, docstring_limit=0)
+    result: Callable[..., list[float]] = sp.lambdify(signature, results, modules=modules, cse=True, docstring_limit=0)
+    return result
 
 
 def _sigmoid(x: float) -> float:

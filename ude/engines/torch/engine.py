@@ -21,12 +21,6 @@ from ude.engines.torch.families.esdirk import EsdirkScheme
 from ude.engines.torch.families.explicit import ExplicitScheme
 from ude.engines.torch.families.imex import ImexScheme, split
 from ude.engines.torch.families.rosenbrock import RosenbrockScheme
-from ude.engines.torch.families.switched_record import (
-    SwitchedSteps,
-    of_one_method,
-    pull_switched_segment,
-    replay_switched,
-)
 from ude.engines.torch.families.switching import SwitchingScheme
 from ude.engines.torch.families.symplectic import SymplecticScheme, why_not_symplectic
 from ude.engines.torch.implicit_pullback import pull_segment, pullback_implicit, recorded
@@ -34,6 +28,12 @@ from ude.engines.torch.pullback import interpolate, pullback
 from ude.engines.torch.replay import replay_explicit, replay_implicit
 from ude.engines.torch.stages import stage_arguments, tableau_tensors
 from ude.engines.torch.stepper import integrate
+from ude.engines.torch.switched_record import (
+    SwitchedSteps,
+    of_one_method,
+    pull_switched_segment,
+    replay_switched,
+)
 from ude.errors import EngineRefused
 from ude.methods import (
     FBDF,

@@ -93,7 +93,8 @@ class TensorLanes:
         return x
 
     def tensor(self, x: Any) -> Tensor:
-        return x
+        result: Tensor = x
+        return result
 
     def column(self, x: Tensor) -> Tensor:
         return x.unsqueeze(-1)

@@ -69,7 +69,7 @@ class Krylov:
         self.failed = torch.zeros_like(step, dtype=torch.bool)
 
     def solve(self, right: Float[Tensor, "B n"], *, transposed: bool = False) -> Float[Tensor, "B n"]:
-        solved: Tensor = _Solve.apply(self, right, transposed)
+        solved: Tensor = _Solve.apply(self, right, transposed)  # type: ignore[no-untyped-call]
         return solved
 
     def times(self, x: Float[Tensor, "B n"], *, transposed: bool) -> Float[Tensor, "B n"]:
@@ -110,7 +110,7 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
-        return None, _Solve.apply(ctx.krylov, grad, not ctx.transposed), None
+        return None, _Solve.apply(ctx.krylov, grad, not ctx.transposed), None  # type: ignore[no-untyped-call]
 
 
 def _cycle(

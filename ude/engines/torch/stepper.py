@@ -407,7 +407,8 @@ def _norm(spec: SolveSpec, scaled: Float[Tensor, "B n"], t: Float[Tensor, "B"]) 
     if spec.checks.internalnorm is not None:
         return spec.checks.internalnorm(scaled, t)
     size: Tensor = torch.linalg.vector_norm(scaled, dim=-1)
-    return size * scaled.shape[-1] ** -0.5
+    result: Tensor = size * scaled.shape[-1] ** -0.5
+    return result
 
 
 def _start_memory(spec: SolveSpec) -> tuple[Float[Tensor, "B"], ...]:
@@ -456,7 +457,8 @@ def _first_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) 
     def norm(x: Tensor) -> Tensor:
         if spec.checks.internalnorm is not None:
             return spec.checks.internalnorm(x / scale, spec.t0)
-        return torch.linalg.vector_norm(x / scale, dim=-1) / root_n
+        result: Tensor = torch.linalg.vector_norm(x / scale, dim=-1) / root_n
+        return result
 
     d0, d1 = norm(u0), norm(spec.first_du)
     small = (d0 < 1e-5) | (d1 < 1e-5)

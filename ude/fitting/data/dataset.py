@@ -81,7 +81,7 @@ class Dataset:
             )
         label = (lambda i: f"trajectory {i}, ") if several else (lambda i: "")
         trajectories = [
-            checked_trajectory(ti, ui, names, where=label(i), name=str(i) if several else "")
+            checked_trajectory(ti, ui, names, where=label(i), name=str(i) if several else "")  # type: ignore[no-untyped-call]
             for i, (ti, ui) in enumerate(zip(times, values, strict=True))
         ]
         kept, notes = without_empty(trajectories, names)

@@ -219,7 +219,8 @@ class Adam(Optimizer):
         if self.schedule == "constant":
             return 1.0
         if self.schedule == "exponential":
-            return 0.01**done
+            result: float = 0.01**done
+            return result
         return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done))
 
     def minimize(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:

@@ -283,7 +283,8 @@ class Posterior:
         begin = torch.cat([torch.zeros(len(window), s.shape[-1] - states, dtype=s.dtype), own], 1)
         gap = end - self._spread(begin, window + 1, index, slope)
         weight = (self.continuity / max(len(window), 1)) ** 0.5
-        return gap / shooting.spread.repeat(len(linked)).unsqueeze(-1) * weight
+        result: Tensor = gap / shooting.spread.repeat(len(linked)).unsqueeze(-1) * weight
+        return result
 
 
 @dataclass(eq=False)

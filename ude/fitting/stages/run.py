@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ude.fitting.evaluation_log import EvaluationLog
 from ude.fitting.preparation import prepare
 from ude.fitting.stages.base import Stage
 from ude.fitting.state import FitState
-from ude.fitting.storage.evaluation_log import EvaluationLog
 from ude.fitting.storage.fit_folder import FitFolder
 
 

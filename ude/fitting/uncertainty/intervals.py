@@ -18,11 +18,11 @@ from scipy.stats import chi2, norm
 from ude.errors import InputError
 from ude.fitting.coordinates import Coordinates, InnerField
 from ude.fitting.data.trajectory import Array
+from ude.fitting.evaluation_log import Meter
 from ude.fitting.losses import network_weights
 from ude.fitting.noise import Gaussian
 from ude.fitting.result import Fit
 from ude.fitting.shooting import SolverOptions, cut, simulate
-from ude.fitting.storage.evaluation_log import Meter
 from ude.fitting.trajectory_inputs import restored
 
 # Of differences, relative: far above the errors of the solver, which is asked for nine digits.

@@ -45,7 +45,7 @@ _TOKEN = re.compile(
 _LOOKALIKES = str.maketrans({"−": "-", "–": "-", "·": "*", "×": "*", "⋅": "*", "∗": "*", "÷": "/", "∕": "/"})
 
 
-class sigmoid(sympy.Function):
+class sigmoid(sympy.Function):  # type: ignore[misc]
     """``1/(1 + exp(-x))``; a function of its own because the quotient's derivative is inf/inf for large ``-x``.
 
     Lower case, because SymPy prints a function under the name of its class.
@@ -476,7 +476,7 @@ def positive_first(terms: list[sympy.Expr]) -> list[sympy.Expr]:
     return sorted(terms, key=lambda term: bool(term.as_coeff_Mul()[0].is_negative))
 
 
-class FormulaPrinter(StrPrinter):
+class FormulaPrinter(StrPrinter):  # type: ignore[misc]
     """SymPy's text printer with doubles written in full (or to `digits`) and our function names.
 
     Subclasses are dialects: they set `power` and override `function` for their language.

@@ -22,7 +22,7 @@ _JULIA_TEXT = """
 _JULIA_WORDS = frozenset(_JULIA_TEXT.split())
 
 
-class _LatexPrinter(LatexPrinter):
+class _LatexPrinter(LatexPrinter):  # type: ignore[misc]
     def __init__(self, digits: int | None) -> None:
         super().__init__({"ln_notation": False, "mul_symbol": r" \, "})
         self.digits = digits

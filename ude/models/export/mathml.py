@@ -14,7 +14,7 @@ from ude.models.equations.expression import PRINTED_FUNCTIONS, check_supported, 
 _MINUS, _TIMES = "\u2212", "\u2009"  # a thin space between factors, as in print
 
 
-class _Printer(MathMLPresentationPrinter):
+class _Printer(MathMLPresentationPrinter):  # type: ignore[misc]
     def __init__(self, digits: int | None) -> None:
         super().__init__({"ln_notation": False})
         self.digits = digits

@@ -342,7 +342,8 @@ def macros(traced: Traced, shape: Shape) -> dict[str, Any]:
 def _slots(traced: Traced, shape: Shape) -> int:
     held = sum((len(sink.left) + len(sink.right)) * sink.left.shape[1] for _, sink in product_sinks(traced.sinks))
     size = 8 if shape.real == "double" else 4
-    return max(4, min(_MOST_SLOTS, _RING_BYTES // max(1, held * shape.lanes * size)))
+    result: int = max(4, min(_MOST_SLOTS, _RING_BYTES // max(1, held * shape.lanes * size)))
+    return result
 
 
 def _context(traced: Traced, renderer: Renderer) -> str:

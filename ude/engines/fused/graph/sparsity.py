@@ -31,18 +31,22 @@ def dependence(program: Program, outputs: Addresses, inputs: Addresses) -> Patte
         return found.reshape(*addresses.shape, count)
 
     def made(operation: Operation) -> Pattern:
+        pattern: Pattern
         match operation:
             case Map(arguments=arguments):
-                return np.logical_or.reduce([of(part) for part in arguments])
+                pattern = np.logical_or.reduce([of(part) for part in arguments])
+                return pattern
             case Copy(source=source):
                 return of(source)
             case Reduce(source=source):
-                return np.any(of(source), axis=1)
+                pattern = np.any(of(source), axis=1)
+                return pattern
             case Contract(left=left, right=right):
-                pattern: Pattern = np.any(of(left), axis=2)[:, :, None] | np.any(of(right), axis=1)[:, None, :]
+                pattern = np.any(of(left), axis=2)[:, :, None] | np.any(of(right), axis=1)[:, None, :]
                 return pattern
             case Gather(table=table, index=index):
-                return of(index) | np.any(of(table), axis=0)
+                pattern = of(index) | np.any(of(table), axis=0)
+                return pattern
 
     for operation in program.needed([outputs]):
         pattern = made(operation).reshape(operation.out.numel, count)

@@ -116,7 +116,7 @@ class _Finder(TorchDispatchMode):
     """Notes the innermost line outside of torch and ude from which an operator is called first."""
 
     def __init__(self, operator: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operator = operator
         self.frame: traceback.FrameSummary | None = None
 

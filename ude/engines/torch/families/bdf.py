@@ -150,7 +150,8 @@ class BdfScheme:
         own = self.spec.checks.internalnorm
         if own is not None:
             return torch.stack([own(error, t) for error in errors])
-        return torch.linalg.vector_norm(errors, dim=-1) * errors.shape[-1] ** -0.5
+        result: Tensor = torch.linalg.vector_norm(errors, dim=-1) * errors.shape[-1] ** -0.5
+        return result
 
     def _of_order(self, levels: Float[Tensor, "orders B n"]) -> Float[Tensor, "B n"]:
         return levels[self._order, self._position]
