@@ -22,14 +22,13 @@ if TYPE_CHECKING:  # for type checkers, which do not see `__getattr__`; a test c
         Fit,
         FitOptions,
         multistart,
-        noise,
         optimizers,
-        penalties,
         read_csv,
         stages,
         uncertainty,
     )
     from ude.fitting.fit import fit
+    from ude.fitting.objective import noise, penalties
     from ude.methods import FBDF, RK4, AutoTsit5, KenCarp4, Rodas5P, Tsit5, Vern7
     from ude.models import MLP, UDE, FunctionModel, Neural, NeuralODE, Parameter, Symbolic
     from ude.problems import (
@@ -88,9 +87,9 @@ _SUBMODULES: dict[str, str] = {
     "fused": "ude.solving.fused",
     "methods": "ude.methods",
     "models": "ude.models",
-    "noise": "ude.fitting.noise",
+    "noise": "ude.fitting.objective.noise",
     "optimizers": "ude.fitting.optimizers",
-    "penalties": "ude.fitting.penalties",
+    "penalties": "ude.fitting.objective.penalties",
     "problems": "ude.problems",
     "search": "ude.discovery.search",
     "sensitivity": "ude.sensitivity",

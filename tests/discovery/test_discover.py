@@ -32,7 +32,7 @@ from ude.discovery.sampling import expected_residuals, gauge_directions, open_sy
 from ude.errors import DataError, InputError, ModelError
 from ude.fitting import Fit, FitOptions, fit
 from ude.fitting.data.dataset import Dataset
-from ude.fitting.measurement import Measurement
+from ude.fitting.objective.measurement import Measurement
 from ude.models import MLP, UDE, FunctionModel, Model, Neural
 
 A, B, C, D = 0.5, 0.03, 0.02, 0.8  # dx = A x - B x y, dy = C x y - D y

@@ -8,12 +8,12 @@ import torch
 from scipy.integrate import solve_ivp
 
 import ude
-from ude.fitting.coordinates import Coordinates, InnerField
 from ude.fitting.optimizers.gauss_newton import GaussNewton
 from ude.fitting.posterior.variational import Grid, Variational
-from ude.fitting.shooting import Shooting, SolverOptions, cut
-from ude.fitting.smoothing import interpolate_rare, smooth
-from ude.fitting.stiffness import algorithm_for
+from ude.fitting.simulation.coordinates import Coordinates, InnerField
+from ude.fitting.simulation.shooting import Shooting, SolverOptions, cut
+from ude.fitting.simulation.stiffness import algorithm_for
+from ude.fitting.smoothing.smooth import interpolate_rare, smooth
 
 T = np.linspace(0.0, 3.0, 16)
 

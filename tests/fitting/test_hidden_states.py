@@ -10,9 +10,9 @@ from scipy.integrate import solve_ivp
 import ude
 from ude.errors import DataError, InputError
 from ude.fitting import Dataset, FitOptions, InitialValue, SolverOptions, fit, load_fit
-from ude.fitting.coordinates import Coordinates, InnerField
-from ude.fitting.hidden_states import HiddenStateMatching, HiddenStates
-from ude.fitting.smoothing import smooth
+from ude.fitting.simulation.coordinates import Coordinates, InnerField
+from ude.fitting.simulation.hidden_states import HiddenStateMatching, HiddenStates
+from ude.fitting.smoothing.smooth import smooth
 
 TRUTH = dict(a=0.9, b=0.4, c=0.3, d=0.6)
 SHORT = FitOptions(derivative_iterations=(5, 5), continuity=(1.0,), multiple_iterations=2, single_iterations=(0, 2))

@@ -9,8 +9,8 @@ import torch
 import ude
 from ude.errors import InputError
 from ude.fitting import InitialValue
-from ude.fitting.coordinates import Coordinates
-from ude.fitting.initial_states import InitialStates, read_u0, starting_values
+from ude.fitting.simulation.coordinates import Coordinates
+from ude.fitting.simulation.initial_states import InitialStates, read_u0, starting_values
 
 STATES = ("x", "y", "z")
 

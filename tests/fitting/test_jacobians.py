@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.func import jacrev
 
-import ude.fitting.jacobians
-from ude.fitting.jacobians import at_points
+import ude.fitting.simulation.jacobians
+from ude.fitting.simulation.jacobians import at_points
 
 
 def function(shared, own):
@@ -17,7 +17,7 @@ def function(shared, own):
 
 @pytest.mark.parametrize("chunk", [20_000_000, 40])
 def test_derivatives_at_points_are_those_of_jacrev_at_each(monkeypatch, chunk):
-    monkeypatch.setattr(ude.fitting.jacobians, "_CHUNK", chunk)
+    monkeypatch.setattr(ude.fitting.simulation.jacobians, "_CHUNK", chunk)
     generator = torch.Generator().manual_seed(0)
     shared = {"w": torch.randn(2, 3, generator=generator), "b": torch.randn(2, generator=generator)}
     own = {"x": torch.randn(7, 3, generator=generator), "t": torch.randn(7, generator=generator)}

@@ -11,9 +11,9 @@ import torch
 import ude
 from ude.errors import DataError, InputError, ModelError
 from ude.fitting import Dataset, FitOptions, SolverOptions, fit, load_fit
-from ude.fitting.coordinates import Coordinates, InnerField
-from ude.fitting.measurement import Measurement
-from ude.fitting.shooting import Shooting, cut
+from ude.fitting.objective.measurement import Measurement
+from ude.fitting.simulation.coordinates import Coordinates, InnerField
+from ude.fitting.simulation.shooting import Shooting, cut
 from ude.models import Observation
 
 SHORT = FitOptions(derivative_iterations=(5, 5), continuity=(1.0,), multiple_iterations=2, single_iterations=(0, 2))

@@ -11,7 +11,7 @@ from scipy import stats
 
 import ude
 from ude.errors import DataError, InputError
-from ude.fitting.noise import (
+from ude.fitting.objective.noise import (
     Gaussian,
     Likelihood,
     LogNormal,

@@ -11,8 +11,8 @@ from scipy.optimize import minimize_scalar
 import ude
 from ude.errors import InputError
 from ude.fitting import Dataset, FitOptions, fit
-from ude.fitting.smooth_points import SmoothPoints
-from ude.fitting.smoothing import smooth
+from ude.fitting.smoothing.smooth import smooth
+from ude.fitting.smoothing.smooth_points import SmoothPoints
 
 LOTKA_VOLTERRA = ["dx/dt = a*x - b*x*y", "dy/dt = c*x*y - d*y"]
 SHORT = FitOptions(derivative_iterations=(20, 20), continuity=(1.0,), multiple_iterations=4, single_iterations=(2, 3))

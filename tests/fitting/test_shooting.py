@@ -8,10 +8,10 @@ import torch
 
 import ude
 from ude.errors import DataError, InputError
-from ude.fitting.coordinates import Coordinates, InnerField, positive_states
 from ude.fitting.data.dataset import Dataset
-from ude.fitting.losses import COST_OF_A_MISSING_POINT, Prior, residuals
-from ude.fitting.shooting import Shooting, SolverOptions, cut, simulate
+from ude.fitting.objective.losses import COST_OF_A_MISSING_POINT, Prior, residuals
+from ude.fitting.simulation.coordinates import Coordinates, InnerField, positive_states
+from ude.fitting.simulation.shooting import Shooting, SolverOptions, cut, simulate
 
 
 def decay_data(n: int = 9) -> Dataset:

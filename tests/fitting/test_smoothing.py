@@ -7,7 +7,7 @@ import pytest
 
 from ude import datasets
 from ude.fitting.data.dataset import Dataset
-from ude.fitting.smoothing import LONGEST_GAUSSIAN_PROCESS, smooth
+from ude.fitting.smoothing.smooth import LONGEST_GAUSSIAN_PROCESS, smooth
 
 SEEDS = range(4)
 

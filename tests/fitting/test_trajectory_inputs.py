@@ -10,9 +10,9 @@ from scipy.integrate import solve_ivp
 import ude
 from ude.errors import DataError, InputError, ModelError
 from ude.fitting import Dataset, FitOptions, SolverOptions, fit, load_fit
-from ude.fitting.coordinates import Coordinates, InnerField
-from ude.fitting.shooting import Shooting, cut
-from ude.fitting.trajectory_inputs import Inputs
+from ude.fitting.simulation.coordinates import Coordinates, InnerField
+from ude.fitting.simulation.shooting import Shooting, cut
+from ude.fitting.simulation.trajectory_inputs import Inputs
 
 SHORT = FitOptions(derivative_iterations=(5, 5), continuity=(1.0,), multiple_iterations=2, single_iterations=(0, 2))
 RATES, DOSES = (0.4, 0.9, 1.6), (1.0, 0.2, 0.6)

@@ -14,7 +14,7 @@ from ude.untrusted import plain_name
 if TYPE_CHECKING:
     from ude.discovery import TermConstraints
     from ude.fitting import Dataset
-    from ude.fitting.noise import NoiseModel
+    from ude.fitting.objective.noise import NoiseModel
     from ude.models import UDE, Parameter
 
 Holdout = float | int | str
@@ -279,7 +279,7 @@ def _unknown(reader: TomlReader, name: str) -> dict[str, Any]:
 
 
 def _initial(reader: TomlReader, name: str, entry: Any) -> Any:
-    from ude.fitting.initial_states import InitialValue
+    from ude.fitting.simulation.initial_states import InitialValue
 
     key = ("initial", name)
     if isinstance(entry, dict):
@@ -296,7 +296,7 @@ def _initial(reader: TomlReader, name: str, entry: Any) -> Any:
 
 
 def _noise(reader: TomlReader) -> dict[str, NoiseModel]:
-    from ude.fitting.noise import NoiseModel
+    from ude.fitting.objective.noise import NoiseModel
 
     given = reader.values.get("noise", {})
     kinds = {kind.__name__: kind for kind in NoiseModel.__subclasses__()}

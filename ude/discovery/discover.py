@@ -30,7 +30,7 @@ from ude.discovery.selection.refits_cache import KeptRefits, Refit
 from ude.discovery.selection.selection import Allowed, Selection, SelectionOptions, select
 from ude.discovery.shared_terms import tied
 from ude.errors import DataError, InputError, ModelError
-from ude.fitting.measurement import Measurement
+from ude.fitting.objective.measurement import Measurement
 from ude.fitting.result import Fit
 from ude.models import FunctionModel
 from ude.progress import ProgressBar

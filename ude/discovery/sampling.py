@@ -20,10 +20,10 @@ from ude.discovery.refit.closed_system import Constant, Forcing, ObservedTraject
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.errors import ModelError
 from ude.fitting.data.dataset import Dataset
-from ude.fitting.noise import Gaussian, NoiseModel, StudentT
+from ude.fitting.objective.noise import Gaussian, NoiseModel, StudentT
 from ude.fitting.result import Fit
-from ude.fitting.smoothing import smooth
-from ude.fitting.trajectory_inputs import restored
+from ude.fitting.simulation.trajectory_inputs import restored
+from ude.fitting.smoothing.smooth import smooth
 from ude.models import UDE, Observation
 from ude.models.equations.expression import TIME
 from ude.problems.interpolation import Interpolation, Kind

@@ -178,7 +178,7 @@ class ForwardResult:
         nproducts: Jacobian-vector and vector-Jacobian products of the whole batch.
         control: Where the step control stands, of engines that can go on from it.
         fresh: Whether the values belong to nobody else, so that they can be handed out without a copy.
-        handed_on: Why the torch engine ran the solve after all, where that was found out on the way.
+        handed_on: Where another engine ran the solve after all: its name, and why.
     """
 
     times: Float[Tensor, "B T"]
@@ -196,7 +196,7 @@ class ForwardResult:
     nproducts: int = 0
     control: StepControl | None = None
     fresh: bool = False
-    handed_on: str | None = None
+    handed_on: tuple[str, str] | None = None
 
 
 class Engine(Protocol):
@@ -215,6 +215,15 @@ class Engine(Protocol):
     def learn(self, spec: SolveSpec, calls: int) -> None:
         """Be told that another engine ran the solve, with so many calls of f."""
 
+    def recall(self, prob: Any, options: Sequence[Any], saveat: Any) -> SolveSpec | None:
+        """The solve that `prepare` was given for this problem and these options, if all of it is as it was then."""
+
+    def is_ready(self, spec: SolveSpec) -> bool:
+        """Whether the solve can run at once, with nothing left to be checked."""
+
+    def prepare(self, prob: Any, options: Sequence[Any], saveat: Any, spec: SolveSpec) -> None:
+        """Keep a solve that `is_ready`, for `recall`."""
+
     def forward(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> ForwardResult:
         """Integrate, without building an autograd graph."""
 
@@ -230,6 +239,11 @@ class Engine(Protocol):
 
         The result is the exact derivative of the steps taken; step sizes count as constants.
         """
+
+    def backsolve(
+        self, spec: SolveSpec, record: Any, p: Sequence[Tensor], times: Float[Tensor, "B T"], grad: Tensor
+    ) -> tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]] | None:
+        """The gradient by an adjoint of the engine's own, solved backwards; None where it has none."""
 
     def dense(
         self, spec: SolveSpec, record: Any, p: Sequence[Tensor]
@@ -252,6 +266,30 @@ class Engine(Protocol):
     ) -> Iterator[tuple[Float[Tensor, "B n"], Float[Tensor, "B"], Float[Tensor, "B"]]]:
         """Yield (state, time, weight) such that ``sum weight g(state, time)`` integrates g along the solution
         with the order of the method: by its own stages and weights, or by Gauss's nodes on the dense output."""
+
+
+class PlainEngine:
+    """What engines answer that prepare nothing, learn nothing and have no adjoint of their own."""
+
+    def why_wait(self, spec: SolveSpec) -> str | None:
+        return None
+
+    def learn(self, spec: SolveSpec, calls: int) -> None:
+        return None
+
+    def recall(self, prob: Any, options: Sequence[Any], saveat: Any) -> SolveSpec | None:
+        return None
+
+    def is_ready(self, spec: SolveSpec) -> bool:
+        return False
+
+    def prepare(self, prob: Any, options: Sequence[Any], saveat: Any, spec: SolveSpec) -> None:
+        return None
+
+    def backsolve(
+        self, spec: SolveSpec, record: Any, p: Sequence[Tensor], times: Float[Tensor, "B T"], grad: Tensor
+    ) -> tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]] | None:
+        return None
 
 
 @dataclass(frozen=True)

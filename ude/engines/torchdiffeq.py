@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.base import NO_CHECKS, ForwardResult, SolveSpec, differentiable, live_leaves
+from ude.engines.base import NO_CHECKS, ForwardResult, PlainEngine, SolveSpec, differentiable, live_leaves
 from ude.engines.return_code import ReturnCode
 from ude.errors import InputError
 from ude.methods import Algorithm
@@ -35,6 +35,7 @@ class TorchDiffEq(Algorithm):
 
     method: str = "dopri5"
 
+    reports_steps: ClassVar[bool] = False
     adaptive_methods: ClassVar[tuple[str, ...]] = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
     fixed_methods: ClassVar[tuple[str, ...]] = ("euler", "midpoint", "heun3", "rk4")
 
@@ -69,7 +70,7 @@ class _System(torch.nn.Module):
         return self._spec.f(u.view(*self._spec.batch, -1), self._p, times.view(self._spec.batch)).reshape(u.shape)
 
 
-class TorchDiffEqEngine:
+class TorchDiffEqEngine(PlainEngine):
     """Hands the solve to torchdiffeq."""
 
     name = "torchdiffeq"
@@ -96,12 +97,6 @@ class TorchDiffEqEngine:
         if algorithm.method in TorchDiffEq.fixed_methods and spec.dt is None:
             return f"{algorithm.name} takes fixed steps, so it needs dt"
         return None
-
-    def why_wait(self, spec: SolveSpec) -> str | None:
-        return None
-
-    def learn(self, spec: SolveSpec, calls: int) -> None:
-        """Nothing is made ready for later solves."""
 
     def forward(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> ForwardResult:
         if spec.saveat is None:

@@ -6,17 +6,25 @@ from ude.fitting.data.dataset import Dataset
 from ude.fitting.data.sources import from_dict, from_xarray, read_csv, read_data, read_parquet
 from ude.fitting.data.trajectory import Trajectory
 from ude.fitting.fit import fit
-from ude.fitting.initial_states import InitialValue
 from ude.fitting.iteration import Iteration
-from ude.fitting.noise import Gaussian, LogNormal, NegativeBinomial, NoiseModel, Poisson, RelativeAbsolute, StudentT
+from ude.fitting.objective.noise import (
+    Gaussian,
+    LogNormal,
+    NegativeBinomial,
+    NoiseModel,
+    Poisson,
+    RelativeAbsolute,
+    StudentT,
+)
+from ude.fitting.objective.penalties import LogNormalPrior, MagnitudePenalty, NormalPrior, ResidualPenalty
 from ude.fitting.optimizers.gauss_newton import GaussNewton
 from ude.fitting.optimizers.optimizers import LBFGS, Adam, LevenbergMarquardt
 from ude.fitting.options import FitOptions
-from ude.fitting.penalties import LogNormalPrior, MagnitudePenalty, NormalPrior, ResidualPenalty
 from ude.fitting.result import Fit
 from ude.fitting.saved_fit import load_fit
-from ude.fitting.shooting import SolverOptions
-from ude.fitting.smoothing import Smoothing, smooth
+from ude.fitting.simulation.initial_states import InitialValue
+from ude.fitting.simulation.shooting import SolverOptions
+from ude.fitting.smoothing.smooth import Smoothing, smooth
 from ude.fitting.stages.stages import DerivativeMatching, GrowingHorizon, MultipleShooting, SingleShooting
 from ude.fitting.tensorboard import TensorBoard
 from ude.fitting.uncertainty.ensembles import FitEnsemble, bootstrap, fit_ensemble, multistart

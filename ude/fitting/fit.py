@@ -10,21 +10,21 @@ from pathlib import Path
 import numpy as np
 
 from ude.errors import InputError
-from ude.fitting.coordinates import Positive, positive_states
 from ude.fitting.data.dataset import Dataset
-from ude.fitting.initial_states import U0Like, read_u0
 from ude.fitting.iteration import Callback
-from ude.fitting.measurement import Measurement, ObserveLike
-from ude.fitting.noise import Noise, noise_models
+from ude.fitting.objective.measurement import Measurement, ObserveLike
+from ude.fitting.objective.noise import Noise, noise_models
+from ude.fitting.objective.penalties import ParameterPrior, Penalty, check_known
 from ude.fitting.options import FitOptions
-from ude.fitting.penalties import ParameterPrior, Penalty, check_known
 from ude.fitting.result import Fit
+from ude.fitting.simulation.coordinates import Positive, positive_states
+from ude.fitting.simulation.initial_states import U0Like, read_u0
+from ude.fitting.simulation.trajectory_inputs import Inputs
 from ude.fitting.stages.base import Stage
 from ude.fitting.stages.run import run_stages
 from ude.fitting.stages.stages import checked_stages
 from ude.fitting.state import FitState, Setup
 from ude.fitting.storage.fit_folder import FitFolder, model_identity
-from ude.fitting.trajectory_inputs import Inputs
 from ude.models import Model
 from ude.progress import ProgressBar
 from ude.threads import threads_for

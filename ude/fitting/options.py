@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ude.errors import InputError
-from ude.fitting.shooting import SolverOptions
+from ude.fitting.simulation.shooting import SolverOptions
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.fitting import starting_values as initialize
-from ude.fitting.coordinates import Coordinates
 from ude.fitting.data.dataset import Dataset
-from ude.fitting.hidden_states import HiddenStateMatching
-from ude.fitting.initial_states import starting_values
-from ude.fitting.losses import Prior, network_weights
-from ude.fitting.noise import Likelihood
-from ude.fitting.penalties import Scene, bind_all
+from ude.fitting.objective.losses import Prior, network_weights
+from ude.fitting.objective.noise import Likelihood
+from ude.fitting.objective.penalties import Scene, bind_all
 from ude.fitting.posterior.function_prior import FunctionPrior, FunctionPriors, function_priors
 from ude.fitting.posterior.posterior import Scales, network_tensors
-from ude.fitting.shooting import Shooting, cut
-from ude.fitting.smooth_points import SmoothPoints
-from ude.fitting.smoothing import interpolate_rare, rarely_seen, smooth
+from ude.fitting.simulation.coordinates import Coordinates
+from ude.fitting.simulation.hidden_states import HiddenStateMatching
+from ude.fitting.simulation.initial_states import starting_values
+from ude.fitting.simulation.shooting import Shooting, cut
+from ude.fitting.simulation.stiffness import algorithm_for
+from ude.fitting.smoothing.smooth import interpolate_rare, rarely_seen, smooth
+from ude.fitting.smoothing.smooth_points import SmoothPoints
 from ude.fitting.state import FitState, shooting_of
-from ude.fitting.stiffness import algorithm_for
 from ude.methods import Tsit5
 
 # Weight of slopes that are hardly known.

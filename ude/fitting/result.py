@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from ude.errors import DataError, InputError
-from ude.fitting.coordinates import Coordinates, InnerField
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.data.trajectory import Array, root_mean_square
-from ude.fitting.measurement import Measurement
-from ude.fitting.noise import Gaussian, NoiseModel, log_likelihood
+from ude.fitting.objective.measurement import Measurement
+from ude.fitting.objective.noise import Gaussian, NoiseModel, log_likelihood
 from ude.fitting.options import FitOptions
+from ude.fitting.simulation.coordinates import Coordinates, InnerField
+from ude.fitting.simulation.trajectory_inputs import PerTrajectory, restored
 from ude.fitting.storage.fit_files import write_fit
-from ude.fitting.trajectory_inputs import PerTrajectory, restored
 from ude.models import Model
 from ude.problems.ode import ODEProblem
 from ude.solving.solve import solve

@@ -16,11 +16,11 @@ from ude import methods
 from ude.errors import DataError, InputError
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.data.trajectory import Array, Trajectory
-from ude.fitting.measurement import Measurement
-from ude.fitting.noise import NoiseModel
+from ude.fitting.objective.measurement import Measurement
+from ude.fitting.objective.noise import NoiseModel
 from ude.fitting.options import FitOptions
 from ude.fitting.result import Fit
-from ude.fitting.shooting import SolverOptions
+from ude.fitting.simulation.shooting import SolverOptions
 from ude.fitting.storage.fit_files import read_fit
 from ude.models import UDE, FunctionModel, Model
 

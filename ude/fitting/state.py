@@ -14,24 +14,24 @@ import torch
 from torch import Tensor
 
 from ude.errors import InputError
-from ude.fitting.coordinates import Coordinates, InnerField
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.data.trajectory import Array
 from ude.fitting.evaluation_log import EvaluationLog, Meter
-from ude.fitting.hidden_states import HiddenStateMatching
-from ude.fitting.initial_states import InitialStates, InitialValue, starting_values
 from ude.fitting.iteration import Callback
-from ude.fitting.losses import Prior
-from ude.fitting.measurement import Measurement
-from ude.fitting.noise import Likelihood, NoiseModel
+from ude.fitting.objective.losses import Prior
+from ude.fitting.objective.measurement import Measurement
+from ude.fitting.objective.noise import Likelihood, NoiseModel
+from ude.fitting.objective.penalties import ParameterPrior, Penalty
 from ude.fitting.options import FitOptions
-from ude.fitting.penalties import ParameterPrior, Penalty
 from ude.fitting.posterior.function_prior import FunctionPriors
 from ude.fitting.posterior.posterior import Scales, network_tensors
-from ude.fitting.shooting import Shooting, Windows
-from ude.fitting.smooth_points import SmoothPoints
-from ude.fitting.smoothing import Smoothing
-from ude.fitting.trajectory_inputs import Inputs
+from ude.fitting.simulation.coordinates import Coordinates, InnerField
+from ude.fitting.simulation.hidden_states import HiddenStateMatching
+from ude.fitting.simulation.initial_states import InitialStates, InitialValue, starting_values
+from ude.fitting.simulation.shooting import Shooting, Windows
+from ude.fitting.simulation.trajectory_inputs import Inputs
+from ude.fitting.smoothing.smooth import Smoothing
+from ude.fitting.smoothing.smooth_points import SmoothPoints
 from ude.models import Model
 from ude.progress import ProgressBar
 

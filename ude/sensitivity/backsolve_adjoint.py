@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -76,10 +75,9 @@ class BacksolveAdjoint:
         return connect(self.name, self._pull, solved, (times, values), (u0, p))
 
     def _pull(self, solved: Solved, p: Sequence[Tensor], times: Tensor, grad: Tensor) -> Gradient:
-        own: Callable[..., Any] | None = getattr(solved.engine, "backsolve", None)
+        own = solved.engine.backsolve(solved.spec, solved.record, p, times, grad)
         if own is not None:
-            gradient: Gradient = own(solved.spec, solved.record, p, times, grad)
-            return gradient
+            return own
         augmented = _Augmented(solved.spec)
 
         def piece(span: Span, z: Tensor) -> tuple[Tensor, Totals]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ude.engines.base import SolveSpec, as_batch
-from ude.engines.torch.scheme import Work
+from ude.engines.work import Work
 from ude.errors import InputError
 
 # Newton's iteration with a constant matrix, started at the solution, gains one order of derivatives a step.

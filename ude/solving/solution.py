@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ude.engines.base import SolveSpec
 from ude.engines.return_code import ADVICE, ReturnCode
 from ude.errors import InputError, SolveFailed
 from ude.events.event import Event
@@ -55,6 +56,46 @@ class Statistics:
     why_algorithm: str = ""
     switches: Int[Tensor, "*batch"] | None = None
     nproducts: int = 0
+
+
+class Counts(Protocol):
+    """What a solve cost, over the whole batch (B trajectories)."""
+
+    @property
+    def nf(self) -> int: ...
+    @property
+    def njacs(self) -> int: ...
+    @property
+    def nw(self) -> int: ...
+    @property
+    def nproducts(self) -> int: ...
+    @property
+    def accepted_steps(self) -> Int[Tensor, "B"]: ...
+    @property
+    def rejected_steps(self) -> Int[Tensor, "B"]: ...
+    @property
+    def switches(self) -> Int[Tensor, "B"] | None: ...
+
+
+def statistics_of(
+    counts: Counts, spec: SolveSpec, *, engine: str, sensealg: str, seconds: float, why: tuple[dict[str, str], str]
+) -> Statistics:
+    """The statistics of a solve; `why`: why other engines did not run, and why this algorithm was chosen."""
+    return Statistics(
+        nf=counts.nf,
+        accepted_steps=counts.accepted_steps.view(spec.batch),
+        rejected_steps=counts.rejected_steps.view(spec.batch),
+        engine=engine,
+        algorithm=spec.algorithm.name,
+        sensealg=sensealg,
+        seconds=seconds,
+        why_not=why[0],
+        njacs=counts.njacs,
+        nw=counts.nw,
+        why_algorithm=why[1],
+        switches=None if counts.switches is None else counts.switches.view(spec.batch),
+        nproducts=counts.nproducts,
+    )
 
 
 class Solution:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines import ENGINES, FUSED, EngineChoice, SolveSpec, TorchDiffEq, TorchEngine, choose_engine
+from ude.engines import ENGINES, EngineChoice, SolveSpec, choose_engine
 from ude.engines.jacobian import require_right
 from ude.engines.return_code import ReturnCode
 from ude.engines.structure import started
@@ -32,9 +32,9 @@ from ude.problems.ode import ODEProblem
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solving.default_algorithm import default_algorithm
 from ude.solving.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
-from ude.solving.solution import Solution, Statistics
+from ude.solving.solution import Solution, Statistics, statistics_of
 from ude.solving.steady_state import SteadyStateProblem, TerminateSteadyState, solve_steady_state
-from ude.solving.validation import Options, specify, tracked
+from ude.solving.validation import SolveOptions, tracked, validate
 
 
 # The overloads leave the options to the implementation, where they are spelled once.
@@ -128,14 +128,7 @@ def solve(  # type: ignore[misc]
     Traceback (most recent call last):
     ude.errors.InputError: saveat must increase: saveat[1]=0.2 follows saveat[0]=0.5. Sort it, ...
     """
-    given = locals()
-    if isinstance(prob, EnsembleProblem):
-        return _solve_variants(prob, given)
-    if trajectories is not None:
-        raise InputError(
-            "trajectories belongs to an ensemble", fix="Wrap the problem: EnsembleProblem(prob, prob_func)."
-        )
-    options = Options(
+    options = SolveOptions(
         saveat=saveat,
         abstol=abstol,
         reltol=reltol,
@@ -151,49 +144,82 @@ def solve(  # type: ignore[misc]
         internalnorm=internalnorm,
         initializealg=initializealg,
     )
+    request = _Request(options, sensealg, engine, callback, tstops, max_events)
+    if isinstance(prob, EnsembleProblem):
+        return _solve_variants(prob, alg, request, trajectories, (batch_size, batched))
+    if trajectories is not None:
+        raise InputError(
+            "trajectories belongs to an ensemble", fix="Wrap the problem: EnsembleProblem(prob, prob_func)."
+        )
+    return _solve(prob, alg, request)
+
+
+class _Request(NamedTuple):
+    """What `solve` was asked beside problem and algorithm."""
+
+    options: SolveOptions
+    sensealg: SensitivityAlgorithm | None
+    engine: str
+    callback: Callback | Sequence[Callback] | None
+    tstops: Any
+    max_events: int
+
+
+def _solve(prob: ODEProblem, alg: Algorithm | None, request: _Request) -> Solution:
+    """One problem: the solve that an engine has ready, if there is one; else validate and choose an engine."""
+    options, chosen = request.options, request.sensealg or _USUAL
     # without callbacks and stops, the whole solve may be ready
-    simple = callback is None and tstops is None and engine in ("auto", FUSED.name)
-    asked = (alg, sensealg, *options)
-    chosen = _USUAL if sensealg is None else sensealg
-    ready = FUSED.recall(prob, asked, saveat) if simple and alg is not None else None
-    if ready is not None:
-        return _run(prob, ready, chosen, EngineChoice(FUSED))
-    why_algorithm = ""
+    plain = request.callback is None and request.tstops is None
+    preparing = [one for one in ENGINES if request.engine in ("auto", one.name)] if plain else []
+    asked = (alg, request.sensealg, *options)
+    if alg is not None:
+        for one in preparing:
+            ready = one.recall(prob, asked, options.saveat)
+            if ready is not None:
+                return _run(prob, ready, chosen, EngineChoice(one))
+    given, why_algorithm = alg, ""
     if alg is None:
-        alg, why_algorithm = default_algorithm(prob, reltol=reltol, abstol=abstol, adaptive=adaptive)
-    spec = specify(prob, alg, options, chosen)
-    if simple and FUSED.is_ready(spec):
-        # a kernel that was compared with f before: nothing is left to be checked
-        if asked[0] is not None:
-            FUSED.prepare(prob, asked, saveat, spec)
-        return _run(prob, spec, chosen, EngineChoice(FUSED), why_algorithm)
-    callbacks = flatten_callbacks(callback)
-    if not adaptive and any(isinstance(item, PositiveDomain) for item in callbacks):
+        alg, why_algorithm = default_algorithm(
+            prob, reltol=options.reltol, abstol=options.abstol, adaptive=options.adaptive
+        )
+    spec = validate(prob, alg, options, chosen)
+    for one in preparing:
+        if one.is_ready(spec):  # it was compared with f before: nothing is left to be checked
+            if given is not None:
+                one.prepare(prob, asked, options.saveat, spec)
+            return _run(prob, spec, chosen, EngineChoice(one), why_algorithm)
+    return _solve_checked(prob, spec, request, why_algorithm)
+
+
+def _solve_checked(prob: ODEProblem, spec: SolveSpec, request: _Request, why_algorithm: str) -> Solution:
+    """Check f at the start, then solve: for a steady state, as a whole, or segment by segment between events."""
+    callbacks = flatten_callbacks(request.callback)
+    if not spec.adaptive and any(isinstance(item, PositiveDomain) for item in callbacks):
         raise InputError("PositiveDomain needs steps that can change", got="adaptive=False", fix="Leave it out.")
     spec = _checked(spec)
-    if spec.saveat is None and isinstance(alg, TorchDiffEq):
-        raise InputError(f"{alg.name} does not tell its own steps", fix="Give saveat.")
+    if spec.saveat is None and not spec.algorithm.reports_steps:
+        raise InputError(f"{spec.algorithm.name} does not tell its own steps", fix="Give saveat.")
     u0, p = spec.start or (prob.u0, ())
     if isinstance(prob, SteadyStateProblem):
-        again = {name: value for name, value in given.items() if name not in _NOT_OF_INNER}
         return solve_steady_state(
             prob,
             spec,
             (u0, p),
-            (sensealg, why_algorithm),
-            lambda ode, inner, until: solve(ode, inner, callback=[until, *callbacks], **again),
+            (request.sensealg, why_algorithm),
+            lambda ode, inner, until: _solve(ode, inner, request._replace(callback=[until, *callbacks], sensealg=None)),
         )
+    chosen = request.sensealg or _USUAL
     callbacks = tuple(one.bound(prob.f) if isinstance(one, TerminateSteadyState) else one for one in callbacks)
     spec = replace(spec, checks=with_domains(spec.checks, callbacks, spec.abstol, u0))
-    stops = _stops(tstops, spec)
-    if spec.adaptive and not isinstance(alg, TorchDiffEq):
+    stops = _stops(request.tstops, spec)
+    if spec.adaptive and spec.algorithm.reports_steps:
         stops = torch.cat([stops, *(item.stops(spec.t0, spec.t1) for item in interpolations_in(prob.f, prob.p))], -1)
     if not callbacks and not stops.shape[1]:
-        return _run(prob, spec, chosen, choose_engine(ENGINES, spec, engine), why_algorithm)
-    # legs between stops start anew each time, which is no work for an engine that prepares a whole solve
+        return _run(prob, spec, chosen, choose_engine(ENGINES, spec, request.engine), why_algorithm)
+    # segments between stops start anew each time, which is no work for an engine that prepares a whole solve
     spec = replace(spec, start=None, compact=isinstance(chosen, DiscreteAdjoint))
     watched = replace(spec, watch=_never_stop) if callbacks else spec
-    choice = choose_engine(ENGINES, watched, engine)
+    choice = choose_engine(ENGINES, watched, request.engine)
     run = EventRun(
         spec=spec,
         engine=choice.engine,
@@ -202,40 +228,43 @@ def solve(  # type: ignore[misc]
         tracked=tracked(u0, p),
         callbacks=callbacks,
         tstops=stops,
-        max_events=max_events,
+        max_events=request.max_events,
     )
     return _run_with_events(prob, run, u0, choice.why_not, why_algorithm)
 
 
 _USUAL = DiscreteAdjoint()
-# Arguments that belong to an ensemble, and those that another solve of a steady state chooses itself.
-_OF_ENSEMBLE = frozenset({"prob", "trajectories", "batch_size", "batched"})
-_NOT_OF_INNER = _OF_ENSEMBLE | {"alg", "callback", "sensealg"}
 
 
-def _solve_variants(ensemble: EnsembleProblem, given: dict[str, Any]) -> EnsembleSolution:
+def _solve_variants(
+    ensemble: EnsembleProblem,
+    alg: Algorithm | None,
+    request: _Request,
+    trajectories: int | None,
+    batches: tuple[int, bool],
+) -> EnsembleSolution:
     """Solve an ensemble with the arguments that `solve` was given."""
-    if given["trajectories"] is None:
+    if trajectories is None:
         raise InputError("an ensemble needs a number of variants", fix="Give trajectories=100.")
-    if any(isinstance(item, SavingCallback) for item in flatten_callbacks(given["callback"])):
+    if any(isinstance(item, SavingCallback) for item in flatten_callbacks(request.callback)):
         raise InputError(
             "an ensemble is several solves, each of which would write SavedValues anew",
             fix="Solve a batch: an ODEProblem with u0 of shape (trajectories, state).",
         )
-    options = {name: value for name, value in given.items() if name not in _OF_ENSEMBLE}
+    batch_size, batched = batches
     return solve_ensemble(
         ensemble,
-        lambda one: solve(one, **options),
-        trajectories=given["trajectories"],
-        batch_size=given["batch_size"],
-        batched=given["batched"],
+        lambda one: _solve(one, alg, request),
+        trajectories=trajectories,
+        batch_size=batch_size,
+        batched=batched,
     )
 
 
 def _checked(spec: SolveSpec) -> SolveSpec:
     """Call f at the start and check what it returns; the start of a DAE is made consistent."""
     if spec.start is None:
-        raise AssertionError("`specify` gives a start")
+        raise AssertionError("`validate` gives a start")
     u0, p = spec.start
     spec = replace(spec, first_du=_first_derivative(spec.f, u0, p, spec.t0, spec.batch))
     require_right(spec, u0.detach(), p)
@@ -272,20 +301,13 @@ def _run_with_events(
         span=(spec.t0, result.t_end),
         reached=result.t_end,
         retcode=result.retcode,
-        stats=Statistics(
-            nf=result.nf,
-            accepted_steps=result.accepted_steps.view(spec.batch),
-            rejected_steps=result.rejected_steps.view(spec.batch),
+        stats=statistics_of(
+            result,
+            spec,
             engine=run.engine.name,
-            algorithm=spec.algorithm.name,
             sensealg=run.sensealg.name if run.tracked or values.requires_grad else "none",
             seconds=result.seconds,
-            why_not=why_not,
-            njacs=result.njacs,
-            nw=result.nw,
-            why_algorithm=why_algorithm,
-            switches=None if result.switches is None else result.switches.view(spec.batch),
-            nproducts=result.nproducts,
+            why=(why_not, why_algorithm),
         ),
         dense=lambda asked: result.dense(asked).view(*spec.batch, asked.shape[1], -1),
         events=result.events,
@@ -311,7 +333,8 @@ def _run(
             other.learn(spec, result.nf)
     name, why_not = engine.name, choice.why_not
     if result.handed_on is not None:
-        name, why_not = TorchEngine.name, {**why_not, name: result.handed_on}
+        name, reason = result.handed_on
+        why_not = {**why_not, engine.name: reason}
     differentiable = spec.gradient
     solved = Solved(engine, spec, result.record, result.record.u_end, result.fresh)
 
@@ -326,20 +349,9 @@ def _run(
         return values.view(shape)
 
     def statistics() -> Statistics:
-        return Statistics(
-            nf=result.nf,
-            accepted_steps=result.accepted_steps.view(batch),
-            rejected_steps=result.rejected_steps.view(batch),
-            engine=name,
-            algorithm=spec.algorithm.name,
-            sensealg=sensealg.name if differentiable else "none",
-            seconds=seconds,
-            why_not=why_not,
-            njacs=result.njacs,
-            nw=result.nw,
-            why_algorithm=why_algorithm,
-            switches=None if result.switches is None else result.switches.view(batch),
-            nproducts=result.nproducts,
+        attached = sensealg.name if differentiable else "none"
+        return statistics_of(
+            result, spec, engine=name, sensealg=attached, seconds=seconds, why=(why_not, why_algorithm)
         )
 
     return Solution(

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ude.engines import SolveSpec
 from ude.engines.return_code import ReturnCode
-from ude.engines.torch.scheme import Work
+from ude.engines.work import Work
 from ude.errors import InputError
 from ude.events.callbacks import Callback, DiscreteCallback, terminate
 from ude.methods import Algorithm, KenCarp4, Rodas5P
 from ude.problems.ode import ODEProblem
 from ude.sensitivity.steady_state_adjoint import SteadyStateAdjoint
-from ude.solving.solution import Solution, Statistics
+from ude.solving.solution import Solution, statistics_of
 
 # Where an unlimited integration ends: far beyond every time scale, and within the range of float32.
 _FOREVER = 1e30
@@ -170,11 +170,12 @@ class _Found:
     u: Float[Tensor, "B n"]
     retcode: Int[Tensor, "B"]
     reached: Float[Tensor, "B"]
-    steps: Int[Tensor, "B"]
-    rejected: Int[Tensor, "B"]
+    accepted_steps: Int[Tensor, "B"]
+    rejected_steps: Int[Tensor, "B"]
     nf: int
     njacs: int = 0
     nw: int = 0
+    nproducts: int = 0
     switches: Tensor | None = None
 
 
@@ -227,18 +228,13 @@ def solve_steady_state(
         span=(forever, forever),
         reached=found.reached,
         retcode=found.retcode,
-        stats=Statistics(
-            nf=found.nf,
-            accepted_steps=found.steps.view(spec.batch),
-            rejected_steps=found.rejected.view(spec.batch),
+        stats=statistics_of(
+            found,
+            spec,
             engine="torch",
-            algorithm=spec.algorithm.name,
             sensealg=sensealg.name if tracked else "none",
             seconds=seconds,
-            njacs=found.njacs,
-            nw=found.nw,
-            why_algorithm=why,
-            switches=found.switches,
+            why=({}, why),
         ),
         dense=lambda asked: values.reshape(len(asked), 1, -1).expand(-1, asked.shape[1], -1),
     )
@@ -264,8 +260,8 @@ def _integrate(
         u=sol.partial.reshape(count, -1, states)[:, -1],
         retcode=codes,
         reached=sol.reached.reshape(count),
-        steps=sol.stats.accepted_steps.reshape(count),
-        rejected=sol.stats.rejected_steps.reshape(count),
+        accepted_steps=sol.stats.accepted_steps.reshape(count),
+        rejected_steps=sol.stats.rejected_steps.reshape(count),
         nf=sol.stats.nf,
         njacs=sol.stats.njacs,
         nw=sol.stats.nw,
@@ -300,8 +296,8 @@ def _newton(spec: SolveSpec, method: SSRootfind, u: Tensor, p: tuple[Tensor, ...
         u=u,
         retcode=torch.where(converged, int(ReturnCode.Success), int(ReturnCode.NotSteady)),
         reached=t,
-        steps=steps,
-        rejected=rejected.to(torch.int64),
+        accepted_steps=steps,
+        rejected_steps=rejected.to(torch.int64),
         nf=work.calls,
         njacs=work.jacobians,
         nw=work.factorizations,

@@ -28,26 +28,26 @@ from ude.problems.ode import ODEProblem, flatten, remake
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm
 
 
-class Options(NamedTuple):
-    """The arguments of `solve` that describe one solve, as they were given."""
+class SolveOptions(NamedTuple):
+    """The arguments of `solve` that describe one solve, as they were given; `solve` documents them and has the defaults."""
 
-    saveat: Any = None
-    abstol: Any = 1e-6
-    reltol: Any = 1e-3
-    dt: float | None = None
-    adaptive: bool = True
-    dtmin: float = 0.0
-    dtmax: float = float("inf")
-    maxiters: int = 100_000
-    force_dtmin: bool = False
-    controller: Controller | None = None
-    isoutofdomain: Callable[..., Any] | None = None
-    unstable_check: Callable[..., Any] | None = None
-    internalnorm: Callable[..., Any] | None = None
-    initializealg: InitializationAlgorithm | None = None
+    saveat: Any
+    abstol: Any
+    reltol: Any
+    dt: float | None
+    adaptive: bool
+    dtmin: float
+    dtmax: float
+    maxiters: int
+    force_dtmin: bool
+    controller: Controller | None
+    isoutofdomain: Callable[..., Any] | None
+    unstable_check: Callable[..., Any] | None
+    internalnorm: Callable[..., Any] | None
+    initializealg: InitializationAlgorithm | None
 
 
-def specify(prob: ODEProblem, alg: Algorithm, options: Options, sensealg: SensitivityAlgorithm) -> SolveSpec:
+def validate(prob: ODEProblem, alg: Algorithm, options: SolveOptions, sensealg: SensitivityAlgorithm) -> SolveSpec:
     """Validate; f is not called, so that the derivative at the start is still to be asked for (`UNKNOWN`).
 
     Raises:
@@ -142,7 +142,7 @@ def _controller(controller: Controller | None) -> Controller:
     return controller
 
 
-def _check_numbers(options: Options) -> None:
+def _check_numbers(options: SolveOptions) -> None:
     dt, dtmin, dtmax = options.dt, options.dtmin, options.dtmax
     if dt is not None and not (0 < dt < float("inf")):
         raise InputError("dt is not a step", expected="a positive number", got=repr(dt))

@@ -32,7 +32,7 @@ from ude.errors import DataError, InputError
 from ude.fitting import Fit
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.data.trajectory import Array
-from ude.fitting.measurement import Measurement
+from ude.fitting.objective.measurement import Measurement
 from ude.models import UDE, Neural
 
 x, y, c0, c1, a, k = sp.symbols("x y c0 c1 a k")

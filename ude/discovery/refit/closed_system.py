@@ -12,7 +12,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from ude.errors import DataError, ModelError
-from ude.fitting.noise import NoiseModel
+from ude.fitting.objective.noise import NoiseModel
 
 Array = NDArray[np.float64]
 

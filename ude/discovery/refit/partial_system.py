@@ -12,7 +12,7 @@ from ude.discovery.candidate import Candidate
 from ude.discovery.refit.closed_system import Array, ClosedSystem, Constant, ObservedTrajectory, state_scale
 from ude.discovery.refit.stabilized import residual_scale
 from ude.errors import ModelError
-from ude.fitting.noise import NoiseModel
+from ude.fitting.objective.noise import NoiseModel
 
 
 @dataclass(frozen=True)

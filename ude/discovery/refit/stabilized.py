@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ude.discovery.refit.closed_system import Array, ObservedTrajectory, state_scale
-from ude.fitting.noise import NoiseModel
+from ude.fitting.objective.noise import NoiseModel
 
 _DOUBT = 16.0
 _LEAST = 1e-3

@@ -17,7 +17,7 @@ from torch import Tensor
 from ude.compile.build import compile_kernel, surroundings, why_no_compiler
 from ude.compile.fingerprint import Fingerprint, fingerprint
 from ude.compile.kernel_store import leave, take
-from ude.engines.base import NO_CHECKS, ForwardResult, SolveSpec, StepRecord, as_batch, differentiable
+from ude.engines.base import NO_CHECKS, ForwardResult, PlainEngine, SolveSpec, StepRecord, as_batch, differentiable
 from ude.engines.fused.codegen.cuda import write_cuda
 from ude.engines.fused.codegen.explicit import calls_of
 from ude.engines.fused.codegen.source import Shape, Traced, trace_program, write_source
@@ -35,7 +35,7 @@ from ude.engines.fused.kernel import (
     run_pullback,
 )
 from ude.engines.fused.result import FusedResult
-from ude.engines.fused.solve_cache import Shelf
+from ude.engines.fused.solve_cache import SolveCache
 from ude.engines.torch.engine import TorchEngine
 from ude.errors import EngineRefused
 from ude.methods import LU, Algorithm, AutoSwitch, ExplicitRungeKutta
@@ -137,7 +137,7 @@ class _Asked:
     few: bool
 
 
-class FusedEngine:
+class FusedEngine(PlainEngine):
     """Runs explicit and diagonally implicit Runge-Kutta methods as generated C programs, and their reverse sweep."""
 
     name = "fused"
@@ -151,7 +151,7 @@ class FusedEngine:
         # what could not be compiled or loaded, with the compiler and the folders that it was tried with
         self._failed: dict[tuple[Any, ...], str] = {}
         self._spent: dict[tuple[Any, ...], int] = {}
-        self._shelf = Shelf()
+        self._prepared = SolveCache()
 
     def forget(self) -> None:
         """Forget kernels and counted calls of this process; kernels on disk stay there."""
@@ -160,7 +160,7 @@ class FusedEngine:
         self._built.clear()
         self._failed.clear()
         self._spent.clear()
-        self._shelf.clear()
+        self._prepared.clear()
 
     # -- choice ------------------------------------------------------------------------------------------------------
     def why_not(self, spec: SolveSpec) -> str | None:
@@ -191,13 +191,13 @@ class FusedEngine:
 
     def recall(self, prob: ODEProblem, options: Sequence[Any], saveat: Any) -> SolveSpec | None:
         """The solve that `prepare` was given for this problem and these options, if all of it is as it was then."""
-        spec = self._shelf.find(prob, options, saveat)
+        spec = self._prepared.find(prob, options, saveat)
         bound = None if spec is None else self._bound.get(spec)
         return spec if bound is not None and bound.fits() else None
 
     def prepare(self, prob: ODEProblem, options: Sequence[Any], saveat: Any, spec: SolveSpec) -> None:
         """Keep a solve that `is_ready`, for `recall`."""
-        self._shelf.put(prob, options, saveat, spec)
+        self._prepared.put(prob, options, saveat, spec)
 
     def why_wait(self, spec: SolveSpec) -> str | None:
         reason = _why_not_spec(spec)
@@ -343,7 +343,7 @@ class FusedEngine:
             # a solve that was ready came without it
             spec = replace(spec, first_du=as_batch(spec, u0, spec.t0, p))
         result = self._fallback.forward(spec, u0, p)
-        return replace(result, record=_HandedOn(spec, result.record), handed_on=reason)
+        return replace(result, record=_HandedOn(spec, result.record), handed_on=(self._fallback.name, reason))
 
     def pullback(
         self, spec: SolveSpec, record: Any, p: Sequence[Tensor], times: Float[Tensor, "B T"], grad: Tensor

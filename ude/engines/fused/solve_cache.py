@@ -86,7 +86,7 @@ class _Known:
     tries: int = 0
 
 
-class Shelf:
+class SolveCache:
     """What is prepared, by problem; forgotten with the problem."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.base import ForwardResult, SolveSpec, StepRecord, as_batch
+from ude.engines.base import ForwardResult, PlainEngine, SolveSpec, StepRecord, as_batch
 from ude.engines.torch.checkpoints import Starts
 from ude.engines.torch.compaction import CompactRecord, in_one_piece, pull_compact, read_compact
 from ude.engines.torch.dense import DenseOutput, StagesOf, gauss_nodes
@@ -48,7 +48,7 @@ from ude.methods import (
 __all__ = ["TorchEngine"]
 
 
-class TorchEngine:
+class TorchEngine(PlainEngine):
     """Runs Runge-Kutta, Rosenbrock and symplectic methods as torch operations over the whole batch."""
 
     name = "torch"
@@ -69,12 +69,6 @@ class TorchEngine:
         if spec.adaptive and not algorithm.tableau.b_error:
             return _needs_fixed_steps(algorithm)
         return None
-
-    def why_wait(self, spec: SolveSpec) -> str | None:
-        return None
-
-    def learn(self, spec: SolveSpec, calls: int) -> None:
-        """Nothing is made ready for later solves."""
 
     def forward(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor]) -> ForwardResult:
         with torch.no_grad():

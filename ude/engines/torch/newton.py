@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ude.engines.jacobian import Jacobian
+from ude.engines.linear import Factors
 from ude.engines.torch.lanes import BatchArithmetic
-from ude.engines.torch.linear import Factors
-from ude.engines.torch.scheme import Work
+from ude.engines.work import Work
 from ude.errors import SolveFailed
 
 # Before an iteration has shown how fast it converges no iterate is believed, so the first stage of a step takes two at

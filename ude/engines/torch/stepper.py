@@ -24,17 +24,9 @@ from ude.engines.torch.compaction import (
     same_alone,
 )
 from ude.engines.torch.lanes import BatchArithmetic, lanes_for
-from ude.engines.torch.scheme import (
-    ChangesMethods,
-    GatheringScheme,
-    LazyScheme,
-    Part,
-    Scheme,
-    SelfControlled,
-    Trial,
-    Work,
-)
+from ude.engines.torch.scheme import ChangesMethods, GatheringScheme, LazyScheme, Part, Scheme, SelfControlled, Trial
 from ude.engines.torch.stages import extend, locate
+from ude.engines.work import Work
 from ude.methods.controller import FACTOR_GRID, SMALLEST_ERROR
 
 # Saves are evaluated from the stages of this many steps at a time, so that stages need not be kept for all.

@@ -31,8 +31,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.func import functional_call
 
-from ude.fitting.jacobians import at_points
 from ude.fitting.posterior.function_kernel import FunctionKernel
+from ude.fitting.simulation.jacobians import at_points
 from ude.models import Model, Neural
 
 Array = npt.NDArray[np.float64]

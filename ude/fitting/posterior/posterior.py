@@ -21,11 +21,11 @@ from jaxtyping import Float, Int
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from torch import Tensor
 
-from ude.fitting.initial_states import InitialStates
-from ude.fitting.jacobians import rows_batched
 from ude.fitting.posterior.function_prior import FunctionPriors, covered, gain_of
 from ude.fitting.posterior.variational import Grid, Variational
-from ude.fitting.shooting import Shooting
+from ude.fitting.simulation.initial_states import InitialStates
+from ude.fitting.simulation.jacobians import rows_batched
+from ude.fitting.simulation.shooting import Shooting
 from ude.models import Model, Neural
 
 Array = npt.NDArray[np.float64]

@@ -20,8 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call
 
-from ude.fitting.coordinates import InnerField
-from ude.fitting.jacobians import at_points, rows
+from ude.fitting.simulation.coordinates import InnerField
+from ude.fitting.simulation.jacobians import at_points, rows
 
 _ROOT = 6.0**0.5
 _NODES = torch.tensor([(4 - _ROOT) / 10, (4 + _ROOT) / 10, 1.0], dtype=torch.float64)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ude.errors import InputError
-from ude.fitting.hidden_states import HiddenStateMatching
-from ude.fitting.losses import network_weights
+from ude.fitting.objective.losses import network_weights
 from ude.fitting.optimizers.gauss_newton import GaussNewton
 from ude.fitting.optimizers.optimizers import LBFGS, Adam, LevenbergMarquardt, Objective, Optimizer
 from ude.fitting.posterior.posterior import Posterior, WindowStarts, network_tensors
-from ude.fitting.shooting import Shooting, Windows
+from ude.fitting.simulation.hidden_states import HiddenStateMatching
+from ude.fitting.simulation.shooting import Shooting, Windows
 from ude.fitting.stages.base import Stage
 from ude.fitting.stages.stage_log import StageLog
 from ude.fitting.state import FitState

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ude.errors import InputError, unusable
 from ude.fitting.data.dataset import Dataset
-from ude.fitting.losses import network_weights
+from ude.fitting.objective.losses import network_weights
 from ude.fitting.optimizers.optimizers import LBFGS
-from ude.fitting.shooting import cut
+from ude.fitting.simulation.shooting import cut
 from ude.fitting.stages.base import Stage
 from ude.fitting.stages.minimization import (
     default_optimizers,

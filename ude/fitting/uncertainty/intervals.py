@@ -16,14 +16,14 @@ from scipy.optimize import brentq, least_squares
 from scipy.stats import chi2, norm
 
 from ude.errors import InputError
-from ude.fitting.coordinates import Coordinates, InnerField
 from ude.fitting.data.trajectory import Array
 from ude.fitting.evaluation_log import Meter
-from ude.fitting.losses import network_weights
-from ude.fitting.noise import Gaussian
+from ude.fitting.objective.losses import network_weights
+from ude.fitting.objective.noise import Gaussian
 from ude.fitting.result import Fit
-from ude.fitting.shooting import SolverOptions, cut, simulate
-from ude.fitting.trajectory_inputs import restored
+from ude.fitting.simulation.coordinates import Coordinates, InnerField
+from ude.fitting.simulation.shooting import SolverOptions, cut, simulate
+from ude.fitting.simulation.trajectory_inputs import restored
 
 # Of differences, relative: far above the errors of the solver, which is asked for nine digits.
 _STEP = 1e-4

@@ -15,10 +15,12 @@ class Algorithm:
     Attributes:
         takes_mass_matrix: Whether it solves ``M u' = f`` with a regular M without forming ``M^-1 f``.
         solves_daes: Whether M may be singular, of index 1.
+        reports_steps: Whether its accepted steps are known, so that they can be saved and made to hit given times.
     """
 
     takes_mass_matrix: ClassVar[bool] = False
     solves_daes: ClassVar[bool] = False
+    reports_steps: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

@@ -11,11 +11,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines.base import SolveSpec
+from ude.engines.linear import DenseFactors
 from ude.engines.torch.families.bdf_history import PAST, dense_stages, distances, leading, newton_terms
 from ude.engines.torch.lanes import BatchArithmetic, TensorLanes, lanes_for
-from ude.engines.torch.linear import DenseFactors
 from ude.engines.torch.newton import Newton
-from ude.engines.torch.scheme import Trial, Work
+from ude.engines.torch.scheme import Trial
+from ude.engines.work import Work
 from ude.methods.bdf import FBDF
 from ude.methods.controller import FACTOR_GRID, SMALLEST_ERROR
 

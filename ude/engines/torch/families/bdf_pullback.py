@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ude.engines.base import SolveSpec, StepRecord, add, as_batch, differentiable, live_leaves
 from ude.engines.torch.families.bdf_history import History, base_weights, lagrange_weights, leading
-from ude.engines.torch.scheme import Work
 from ude.engines.torch.stages import locate
+from ude.engines.work import Work
 
 # Newton's iteration with a constant matrix, started at the solution, gains one order of derivatives a step.
 _ORDERS_OF_DERIVATIVES = 2

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines.base import SolveSpec
-from ude.engines.torch.scheme import Trial, Work
+from ude.engines.torch.scheme import Trial
 from ude.engines.torch.stages import combine, complete_stages, compute_stages, tableau_tensors
+from ude.engines.work import Work
 from ude.methods import ExplicitTableau
 
 

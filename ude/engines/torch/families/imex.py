@@ -16,8 +16,9 @@ from ude.engines.jacobian import Jacobian
 from ude.engines.torch.families.esdirk import EsdirkTensors, esdirk_tensors
 from ude.engines.torch.lanes import TensorLanes, lanes_for
 from ude.engines.torch.newton import Newton, TightNewton
-from ude.engines.torch.scheme import Cotangents, Trial, Work, gathered, renewed
+from ude.engines.torch.scheme import Cotangents, Trial, gathered, renewed
 from ude.engines.torch.stages import combine
+from ude.engines.work import Work
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
 from ude.problems.ode import FlatRightHandSide
 from ude.problems.split import SplitFunction

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ude.engines.base import SolveSpec, add, as_batch
 from ude.engines.jacobian import Jacobian
-from ude.engines.torch.linear import Factors
-from ude.engines.torch.scheme import Cotangents, Trial, Work, gathered
+from ude.engines.linear import Factors
+from ude.engines.torch.scheme import Cotangents, Trial, gathered
 from ude.engines.torch.stages import combine
+from ude.engines.work import Work
 from ude.methods.rosenbrock import RosenbrockMethod, RosenbrockTableau
 
 # A trajectory whose iterative solver fails halves its step.

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ude.engines.base import SolveSpec
-from ude.engines.torch.scheme import Cotangents, Trial, Work
+from ude.engines.torch.scheme import Cotangents, Trial
+from ude.engines.work import Work
 from ude.errors import InputError
 from ude.methods import SymplecticMethod
 from ude.problems.dynamical import DynamicalODEFunction

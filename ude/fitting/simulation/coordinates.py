@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ude.errors import DataError, InputError
 from ude.fitting.data.dataset import Dataset
-from ude.fitting.trajectory_inputs import PerTrajectory
+from ude.fitting.simulation.trajectory_inputs import PerTrajectory
 from ude.models import Model
 
 Positive = bool | str | Sequence[str]

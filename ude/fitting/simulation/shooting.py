@@ -17,13 +17,13 @@ from torch import Tensor
 
 from ude.engines.fused.engine import WORK_OF_A_GRADIENT
 from ude.errors import EngineRefused
-from ude.fitting.coordinates import Coordinates, InnerField
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.evaluation_log import Meter
-from ude.fitting.jacobians import rows
-from ude.fitting.losses import COST_OF_A_MISSING_POINT, residuals
-from ude.fitting.measurement import Measurement
-from ude.fitting.noise import Likelihood
+from ude.fitting.objective.losses import COST_OF_A_MISSING_POINT, residuals
+from ude.fitting.objective.measurement import Measurement
+from ude.fitting.objective.noise import Likelihood
+from ude.fitting.simulation.coordinates import Coordinates, InnerField
+from ude.fitting.simulation.jacobians import rows
 from ude.methods import Algorithm, Tsit5
 from ude.models import Model, Neural
 from ude.problems.ode import ODEProblem

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ude.fitting.data.dataset import Dataset
-from ude.fitting.smoothing import Smoothing
+from ude.fitting.smoothing.smooth import Smoothing
 
 
 @dataclass(frozen=True, eq=False)

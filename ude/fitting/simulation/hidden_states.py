@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ude.fitting.coordinates import InnerField
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.data.trajectory import Array
-from ude.fitting.shooting import SolverOptions
-from ude.fitting.smoothing import Smoothing
+from ude.fitting.simulation.coordinates import InnerField
+from ude.fitting.simulation.shooting import SolverOptions
+from ude.fitting.smoothing.smooth import Smoothing
 from ude.methods import Tsit5
 from ude.problems.interpolation import Interpolation
 from ude.problems.ode import ODEProblem

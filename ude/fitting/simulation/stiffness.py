@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ude.fitting.coordinates import InnerField
+from ude.fitting.simulation.coordinates import InnerField
 from ude.methods import Algorithm, KenCarp4, Tsit5
 
 # Where Tsit5's region of absolute stability meets the negative real axis.

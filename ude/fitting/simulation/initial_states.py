@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.errors import InputError
-from ude.fitting.coordinates import Coordinates
 from ude.fitting.data.trajectory import Array
+from ude.fitting.simulation.coordinates import Coordinates
 from ude.models import Parameter
 from ude.models.equations.expression import did_you_mean
 

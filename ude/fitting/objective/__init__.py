@@ -1,0 +1,1 @@
+"""What a fit minimizes: misfit of the measured columns, noise models, priors and penalties."""

@@ -1,0 +1,1 @@
+"""Smooth curves through noisy data, before any equation is known."""
