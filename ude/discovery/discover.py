@@ -27,7 +27,7 @@ from ude.discovery.search.fronts import default_searches, note_on_searches
 from ude.discovery.search.fronts_cache import fronts_kept_in
 from ude.discovery.selection.combination import Combination
 from ude.discovery.selection.refits_cache import KeptRefits, Refit
-from ude.discovery.selection.selection import Allowed, Selection, SelectionOptions, select
+from ude.discovery.selection.selection import Allowed, Hooks, Selection, SelectionOptions, select
 from ude.discovery.shared_terms import tied
 from ude.errors import DataError, InputError, ModelError
 from ude.fitting.objective.measurement import Measurement
@@ -152,9 +152,7 @@ def _selected(
             u0=fit.u0,
             held_out=held_out,
             options=options,
-            on_progress=lambda done, total, best: stage.advance(),
-            refit=refit,
-            allowed=allowed,
+            hooks=Hooks(lambda done, total, best: stage.advance(), refit, allowed),
         )
 
 

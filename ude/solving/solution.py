@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -56,6 +56,15 @@ class Statistics:
     why_algorithm: str = ""
     switches: Int[Tensor, "*batch"] | None = None
     nproducts: int = 0
+
+
+class Ended(NamedTuple):
+    """Where each trajectory (B,) began, was to end and got to, and how it ended (`ReturnCode`)."""
+
+    t0: Float[Tensor, "B"]
+    t1: Float[Tensor, "B"]
+    reached: Float[Tensor, "B"]
+    retcode: Int[Tensor, "B"]
 
 
 class Counts(Protocol):
@@ -127,17 +136,16 @@ class Solution:
         values: Float[Tensor, "*batch T n"],
         *,
         names: tuple[str, ...] | Callable[[], tuple[str, ...]],
-        span: tuple[Float[Tensor, "B"], Float[Tensor, "B"]],
-        reached: Float[Tensor, "B"],
-        retcode: Int[Tensor, "B"],
+        ended: Ended,
         stats: Statistics | Callable[[], Statistics],
         dense: Callable[[Float[Tensor, "B T"]], Tensor],
         events: tuple[Event, ...] = (),
     ) -> None:
         self.events, self._names, self._stats = events, names, stats
-        self._times, self._values, self._span, self._codes, self._dense = times, values, span, retcode, dense
-        self.reached = self._reached = reached
-        self._bad = [i for i, code in enumerate(retcode.tolist()) if not ReturnCode(code).ok]
+        self._times, self._values, self._dense = times, values, dense
+        self._span, self._codes = (ended.t0, ended.t1), ended.retcode
+        self.reached = self._reached = ended.reached
+        self._bad = [i for i, code in enumerate(ended.retcode.tolist()) if not ReturnCode(code).ok]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -220,9 +228,7 @@ class Solution:
             times.unsqueeze(0),
             values,
             names=self.names,
-            span=(self._span[0][i : i + 1], self._span[1][i : i + 1]),
-            reached=self._reached[i : i + 1],
-            retcode=self._codes[i : i + 1],
+            ended=Ended(*(item[i : i + 1] for item in (*self._span, self._reached, self._codes))),
             stats=stats,
             dense=dense,
             events=tuple(

@@ -32,7 +32,7 @@ from ude.problems.ode import ODEProblem
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solving.default_algorithm import default_algorithm
 from ude.solving.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
-from ude.solving.solution import Solution, Statistics, statistics_of
+from ude.solving.solution import Ended, Solution, Statistics, statistics_of
 from ude.solving.steady_state import SteadyStateProblem, TerminateSteadyState, solve_steady_state
 from ude.solving.validation import SolveOptions, tracked, validate
 
@@ -298,9 +298,7 @@ def _run_with_events(
         times,
         values.view(*spec.batch, *values.shape[1:]),
         names=prob.state_names,
-        span=(spec.t0, result.t_end),
-        reached=result.t_end,
-        retcode=result.retcode,
+        ended=Ended(spec.t0, result.t_end, result.t_end, result.retcode),
         stats=statistics_of(
             result,
             spec,
@@ -358,9 +356,7 @@ def _run(
         result.times,
         read(result.times, result.values),
         names=lambda: prob.state_names,
-        span=(spec.t0, spec.t1),
-        reached=result.t_end,
-        retcode=result.retcode,
+        ended=Ended(spec.t0, spec.t1, result.t_end, result.retcode),
         stats=statistics,
         dense=read,
     )

@@ -19,7 +19,7 @@ from ude.events.callbacks import Callback, DiscreteCallback, terminate
 from ude.methods import Algorithm, KenCarp4, Rodas5P
 from ude.problems.ode import ODEProblem
 from ude.sensitivity.steady_state_adjoint import SteadyStateAdjoint
-from ude.solving.solution import Solution, statistics_of
+from ude.solving.solution import Ended, Solution, statistics_of
 
 # Where an unlimited integration ends: far beyond every time scale, and within the range of float32.
 _FOREVER = 1e30
@@ -225,9 +225,7 @@ def solve_steady_state(
         forever.unsqueeze(-1),
         values,
         names=prob.state_names,
-        span=(forever, forever),
-        reached=found.reached,
-        retcode=found.retcode,
+        ended=Ended(forever, forever, found.reached, found.retcode),
         stats=statistics_of(
             found,
             spec,

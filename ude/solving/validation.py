@@ -29,7 +29,7 @@ from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm
 
 
 class SolveOptions(NamedTuple):
-    """The arguments of `solve` that describe one solve, as they were given; `solve` documents them and has the defaults."""
+    """The arguments of `solve` that describe one solve, as given; `solve` documents them and holds the defaults."""
 
     saveat: Any
     abstol: Any

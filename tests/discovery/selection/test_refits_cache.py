@@ -16,7 +16,7 @@ from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.selection import refits_cache as kept_refits
 from ude.discovery.selection.refits_cache import FOLDER, KeptRefits
-from ude.discovery.selection.selection import select
+from ude.discovery.selection.selection import Hooks, select
 from ude.errors import InputError
 
 x, c0, c1 = sp.symbols("x c0 c1")
@@ -106,9 +106,9 @@ def test_an_interrupted_selection_goes_on_and_ends_the_same(tmp_path: Path, aske
             raise KeyboardInterrupt
 
     whole = select(system, {"U": front}, DATA)
-    first = select(system, {"U": front}, DATA, on_progress=stop, refit=KeptRefits(tmp_path))
+    first = select(system, {"U": front}, DATA, hooks=Hooks(on_progress=stop, refit=KeptRefits(tmp_path)))
     assert first.interrupted
     assert len(asked) == 3
-    second = select(system, {"U": front}, DATA, refit=KeptRefits(tmp_path))
+    second = select(system, {"U": front}, DATA, hooks=Hooks(refit=KeptRefits(tmp_path)))
     assert len(asked) == len(whole.ranked)  # the first three were read
     assert [(str(c), c.score) for c in second.ranked] == [(str(c), c.score) for c in whole.ranked]

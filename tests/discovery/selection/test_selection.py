@@ -12,7 +12,7 @@ from ude.discovery.candidate import Candidate, complexity
 from ude.discovery.refit.closed_system import ClosedSystem, Constant, ObservedTrajectory
 from ude.discovery.refit.integration import Integrator
 from ude.discovery.refit.partial_system import PartialSystem
-from ude.discovery.selection.selection import SelectionOptions, select
+from ude.discovery.selection.selection import Hooks, SelectionOptions, select
 from ude.discovery.selection.shortlist import score, shortlist
 from ude.errors import InputError, ModelError
 
@@ -141,7 +141,7 @@ def test_many_combinations_are_searched_term_by_term_within_the_limit() -> None:
         {"U1": FRONT, "U2": FRONT},
         [_data(0.05)],
         options=options,
-        on_progress=lambda done, total, best: seen.append((done, total, best)),
+        hooks=Hooks(on_progress=lambda done, total, best: seen.append((done, total, best))),
     )
     assert str(found.chosen) == "U1 = c0*x*y, U2 = c0*x*y"
     assert len(found.ranked) <= 20
@@ -157,7 +157,7 @@ def test_interruption_returns_the_best_so_far() -> None:
         if done == 5:
             raise KeyboardInterrupt
 
-    found = select(SYSTEM, {"U1": FEW, "U2": FEW}, [_data(0.05)], on_progress=stop)
+    found = select(SYSTEM, {"U1": FEW, "U2": FEW}, [_data(0.05)], hooks=Hooks(on_progress=stop))
     assert found.interrupted
     assert len(found.ranked) == 5
     assert found.chosen in found.ranked
@@ -225,7 +225,7 @@ def test_an_open_choice_is_widened_by_summands_that_were_offered_alone(monkeypat
     wide = select(system, {"U1": front}, [data])
     assert sorted(wide.chosen.fit.values.values()) == pytest.approx([-1.0, 2.0], rel=1e-4)
     assert wide.chosen.step.startswith("added")
-    held = select(system, {"U1": front}, [data], allowed=lambda term, own: len(own.constants) < 2)
+    held = select(system, {"U1": front}, [data], hooks=Hooks(allowed=lambda term, own: len(own.constants) < 2))
     assert {len(c.candidates["U1"].constants) for c in held.ranked} <= {0, 1}
 
 

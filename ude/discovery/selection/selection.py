@@ -98,6 +98,19 @@ class Selection:
     options: SelectionOptions = SelectionOptions()
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What a selection calls on its way.
+
+    on_progress: with (done, total, best so far). refit: `fit_closed_form`, or the same with a memory (`KeptRefits`).
+    allowed: whether a formula that no search offered may stand for a term.
+    """
+
+    on_progress: Progress | None = None
+    refit: Refit = fit_closed_form
+    allowed: Allowed = lambda term, candidate: True
+
+
 def select(
     system: PartialSystem,
     fronts: Mapping[str, Sequence[Candidate]],
@@ -106,23 +119,19 @@ def select(
     u0: Array | None = None,
     held_out: Sequence[ObservedTrajectory] = (),
     options: SelectionOptions = SelectionOptions(),
-    on_progress: Progress | None = None,
-    refit: Refit = fit_closed_form,
-    allowed: Allowed = lambda term, candidate: True,
+    hooks: Hooks = Hooks(),
 ) -> Selection:
     """Fit combinations of candidates on the observed trajectories and rank them (see the module's own text).
 
     fronts: candidates of each unknown term. u0: starting initial states (trajectory, state). held_out: one trajectory
-    for each training trajectory, continuing it. on_progress: called with (done, total, best so far). refit:
-    `fit_closed_form`, or the same with a memory (`KeptRefits`). allowed: whether a formula that no search offered may
-    stand for a term.
+    for each training trajectory, continuing it.
 
     Raises ModelError where a term has no candidates, or nothing could be fitted at all.
     """
     empty = [term for term in system.calls if not fronts.get(term)]
     if empty:
         raise ModelError(f"no candidate formulas for {', '.join(empty)}", fix="Search with another regressor.")
-    trial = _Trial(system, train, u0, held_out, options, on_progress, refit, allowed)
+    trial = _Trial(system, train, u0, held_out, options, hooks)
     lists = {term: shortlist(fronts[term], options.max_candidates, trial.n) for term in system.calls}
     try:
         total = int(np.prod([len(choices) for choices in lists.values()]))
@@ -155,12 +164,11 @@ class _Trial:
         u0: Array | None,
         held_out: Sequence[ObservedTrajectory],
         options: SelectionOptions,
-        on_progress: Progress | None,
-        refit: Refit,
-        allowed: Allowed,
+        hooks: Hooks,
     ) -> None:
         self.system, self.train, self.u0, self.held_out = system, list(train), u0, list(held_out)
-        self.options, self.on_progress, self.refit, self.allowed = options, on_progress, refit, allowed
+        self.options, self.on_progress = options, hooks.on_progress
+        self.refit, self.allowed = hooks.refit, hooks.allowed
         self.scale, self.sizes = system.residual_scale(self.train), system.sizes(self.train)
         self.n = int(sum(np.isfinite(trajectory.u).sum() for trajectory in self.train))
         self.done: dict[tuple[str, ...], Combination] = {}

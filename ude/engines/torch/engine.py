@@ -171,7 +171,7 @@ def _pull_segment(
     if isinstance(spec.algorithm, ExplicitRungeKutta):
         of_u, parts = pullback(spec, spec.algorithm.tableau, record, p, times, grad)
         return of_u, of_carried, parts
-    return pull_segment(spec, lambda leaves: _reversible(spec, leaves), record, p, times, grad, of_carried, first)
+    return pull_segment(spec, lambda leaves: _reversible(spec, leaves), record, p, times, grad, (of_carried, first))
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,20 +44,18 @@ def pull_segment(
     p: Sequence[Tensor],
     times: Float[Tensor, "B T"],
     grad: Float[Tensor, "B T n"],
-    of_carried: Float[Tensor, "B n"] | None = None,
-    first: bool = True,
+    carried: tuple[Float[Tensor, "B n"] | None, bool] = (None, True),
 ) -> tuple[Float[Tensor, "B n"], Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
     """Pull cotangents back through the steps of a record that another may follow or precede.
 
     Args:
-        of_carried: Cotangent of the derivative carried over at the end.
-        first: Whether the first step started with f(u0) itself; otherwise the cotangent of what it started with is
-            handed on.
+        carried: Cotangent of the derivative carried over at the end, and whether the first step started with f(u0)
+            itself; otherwise the cotangent of what it started with is handed on.
 
     Returns:
         Cotangents of the first state, of the derivative carried over there, and of the leaves.
     """
-    rows = record.dt.shape[0]
+    rows, (of_carried, first) = record.dt.shape[0], carried
     of_carried = torch.zeros_like(record.u[0]) if of_carried is None else of_carried
     if rows == 0:
         return grad.sum(1), of_carried, tuple(None for _ in p)

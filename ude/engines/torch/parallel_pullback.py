@@ -77,13 +77,11 @@ def pullback_parallel(
     numbers: TableauTensors,
     record: StepRecord,
     rows: range,
-    leaves: Sequence[Tensor],
-    inputs: Sequence[Tensor],
-    reads: DenseReads,
-    adjoint: Float[Tensor, "B n"],
+    variables: tuple[Sequence[Tensor], Sequence[Tensor]],
+    cotangents: tuple[DenseReads, Float[Tensor, "B n"]],
 ) -> tuple[Float[Tensor, "B n"], list[Tensor | None]]:
-    """Pull the cotangent of the end of these rows, and of what is read in them, back to the first state and to
-    `inputs`, which are among the leaves."""
+    """The same as `pullback.sweep`."""
+    (leaves, inputs), (reads, adjoint) = variables, cotangents
     batch = record.dt.shape[1]
     chunk = max(1, MOST_POINTS // (len(numbers.a) * batch))
     totals: list[Tensor | None] = [None] * len(inputs)

@@ -76,7 +76,7 @@ def pullback(
     leaves = live_leaves(p, wanted)
     inputs = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]
     adjoint = torch.zeros_like(record.u[0])
-    adjoint, totals = sweep(spec, numbers, record, range(rows), (leaves, inputs), reads, starts, adjoint)
+    adjoint, totals = sweep(spec, numbers, record, range(rows), (leaves, inputs), (reads, adjoint), starts)
     found = iter(totals)
     return adjoint, tuple(next(found) if need else None for need in wanted)
 
@@ -87,29 +87,28 @@ def sweep(
     record: StepRecord,
     rows: range,
     variables: tuple[Sequence[Tensor], Sequence[Tensor]],
-    reads: DenseReads,
+    cotangents: tuple[DenseReads, Float[Tensor, "B n"]],
     starts: Starts,
-    adjoint: Float[Tensor, "B n"],
 ) -> tuple[Float[Tensor, "B n"], list[Tensor | None]]:
-    """Pull the cotangent of the end of these rows, and of what is read in them, back to their start.
+    """Pull the cotangents of what is read in these rows, and of their end, back to their start.
 
     Args:
         variables: All leaves, and those of them that a gradient is wanted for.
     """
-    leaves, inputs = variables
+    (leaves, inputs), (reads, adjoint) = variables, cotangents
     # with checkpoints the states of all steps are not there at once
     if record.kept is None and pays(spec, numbers, record, rows, leaves):
-        return pullback_parallel(spec, numbers, record, rows, leaves, inputs, reads, adjoint)
+        return pullback_parallel(spec, numbers, record, rows, variables, cotangents)
     totals: list[Tensor | None] = [None] * len(inputs)
     for start in reversed(range(rows.start, rows.stop, _ROWS_IN_ONE_GRAPH)):
         with torch.no_grad():
             u = starts(start)[0].detach().requires_grad_()
         with torch.enable_grad():
-            outputs, cotangents = segment(
+            outputs, of_reads = segment(
                 spec, numbers, record, range(start, min(rows.stop, start + _ROWS_IN_ONE_GRAPH)), u, leaves, reads
             )
         adjoint, *parts = torch.autograd.grad(
-            outputs, (u, *inputs), [adjoint, *cotangents], allow_unused=True, materialize_grads=False
+            outputs, (u, *inputs), [adjoint, *of_reads], allow_unused=True, materialize_grads=False
         )
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
     return adjoint, totals

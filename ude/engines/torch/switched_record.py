@@ -106,7 +106,7 @@ def pull_switched_segment(
     for implicit, rows in reversed(_stretches(record)):
         if not implicit:
             numbers = tableau_tensors(algorithm.nonstiff.tableau, record.u.dtype, record.u.device)
-            adjoint, found_here = sweep(spec, numbers, record, rows, (leaves, inputs), reads, starts, now.u)
+            adjoint, found_here = sweep(spec, numbers, record, rows, (leaves, inputs), (reads, now.u), starts)
             now = Cotangents(adjoint, now.k1)
             totals = [add(total, part) for total, part in zip(totals, found_here, strict=True)]
             continue

@@ -294,6 +294,9 @@ def read_data(
     Raises:
         InputError: The source is something else.
         DataError: As the reader of the source.
+
+    >>> ude.fitting.read_data({"t": [0.0, 1.0, 2.0], "x": [1.0, 0.5, 0.2]}).counts()
+    {'x': 3}
     """
     if isinstance(source, str | Path):
         reader = read_parquet if Path(source).suffix.lower() in (".parquet", ".pq") else read_csv

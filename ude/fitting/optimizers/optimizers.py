@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -33,6 +33,7 @@ def _compute(compute: Callable[[], Array]) -> Array:
     return compute()
 
 
+@dataclass(eq=False)
 class Objective:
     """A scalar loss of some tensors, seen as a function of one flat vector.
 
@@ -46,28 +47,30 @@ class Objective:
     floor:      a change of the loss by a small fraction of this counts as none, however small the loss is
     """
 
-    def __init__(
-        self,
-        loss: Callable[[], Tensor],
-        parameters: Sequence[Tensor],
-        *,
-        residuals: Callable[[], Tensor] | None = None,
-        record: Record = _compute,
-        decays: Sequence[Tensor] = (),
-        floor: float = 0.0,
-        batched: bool = False,
-        posterior: Posterior | None = None,
-    ) -> None:
-        self.loss, self.parameters = loss, list(parameters)
-        self.residuals, self.record, self.floor = residuals, record, floor
-        self.batched, self.posterior = batched, posterior
-        self.evaluations = 0
-        self.enough = -math.inf  # a loss below which nothing is to be gained
-        self.rate = self.damping = math.nan  # of Adam, and of Gauss-Newton steps, for who reports on them
-        self.best = np.inf
+    loss: Callable[[], Tensor]
+    parameters: Sequence[Tensor]
+    _: KW_ONLY
+    residuals: Callable[[], Tensor] | None = None
+    record: Record = _compute
+    decays: Sequence[Tensor] = ()
+    floor: float = 0.0
+    batched: bool = False
+    posterior: Posterior | None = None
+    evaluations: int = field(default=0, init=False)
+    #: A loss below which nothing is to be gained.
+    enough: float = field(default=-math.inf, init=False)
+    #: Of Adam, and of Gauss-Newton steps, for who reports on them.
+    rate: float = field(default=math.nan, init=False)
+    damping: float = field(default=math.nan, init=False)
+    best: float = field(default=math.inf, init=False)
+
+    def __post_init__(self) -> None:
+        self.parameters = list(self.parameters)
         self.best_point = self.point()
+        decays = self.decays
         marked = [torch.full_like(p, any(p is q for q in decays), dtype=torch.float64) for p in self.parameters]
-        self.decays = torch.cat([m.reshape(-1) for m in marked]).numpy() if marked else np.zeros(0)
+        #: 1 where weight decay shrinks a number, else 0 (number,).
+        self.decay_mask = torch.cat([m.reshape(-1) for m in marked]).numpy() if marked else np.zeros(0)
 
     def point(self) -> Array:
         """The tensors now, flattened."""
@@ -312,7 +315,7 @@ def _adam(objective: Objective, options: Adam, stall: float, on_iteration: OnIte
             v = 0.999 * v + 0.001 * gradient**2
             x = x - step * (m / (1.0 - 0.9**age)) / (np.sqrt(v / (1.0 - 0.999**age)) + 1e-12)
             if options.weight_decay:
-                x = x - step * options.weight_decay * objective.decays * x
+                x = x - step * options.weight_decay * objective.decay_mask * x
     finally:
         objective.assign(objective.best_point)
         objective.rate = math.nan

@@ -12,10 +12,12 @@ _DP8 = assemble(
     (8, 5, 7),
     c=coefficients.DOP853_C,
     a=coefficients.DOP853_A,
-    b=coefficients.DOP853_B,
-    embedded=coefficients.DOP853_EMBEDDED,
+    weights=(
+        coefficients.DOP853_B,
+        coefficients.DOP853_EMBEDDED,
+        numbers("31/127 0 0 0 0 0 0 0 12675/17272 0 0 3/136"),
+    ),
     # the quadrature of order 3 on the nodes 0, c_9 and 1
-    embedded_low=numbers("31/127 0 0 0 0 0 0 0 12675/17272 0 0 3/136"),
     extra_a=coefficients.DOP853_EXTRA_A,
     interpolant=coefficients.DOP853_INTERPOLANT,
 )

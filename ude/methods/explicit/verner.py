@@ -16,21 +16,19 @@ def assemble(
     *,
     c: _Row,
     a: _Table,
-    b: _Row,
-    embedded: _Row,
+    weights: tuple[_Row, ...],
     extra_a: _Table,
     interpolant: _Table,
-    embedded_low: _Row = (),
 ) -> ExplicitTableau:
     """Build a tableau from rows without their trailing zeros.
 
     Args:
         orders: Of the step, the embedded solution and the interpolant.
-        embedded, embedded_low: Weights of the embedded solutions.
+        weights: Of the step, of the embedded solution and, where there is one, of a second embedded solution.
     """
     stages = len(a) + 1
-    b, embedded = padded(b, stages), padded(embedded, stages)
-    low = padded(embedded_low, stages) if embedded_low else ()
+    b, embedded, *others = (padded(row, stages) for row in weights)
+    low = others[0] if others else ()
     powers = max(len(row) for row in interpolant)
     return ExplicitTableau(
         name=name,
@@ -53,8 +51,7 @@ _VERN6 = assemble(
     (6, 5, 6),
     c=coefficients.VERN6_C,
     a=coefficients.VERN6_A,
-    b=coefficients.VERN6_B,
-    embedded=coefficients.VERN6_EMBEDDED,
+    weights=(coefficients.VERN6_B, coefficients.VERN6_EMBEDDED),
     extra_a=coefficients.VERN6_EXTRA_A,
     interpolant=coefficients.VERN6_INTERPOLANT,
 )
@@ -63,8 +60,7 @@ _VERN7 = assemble(
     (7, 6, 6),
     c=coefficients.VERN7_C,
     a=coefficients.VERN7_A,
-    b=coefficients.VERN7_B,
-    embedded=coefficients.VERN7_EMBEDDED,
+    weights=(coefficients.VERN7_B, coefficients.VERN7_EMBEDDED),
     extra_a=coefficients.VERN7_EXTRA_A,
     interpolant=coefficients.VERN7_INTERPOLANT,
 )
@@ -73,8 +69,7 @@ _VERN9 = assemble(
     (9, 8, 9),
     c=coefficients.VERN9_C,
     a=coefficients.VERN9_A,
-    b=coefficients.VERN9_B,
-    embedded=coefficients.VERN9_EMBEDDED,
+    weights=(coefficients.VERN9_B, coefficients.VERN9_EMBEDDED),
     extra_a=coefficients.VERN9_EXTRA_A,
     interpolant=coefficients.VERN9_INTERPOLANT,
 )

@@ -463,10 +463,8 @@ class Lowering:
         return self._put(base, order.index_select(axis, index), y, True)
 
     # -- convolutions: windows of addresses, then a product ----------------------------------------------------------
-    def _op_convolution(
-        self, node: fx.Node, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any,
-        transposed: bool, output_padding: Any, groups: int,
-    ) -> Any:  # fmt: skip
+    def _op_convolution(self, node: fx.Node, *given: Any) -> Any:
+        x, weight, bias, stride, padding, dilation, transposed, _, groups = given
         if transposed or groups != 1:
             raise Unfusable("transposed and grouped convolutions have no fused form")
         windows, shape = _windows(self._ids(x), self._ids(weight).shape[2:], stride, padding, dilation)
@@ -477,10 +475,8 @@ class Lowering:
             return _held(out)
         return self._map("add", (_held(out), _held(self.addresses(bias).reshape(1, -1, *([1] * len(shape))))))
 
-    def _op_convolution_backward(
-        self, node: fx.Node, grad: Any, x: Any, weight: Any, bias_sizes: Any, stride: Any, padding: Any, dilation: Any,
-        transposed: bool, output_padding: Any, groups: int, mask: Any,
-    ) -> Any:  # fmt: skip
+    def _op_convolution_backward(self, node: fx.Node, *given: Any) -> Any:
+        grad, x, weight, _, stride, padding, dilation, transposed, _, groups, mask = given
         if transposed or groups != 1:
             raise Unfusable("transposed and grouped convolutions have no fused form")
         inputs, kernel, of_out = self._ids(x), self.addresses(weight), self.addresses(grad)
