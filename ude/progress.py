@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
-class Stage:
+class ProgressStage:
     """One stage of the work. Counts and times itself whether or not anything is shown."""
 
     def __init__(self, owner: ProgressBar, name: str, total: int | None) -> None:
@@ -34,7 +34,7 @@ class Stage:
         self._task: TaskID | None = None
         self._start = 0.0
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> ProgressStage:
         self._start = time.perf_counter()
         if self.owner.live is not None:
             self._task = self.owner.live.add_task(self.name, total=self.total, loss="")
@@ -88,9 +88,9 @@ class ProgressBar:
             self.live.start()
         return self
 
-    def stage(self, name: str, total: int | None = None) -> Stage:
+    def stage(self, name: str, total: int | None = None) -> ProgressStage:
         """A stage of `total` steps, None when the number is unknown; use it in a `with` statement."""
-        return Stage(self, name, total)
+        return ProgressStage(self, name, total)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self.live is not None:

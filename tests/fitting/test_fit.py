@@ -360,7 +360,7 @@ def test_unusable_argument_is_refused_before_training(lotka_volterra_data, half_
 
 
 def test_what_is_no_model_is_refused(lotka_volterra_data):
-    with pytest.raises(InputError, match=r"fit needs a model: expected a ude\.Model such as .* got Linear"):
+    with pytest.raises(InputError, match=r"fit needs a model: expected a ude\.models\.Model such as .* got Linear"):
         fit(torch.nn.Linear(2, 2), lotka_volterra_data(), progress=False)
 
 

@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 import ude
 from ude.errors import InputError
 from ude.fitting import Dataset, FitOptions, fit
-from ude.fitting.smooth_points import Points
+from ude.fitting.smooth_points import SmoothPoints
 from ude.fitting.smoothing import smooth
 
 LOTKA_VOLTERRA = ["dx/dt = a*x - b*x*y", "dy/dt = c*x*y - d*y"]
@@ -376,7 +376,7 @@ def test_a_network_does_not_follow_the_errors_of_the_smoothed_data(lotka_volterr
     """Derivative matching ends where slopes are matched as closely as they are known: soon, with 2 % noise."""
     data = lotka_volterra_data(noise=0.02)
     matched = fit(half_known, data, holdout=0, progress=False, stages="derivatives")
-    points = Points.along(data, smooth(data, [True, True]))
+    points = SmoothPoints.along(data, smooth(data, [True, True]))
     unsure = float((points.variance / points.du.square().mean(0)).mean())
     losses = matched.history["loss"].to_numpy()
     assert losses[-1] <= unsure < losses[len(losses) // 2]

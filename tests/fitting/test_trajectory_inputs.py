@@ -76,7 +76,7 @@ def test_a_network_may_read_a_covariate():
     assert result.rmse()["x"] < 0.05
 
 
-def test_values_of_lanes_are_those_of_their_trajectories():
+def test_values_of_a_batch_are_those_of_their_trajectories():
     model = ude.UDE("dx/dt = -k*x + dose + rain", parameters={"dose": 0.0, "rain": 0.0}, fit="k")
     data = runs_of(RATES, DOSES).with_conditions({"dose": DOSES, "unused": 3.0})
     data = data.with_covariates("rain", [[0.0, 1.0], [0.0, 2.0], [0.0, 4.0]], [[0.0, 1.0]] * 3)
@@ -84,13 +84,13 @@ def test_values_of_lanes_are_those_of_their_trajectories():
     inputs.set("k", RATES)
     index = torch.tensor([2, 0, 2])
     t = torch.tensor([[1.0, 2.0], [0.5, 1.0], [4.0, 3.0]], dtype=torch.float64)
-    values = inputs.lanes(index).along(t)
+    values = inputs.batch(index).along(t)
     assert set(values) == {"k", "dose", "rain"}
     torch.testing.assert_close(values["k"].flatten(), torch.tensor(RATES).double()[index])
     torch.testing.assert_close(values["dose"].flatten(), torch.tensor(DOSES).double()[index])
     rain = torch.tensor([[0.25, 0.5], [0.5, 1.0], [1.0, 0.75]], dtype=torch.float64)
     torch.testing.assert_close(values["rain"], rain)
-    torch.testing.assert_close(inputs.lanes(index)(t.T)["rain"], rain.T)  # engines have the lanes last
+    torch.testing.assert_close(inputs.batch(index)(t.T)["rain"], rain.T)  # engines have the batch last
     torch.testing.assert_close(inputs.forcing_at(index, t[:, 0])["rain"], rain[:, 0])
     assert Inputs(ude.UDE("dx/dt = -k*x", fit="k"), data).lanes(index) is None
 
@@ -103,7 +103,7 @@ def test_gradient_by_parameters_of_trajectories_agrees_with_differences():
     windows = cut(data, 6)
     assert len(windows) > 6
     one = torch.ones(1, dtype=torch.float64)
-    field = InnerField(model, Coordinates([True], [1.0]), inputs.lanes(windows.trajectory))
+    field = InnerField(model, Coordinates([True], [1.0]), inputs.batch(windows.trajectory))
     shooting = Shooting(field, windows, one, one, SolverOptions(1e-11))
     starts = field.coordinates.inner(windows.u[:, 0])
     leaves = [p for name, p in field.named_parameters() if p.requires_grad and "model.store.raw_k" not in name]

@@ -11,7 +11,7 @@ import numpy as np
 from ude.discovery.assessment.assessment import AssessmentOptions
 from ude.discovery.candidate import Candidate, Samples, SymbolicRegressor
 from ude.discovery.constraints.term_constraints import TermConstraints, knowledge_by_term
-from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
+from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
 from ude.discovery.result import Discovery
 from ude.discovery.sampling import (
     Points,
@@ -163,7 +163,7 @@ def _allowed_by(known: Mapping[str, TermConstraints], samples: Mapping[str, Samp
     return lambda term, candidate: term not in known or known[term].why_not(candidate, samples[term]) is None
 
 
-def _on_all_data(fit: Fit, selection: Selection, options: FitOptions, bar: ProgressBar) -> tuple[EmbeddedFit, bool]:
+def _on_all_data(fit: Fit, selection: Selection, options: RefitOptions, bar: ProgressBar) -> tuple[EmbeddedFit, bool]:
     """The chosen system on all data where some were held out, and whether anything so far was interrupted."""
     if fit.held_out is None or selection.interrupted:
         return selection.chosen.fit, selection.interrupted or fit.interrupted
@@ -220,7 +220,7 @@ def _samples(fit: Fit, source: str) -> tuple[dict[str, Samples], Points]:
     return sample_terms(fit, points), points
 
 
-def refit_on_all(chosen: Combination, fit: Fit, options: FitOptions) -> EmbeddedFit:
+def refit_on_all(chosen: Combination, fit: Fit, options: RefitOptions) -> EmbeddedFit:
     """The chosen system's constants and initial states on all observations, from their training values.
 
     Falls back to the training values where no better fit was found from there.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ude.errors import DataError, InputError
 from ude.fitting.data.dataset import Dataset
-from ude.fitting.trajectory_inputs import Lanes
+from ude.fitting.trajectory_inputs import BatchInputs
 from ude.models import Model
 
 Positive = bool | str | Sequence[str]
@@ -46,21 +46,21 @@ class Coordinates:
 class InnerField(nn.Module):
     """``dz/dt = f(u(z), p, t) dz/du``: a model in the coordinates of a fit. Owns the model, hence its parameters.
 
-    lanes: the parameters that differ between the lanes of a batch; None where none does
+    inputs: the parameters that differ within the batch; None where none does
     """
 
-    def __init__(self, model: Model, coordinates: Coordinates, lanes: Lanes | None = None) -> None:
+    def __init__(self, model: Model, coordinates: Coordinates, inputs: BatchInputs | None = None) -> None:
         super().__init__()
-        self.model, self.coordinates, self.lanes = model, coordinates, lanes
+        self.model, self.coordinates, self.inputs = model, coordinates, inputs
 
     def forward(self, z: Tensor, p: None, t: Tensor) -> Tensor:
         u = self.coordinates.natural(z)
-        p = None if self.lanes is None else self.lanes(t)
+        p = None if self.inputs is None else self.inputs(t)
         return self.coordinates.inner_rate(u, self.model(u, p, t))
 
-    def overrides(self, t: Float[Tensor, "lane time"]) -> dict[str, Tensor] | None:
-        """What stands in the place of the model's parameters along the times of each lane."""
-        return None if self.lanes is None else self.lanes.along(t)
+    def overrides(self, t: Float[Tensor, "batch time"]) -> dict[str, Tensor] | None:
+        """What stands in the place of the model's parameters along the times of each element of the batch."""
+        return None if self.inputs is None else self.inputs.along(t)
 
 
 def positive_states(

@@ -20,7 +20,7 @@ from ude.fitting.penalties import ParameterPrior, Penalty, check_known
 from ude.fitting.result import Fit
 from ude.fitting.stages.stages import Callback, Stage, checked_stages
 from ude.fitting.state import Setup, Training
-from ude.fitting.storage.fit_folder import RunFolder, model_identity
+from ude.fitting.storage.fit_folder import FitFolder, model_identity
 from ude.fitting.trajectory_inputs import Inputs
 from ude.models import Model
 from ude.progress import ProgressBar
@@ -126,7 +126,7 @@ def fit(
         penalties=tuple(penalties),
         callback=callback,
     )
-    folder = None if out is None else RunFolder(out, _identity(setup, chosen, data))
+    folder = None if out is None else FitFolder(out, _identity(setup, chosen, data))
 
     def result(training: Training, interrupted: bool) -> Fit:
         own = training.inputs.fitted()
@@ -165,7 +165,7 @@ def fit(
 def _run(
     setup: Setup,
     stages: Sequence[Stage],
-    folder: RunFolder | None,
+    folder: FitFolder | None,
     progress: bool,
     result: Callable[[Training, bool], Fit],
 ) -> Fit:

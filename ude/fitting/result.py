@@ -18,7 +18,7 @@ from ude.fitting.data.dataset import Array, Dataset, root_mean_square
 from ude.fitting.measurement import Measurement
 from ude.fitting.noise import Gaussian, NoiseModel, log_likelihood
 from ude.fitting.options import FitOptions
-from ude.fitting.trajectory_inputs import Lanes, restored
+from ude.fitting.trajectory_inputs import BatchInputs, restored
 from ude.models import Model
 from ude.problems.ode import ODEProblem
 from ude.solving.solve import solve
@@ -162,13 +162,13 @@ class Fit:
             )
         coordinates = Coordinates(self.positive, self.state_scale)
         z0 = coordinates.inner(torch.as_tensor(self.u0[trajectory]))
-        lanes = self._lanes(trajectory)
+        inputs = self._inputs(trajectory)
         if times[-1] == start:
             return np.repeat(self.u0[trajectory][None], len(times), axis=0)
-        # parameters of the trajectory's own need a batch to be lanes of
+        # parameters of the trajectory's own need a batch
         problem = ODEProblem(
-            InnerField(self.model, coordinates, lanes),
-            z0 if lanes is None else z0.unsqueeze(0),
+            InnerField(self.model, coordinates, inputs),
+            z0 if inputs is None else z0.unsqueeze(0),
             (start, float(times[-1])),
             names=self.model.states,
         )
@@ -182,7 +182,7 @@ class Fit:
                 maxiters=10_000 + 100 * len(times),
             )
             z = solution.partial if partial else solution.u
-            return coordinates.natural(z if lanes is None else z[0]).numpy()
+            return coordinates.natural(z if inputs is None else z[0]).numpy()
 
     def _reached(self, trajectory: int, times: Array) -> Array:
         """The columns (T, column) as far as the simulation gets; NaN from where it breaks down."""
@@ -190,12 +190,12 @@ class Fit:
 
     def _observed(self, trajectory: int, u: Array, times: Array) -> Array:
         with torch.no_grad():
-            t, lanes = torch.as_tensor(times), self._lanes(trajectory)
-            own = None if lanes is None else {name: value[0] for name, value in lanes.along(t.unsqueeze(0)).items()}
+            t, inputs = torch.as_tensor(times), self._inputs(trajectory)
+            own = None if inputs is None else {name: value[0] for name, value in inputs.along(t.unsqueeze(0)).items()}
             return self.measurement(torch.as_tensor(u), t, self.model.parameter_tensors(own)).numpy()
 
-    def _lanes(self, trajectory: int) -> Lanes | None:
-        return restored(self.model, self.data, self.per_trajectory).lanes(torch.tensor([trajectory]))
+    def _inputs(self, trajectory: int) -> BatchInputs | None:
+        return restored(self.model, self.data, self.per_trajectory).batch(torch.tensor([trajectory]))
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Data as points and what the simulations say as lines, one panel a column; also written to `path`."""

@@ -2,7 +2,7 @@
 
 Multiple shooting (Bock 1983; van Domselaar & Hemker 1975) cuts trajectories into windows, so that an error of the
 model has little time to grow, and ties the end of each window to the start of the next by a growing penalty. Single
-shooting is the case of one window a trajectory. All windows are one batch: every lane has its own span and times.
+shooting is the case of one window a trajectory. All windows are one batch: every window has its own span and times.
 """
 
 from __future__ import annotations

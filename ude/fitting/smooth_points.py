@@ -16,7 +16,7 @@ from ude.fitting.smoothing import Smoothing
 
 
 @dataclass(frozen=True, eq=False)
-class Points:
+class SmoothPoints:
     """Dense points along the smoothed trajectories: u and du (point, state), t (point,), and whose they are.
 
     variance: (point, state) of du, NaN where it is not known
@@ -29,7 +29,7 @@ class Points:
     variance: Tensor | None = None
 
     @classmethod
-    def along(cls, data: Dataset, smoothing: Smoothing, total: int = 200) -> Points:
+    def along(cls, data: Dataset, smoothing: Smoothing, total: int = 200) -> SmoothPoints:
         """About `total` points over all trajectories, at least two an interval of data, at most 4000.
 
         Points outside of the times at which every state was measured are left out where there are others.
@@ -48,7 +48,7 @@ class Points:
         columns = zip(*parts, strict=True)
         return cls(*(torch.as_tensor(np.concatenate(part)[known]) for part in columns))
 
-    def of(self, columns: Sequence[int]) -> Points:
+    def of(self, columns: Sequence[int]) -> SmoothPoints:
         """The same points, of some columns in another order."""
         variance = None if self.variance is None else self.variance[:, columns]
         return replace(self, u=self.u[:, columns], du=self.du[:, columns], variance=variance)

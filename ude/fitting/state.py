@@ -29,14 +29,14 @@ from ude.fitting.penalties import ParameterPrior, Penalty, Scene, bind_all
 from ude.fitting.posterior.function_prior import FunctionPrior, FunctionPriors, function_priors
 from ude.fitting.posterior.posterior import Posterior, Scales, WindowStarts, network_tensors
 from ude.fitting.shooting import Shooting, Windows, cut
-from ude.fitting.smooth_points import Points
+from ude.fitting.smooth_points import SmoothPoints
 from ude.fitting.smoothing import interpolate_rare, rarely_seen, smooth
 from ude.fitting.stages.hidden_states import HiddenStateMatching
 from ude.fitting.stages.stage_log import StageLog
 from ude.fitting.stages.stages import Callback, Stage
 from ude.fitting.stiffness import algorithm_for
 from ude.fitting.storage.evaluation_log import EvaluationLog, Meter
-from ude.fitting.storage.fit_folder import RunFolder
+from ude.fitting.storage.fit_folder import FitFolder
 from ude.fitting.trajectory_inputs import Inputs
 from ude.methods import Tsit5
 from ude.models import Model
@@ -125,8 +125,8 @@ class Training:
         for i in self.hidden:
             own = self.options.scale.get(states[i], float(np.abs(starts[:, i]).max()))
             state_scale[i] = own if own > 0 else 1.0
-        lanes = self.inputs.lanes(torch.arange(len(self.train)))
-        self.field = InnerField(self.model, Coordinates(setup.positive, state_scale), lanes)
+        inputs = self.inputs.batch(torch.arange(len(self.train)))
+        self.field = InnerField(self.model, Coordinates(setup.positive, state_scale), inputs)
         self.initial = InitialStates.of(setup.initial, self.field.coordinates, len(self.train))
         self.free_starts = bool(self.initial.free.any())
         self.starts = self.field.coordinates.inner(self.initial.inside(torch.as_tensor(starts)))
@@ -150,7 +150,7 @@ class Training:
 
     # -- the whole ------------------------------------------------------------------------------------------------
 
-    def run(self, stages: Sequence[Stage], folder: RunFolder | None, checkpoint: Callable[[], None]) -> None:
+    def run(self, stages: Sequence[Stage], folder: FitFolder | None, checkpoint: Callable[[], None]) -> None:
         """Prepare, then one stage after another; those that the folder holds are read from it."""
         self.checkpoint = checkpoint
         self._prepare()
@@ -175,7 +175,7 @@ class Training:
         starts = starting_values(setup.initial, self.spread_out(first))
         self.starts = self.field.coordinates.inner(self.initial.inside(torch.as_tensor(starts)))
         initialize.redraw_networks(self.model, setup.seed)
-        points = Points.along(self.train, self.smoothing)
+        points = SmoothPoints.along(self.train, self.smoothing)
         # columns and their rates, in logarithms where they are positive
         columns = Coordinates(self.positive_columns(), self.scale.numpy())
         unset = initialize.unset_parameters(self.model)
@@ -187,7 +187,7 @@ class Training:
                 self.field, self.hidden, self.train, self.smoothing, self.spread_out
             )
             rows = torch.arange(len(self.train)).repeat_interleave(self.driven.states.t.shape[1])
-            points = Points(*self.driven.points(self.starts, options.solver), rows)
+            points = SmoothPoints(*self.driven.points(self.starts, options.solver), rows)
         else:
             points = points.of(self.columns)
         self.points = points
@@ -249,7 +249,7 @@ class Training:
             self.notes.append(f"simulated by {algorithm.name}: the equations are stiff along the data")
         self.options = replace(self.options, solver=replace(self.options.solver, algorithm=algorithm))
 
-    def overrides(self, points: Points) -> Callable[[], dict[str, Tensor] | None]:
+    def overrides(self, points: SmoothPoints) -> Callable[[], dict[str, Tensor] | None]:
         """What stands in the place of the model's parameters at single points, as the parameters are now."""
         if not self.inputs.names:
             return lambda: None
@@ -356,7 +356,7 @@ class Training:
         return self.field.coordinates.inner(torch.as_tensor(self.spread_out(np.stack(starts))))
 
     def shooting(self, windows: Windows) -> Shooting:
-        field = InnerField(self.model, self.field.coordinates, self.inputs.lanes(windows.trajectory))
+        field = InnerField(self.model, self.field.coordinates, self.inputs.batch(windows.trajectory))
         return Shooting(
             field,
             windows,

@@ -83,7 +83,7 @@ class Inputs(nn.Module):
             raise InputError(f"{name} has no values of its own", got=type(store).__name__)
         return store
 
-    def numbers(self, trajectory: Int[Tensor, " lane"]) -> dict[str, Float[Tensor, " lane"]]:
+    def numbers(self, trajectory: Int[Tensor, " batch"]) -> dict[str, Float[Tensor, " batch"]]:
         """Parameters and conditions of these trajectories; gradients reach the former."""
         own = {
             name: torch.stack([self._store(name).value_of(str(i)) for i in range(self.number)])[trajectory]
@@ -103,36 +103,36 @@ class Inputs(nn.Module):
                     found[name][own] = Interpolation(times, values, self.kind)(t[own])
         return found
 
-    def lanes(self, trajectory: Int[Tensor, " lane"]) -> Lanes | None:
-        """These trajectories as the lanes of a batch; None where no parameter differs."""
-        return Lanes(self, trajectory) if self.names else None
+    def batch(self, trajectory: Int[Tensor, " batch"]) -> BatchInputs | None:
+        """The inputs of a batch of these trajectories; None where no parameter differs."""
+        return BatchInputs(self, trajectory) if self.names else None
 
 
-class Lanes(nn.Module):
-    """`Inputs` for a batch whose lanes belong to given trajectories. Called with times whose last axis is the lane, as
-    engines call f."""
+class BatchInputs(nn.Module):
+    """`Inputs` of a batch, each element of which belongs to a given trajectory. Called with times whose last axis is
+    the batch, as engines call f."""
 
-    def __init__(self, inputs: Inputs, trajectory: Int[Tensor, " lane"]) -> None:
+    def __init__(self, source: Inputs, trajectory: Int[Tensor, " batch"]) -> None:
         super().__init__()
-        self.inputs, self.trajectory = inputs, trajectory
+        self.source, self.trajectory = source, trajectory
         rows = trajectory.tolist()
         self.forcing = nn.ModuleDict(
             {
-                name: Interpolation([runs[i][0] for i in rows], [runs[i][1] for i in rows], inputs.kind)
-                for name, runs in inputs.forcing.items()
+                name: Interpolation([runs[i][0] for i in rows], [runs[i][1] for i in rows], source.kind)
+                for name, runs in source.forcing.items()
             }
         )
         for part in self.forcing.parameters():
             part.requires_grad_(False)
 
-    def forward(self, t: Float[Tensor, "*more lane"]) -> dict[str, Tensor]:
-        """name -> value, (lane,) or of the shape of t."""
-        values = self.inputs.numbers(self.trajectory)
+    def forward(self, t: Float[Tensor, "*more batch"]) -> dict[str, Tensor]:
+        """name -> value, (batch,) or of the shape of t."""
+        values = self.source.numbers(self.trajectory)
         return values | {name: forcing(t) for name, forcing in self.forcing.items()}
 
-    def along(self, t: Float[Tensor, "lane time"]) -> dict[str, Tensor]:
+    def along(self, t: Float[Tensor, "batch time"]) -> dict[str, Tensor]:
         """name -> value, of a shape that broadcasts against t."""
-        values = {name: value.unsqueeze(-1) for name, value in self.inputs.numbers(self.trajectory).items()}
+        values = {name: value.unsqueeze(-1) for name, value in self.source.numbers(self.trajectory).items()}
         return values | {name: forcing(t.T).T for name, forcing in self.forcing.items()}
 
 

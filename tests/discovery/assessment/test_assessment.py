@@ -23,7 +23,7 @@ from ude.discovery.assessment.stability import equilibria, screen
 from ude.discovery.assessment.support import TermSupport
 from ude.discovery.candidate import complexity
 from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing, Trajectory
-from ude.discovery.refit.embedding import FitOptions, fit_closed_form
+from ude.discovery.refit.embedding import RefitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.sampling import forcing
@@ -35,7 +35,7 @@ from ude.fitting.measurement import Measurement
 from ude.models import UDE, Neural
 
 x, y, c0, c1, a, k = sp.symbols("x y c0 c1 a k")
-FAST = SelectionOptions(max_candidates=4, fit=FitOptions(max_rhs_calls=50_000, max_seconds=4.0))
+FAST = SelectionOptions(max_candidates=4, fit=RefitOptions(max_rhs_calls=50_000, max_seconds=4.0))
 
 
 class Given(nn.Module):
@@ -224,16 +224,16 @@ def test_intervals_are_those_of_linear_regression_where_the_model_is_a_line() ->
     system = ClosedSystem(("x",), {"x": c0}, {"c0": Constant(0.5)})
     values = 1.0 + 0.7 * T + noise(25, 0.2)
     data = [Trajectory(T, values[:, None])]
-    fit = fit_closed_form(system, data, options=FitOptions(rtol=1e-10))
+    fit = fit_closed_form(system, data, options=RefitOptions(rtol=1e-10))
     slope, level = np.polyfit(T, values, 1)
     variance = np.sum((values - level - slope * T) ** 2) / 23
     half = student_t.ppf(0.975, 23) * np.sqrt(variance / np.sum((T - T.mean()) ** 2))
     [row] = wald_intervals(system, fit, data).to_dict("records")
     assert (row["value"], row["lower"], row["upper"]) == pytest.approx((slope, slope - half, slope + half), rel=1e-5)
-    low, high = profile_interval(system, fit, data, "c0", FitOptions(rtol=1e-10))
+    low, high = profile_interval(system, fit, data, "c0", RefitOptions(rtol=1e-10))
     assert (low, high) == pytest.approx((slope - half, slope + half), rel=1e-3)
     with pytest.raises(InputError, match="c9 is not a fitted constant: expected one of c0"):
-        profile_interval(system, fit, data, "c9", FitOptions())
+        profile_interval(system, fit, data, "c9", RefitOptions())
 
 
 def test_a_constant_that_leaves_no_trace_has_no_interval() -> None:

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 
 import ude
 from ude.discovery.refit.closed_system import ClosedSystem, Constant, Trajectory, state_scale
-from ude.discovery.refit.embedding import FitOptions, fit_closed_form
+from ude.discovery.refit.embedding import RefitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator
 from ude.errors import DataError, InputError, ModelError
 
@@ -78,7 +78,7 @@ def test_jacobian_of_stabilized_counts_is_that_of_differences() -> None:
     rates = {"x": -k * sp.Symbol("x")}
     decay = ClosedSystem(("x",), rates, {"k": Constant(0.4)}, noise={"x": ude.noise.Poisson()})
     data = [Trajectory(np.arange(6.0), np.array([[50.0], [31.0], [24.0], [14.0], [12.0], [6.0]]))]
-    fixed = FitOptions(max_iterations=1)
+    fixed = RefitOptions(max_iterations=1)
     fit = fit_closed_form(decay, data, np.array([[50.0]]), np.ones(1), fixed)
 
     def residuals(rate: float, start: float) -> np.ndarray:
@@ -146,7 +146,7 @@ def test_states_that_were_not_observed_are_left_out() -> None:
 
 
 def test_initial_states_stay_where_they_are_put_when_not_fitted() -> None:
-    fit = fit_closed_form(LOTKA_VOLTERRA, [PELTS], u0=np.array([[34.0, 5.0]]), options=FitOptions(fit_u0=False))
+    fit = fit_closed_form(LOTKA_VOLTERRA, [PELTS], u0=np.array([[34.0, 5.0]]), options=RefitOptions(fit_u0=False))
     assert fit.u0.tolist() == [[34.0, 5.0]]
     assert fit.sse > fit_closed_form(LOTKA_VOLTERRA, [PELTS]).sse
 
@@ -176,7 +176,7 @@ def test_stiff_constants_are_found() -> None:
 
     data = solve_ivp(robertson, (0, 1e3), u0, "Radau", times, rtol=1e-10, atol=1e-14).y.T
     fit = fit_closed_form(
-        system, [Trajectory(times, data)], u0=u0[None], options=FitOptions(fit_u0=False, max_seconds=30.0)
+        system, [Trajectory(times, data)], u0=u0[None], options=RefitOptions(fit_u0=False, max_seconds=30.0)
     )
     assert fit.values == pytest.approx(truth, rel=1e-3)
 
@@ -198,7 +198,7 @@ def test_a_formula_that_blows_up_costs_little_and_raises_nothing(rate: sp.Expr) 
         {"k": Constant(0.5), "c": Constant(0.8), "d": Constant(0.02)},
     )
     start = time.perf_counter()
-    fit = fit_closed_form(system, [PELTS], options=FitOptions(max_rhs_calls=20_000, max_seconds=3.0))
+    fit = fit_closed_form(system, [PELTS], options=RefitOptions(max_rhs_calls=20_000, max_seconds=3.0))
     assert time.perf_counter() - start < 10.0
     assert fit.rhs_calls <= 20_000
     assert fit.sse > 10.0  # of 42: nothing that could be chosen; infinite where there is no solution at all
@@ -217,12 +217,12 @@ def test_a_power_that_turns_complex_is_no_solution() -> None:
 
 
 def test_the_budget_ends_a_fit_and_keeps_the_best_so_far() -> None:
-    fit = fit_closed_form(LOTKA_VOLTERRA, [PELTS], options=FitOptions(max_rhs_calls=3_000))
+    fit = fit_closed_form(LOTKA_VOLTERRA, [PELTS], options=RefitOptions(max_rhs_calls=3_000))
     assert fit.rhs_calls <= 3_000
     assert not fit.success
     assert fit.message == "stopped after 3000 right-hand-side calls: budget spent"
     assert np.isfinite(fit.sse)
-    slow = fit_closed_form(LOTKA_VOLTERRA, [PELTS], options=FitOptions(max_seconds=1e-4))
+    slow = fit_closed_form(LOTKA_VOLTERRA, [PELTS], options=RefitOptions(max_seconds=1e-4))
     assert "budget spent" in slow.message
 
 
@@ -230,12 +230,12 @@ def test_growing_stretches_rescue_a_start_that_is_out_of_phase() -> None:
     poor = {name: Constant(constant.start * 2.0, 0.0) for name, constant in LOTKA_VOLTERRA.parameters.items()}
     system = ClosedSystem(LOTKA_VOLTERRA.states, LOTKA_VOLTERRA.equations, poor)
     rescued = fit_closed_form(system, [PELTS])
-    alone = fit_closed_form(system, [PELTS], options=FitOptions(horizons=()))
+    alone = fit_closed_form(system, [PELTS], options=RefitOptions(horizons=()))
     assert rescued.sse < 2.0 < alone.sse
 
 
 def test_more_starts_repeat_themselves_and_never_do_worse() -> None:
-    options = FitOptions(starts=4, seed=3)
+    options = RefitOptions(starts=4, seed=3)
     first, second = (fit_closed_form(LOTKA_VOLTERRA, [PELTS], options=options) for _ in range(2))
     assert first.values == second.values
     assert first.sse <= fit_closed_form(LOTKA_VOLTERRA, [PELTS]).sse * (1 + 1e-9)

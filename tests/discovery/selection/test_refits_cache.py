@@ -12,7 +12,7 @@ import sympy as sp
 import ude
 from ude.discovery.candidate import Candidate, complexity
 from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing, Trajectory
-from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
+from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.selection import refits_cache as kept_refits
 from ude.discovery.selection.refits_cache import FOLDER, KeptRefits
@@ -46,13 +46,13 @@ def same(one: EmbeddedFit, other: EmbeddedFit) -> bool:
 
 def test_a_refit_is_read_back_to_the_last_bit(tmp_path: Path, asked: list[ClosedSystem]) -> None:
     refit = KeptRefits(tmp_path)
-    first = refit(SYSTEM, DATA, None, ONE, FitOptions(), ONE)
-    assert same(first, refit(SYSTEM, DATA, None, ONE, FitOptions(), ONE))
+    first = refit(SYSTEM, DATA, None, ONE, RefitOptions(), ONE)
+    assert same(first, refit(SYSTEM, DATA, None, ONE, RefitOptions(), ONE))
     assert first.success
     hopeless = replace(SYSTEM, equations={"x": c0 * sp.exp(x**4)})  # no solution: nothing but numbers to keep
-    nothing = refit(hopeless, DATA, None, ONE, FitOptions(horizons=()), ONE)
+    nothing = refit(hopeless, DATA, None, ONE, RefitOptions(horizons=()), ONE)
     assert nothing.residuals is None
-    assert same(nothing, refit(hopeless, DATA, None, ONE, FitOptions(horizons=()), ONE))
+    assert same(nothing, refit(hopeless, DATA, None, ONE, RefitOptions(horizons=()), ONE))
     assert asked == [SYSTEM, hopeless]
 
 
@@ -62,15 +62,15 @@ def test_another_question_is_asked_anew(tmp_path: Path, asked: list[ClosedSystem
     forced = Trajectory(T, DATA[0].u, {"k": Forcing((0.0, 4.0), (1.0, 2.0), None, False)})
     others = [Trajectory(T, DATA[0].u, {"k": value}) for value in (1.0, 2.0)]
     questions = [
-        (SYSTEM, DATA, None, FitOptions()),
-        (replace(SYSTEM, parameters={"c0": Constant(1.1, 0.0)}), DATA, None, FitOptions()),
-        (replace(SYSTEM, noise={"x": ude.noise.LogNormal(0.1)}), DATA, None, FitOptions()),
-        (replace(SYSTEM, noise={"x": ude.noise.LogNormal(0.2)}), DATA, None, FitOptions()),
-        (SYSTEM, [moved], None, FitOptions()),
-        (SYSTEM, [forced], None, FitOptions()),
-        *[(SYSTEM, [other], None, FitOptions()) for other in others],
-        (SYSTEM, DATA, np.array([[3.0]]), FitOptions()),
-        (SYSTEM, DATA, None, FitOptions(rtol=1e-7)),
+        (SYSTEM, DATA, None, RefitOptions()),
+        (replace(SYSTEM, parameters={"c0": Constant(1.1, 0.0)}), DATA, None, RefitOptions()),
+        (replace(SYSTEM, noise={"x": ude.noise.LogNormal(0.1)}), DATA, None, RefitOptions()),
+        (replace(SYSTEM, noise={"x": ude.noise.LogNormal(0.2)}), DATA, None, RefitOptions()),
+        (SYSTEM, [moved], None, RefitOptions()),
+        (SYSTEM, [forced], None, RefitOptions()),
+        *[(SYSTEM, [other], None, RefitOptions()) for other in others],
+        (SYSTEM, DATA, np.array([[3.0]]), RefitOptions()),
+        (SYSTEM, DATA, None, RefitOptions(rtol=1e-7)),
     ]
     for system, data, u0, options in questions:
         refit(system, data, u0, ONE, options, ONE)
@@ -79,18 +79,18 @@ def test_another_question_is_asked_anew(tmp_path: Path, asked: list[ClosedSystem
 
 def test_a_broken_file_is_none(tmp_path: Path, asked: list[ClosedSystem]) -> None:
     refit = KeptRefits(tmp_path)
-    first = refit(SYSTEM, DATA, None, ONE, FitOptions(), ONE)
+    first = refit(SYSTEM, DATA, None, ONE, RefitOptions(), ONE)
     [path] = (tmp_path / FOLDER).iterdir()
     for content in (b"", b"nonsense", path.read_bytes()[:-40]):
         path.write_bytes(content)
-        assert same(first, refit(SYSTEM, DATA, None, ONE, FitOptions(), ONE))
+        assert same(first, refit(SYSTEM, DATA, None, ONE, RefitOptions(), ONE))
     assert len(asked) == 4
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / FOLDER).write_text("a file")
     with pytest.raises(InputError, match=r"cannot be written: .*Choose another folder"):
-        KeptRefits(tmp_path)(SYSTEM, DATA, None, ONE, FitOptions(), ONE)
+        KeptRefits(tmp_path)(SYSTEM, DATA, None, ONE, RefitOptions(), ONE)
 
 
 def test_an_interrupted_selection_goes_on_and_ends_the_same(tmp_path: Path, asked: list[ClosedSystem]) -> None:

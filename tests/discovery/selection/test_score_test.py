@@ -11,7 +11,7 @@ from ude.discovery.canonical_form import family
 from ude.discovery.edits import with_summand, without
 from ude.discovery.joint_complexity import joint_complexity
 from ude.discovery.refit.closed_system import ClosedSystem, Constant, Trajectory
-from ude.discovery.refit.embedding import FitOptions, fit_closed_form
+from ude.discovery.refit.embedding import RefitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.selection.combination import Combination
@@ -51,7 +51,7 @@ def _fitted(candidates: dict[str, Candidate], data: Trajectory) -> Combination:
 
 def _ground(data: Trajectory, rtol: float = 1e-8) -> Ground:
     sizes = SYSTEM.sizes([data])
-    return Ground(SYSTEM, [data], SYSTEM.residual_scale([data]), sizes, FitOptions(rtol=rtol), FLOOR)
+    return Ground(SYSTEM, [data], SYSTEM.residual_scale([data]), sizes, RefitOptions(rtol=rtol), FLOOR)
 
 
 NEARLY = {

@@ -15,6 +15,7 @@ from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.selection.selection import SelectionOptions, select
 from ude.discovery.selection.shortlist import score, shortlist
 from ude.errors import InputError, ModelError
+from ude.fitting import FitOptions
 
 x, y, c0, c1, c2 = sp.symbols("x y c0 c1 c2")
 U1, U2 = sp.Function("U1"), sp.Function("U2")
@@ -206,6 +207,8 @@ def test_wrong_input_is_refused_in_words() -> None:
         select(SYSTEM, {"U1": FRONT, "U2": []}, [_data(0.0)])
     with pytest.raises(InputError, match=r"SelectionOptions\(max_candidates\): expected above 0, got 0"):
         SelectionOptions(max_candidates=0)
+    with pytest.raises(InputError, match="fit of SelectionOptions must be a RefitOptions: .* Give a ude.FitOptions to"):
+        SelectionOptions(fit=FitOptions())  # type: ignore[arg-type]
     clash = replace(SYSTEM, parameters={**SYSTEM.parameters, "U1_c0": Constant(1.0)})
     with pytest.raises(ModelError, match="name U1_c0: expected a name of its own. Rename the parameter U1_c0"):
         clash.close({"U1": TRUE, "U2": TRUE})

@@ -17,7 +17,7 @@ from ude.discovery.assessment.support import Support, support_of
 from ude.discovery.assessment.verdict import Evidence, Verdict, VerdictOptions, judge
 from ude.discovery.candidate import Samples
 from ude.discovery.refit.closed_system import Array, Trajectory
-from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
+from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator, along, simulate
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.refit.residuals import dependence
@@ -72,7 +72,7 @@ class Subject:
     scale: Array
     state_scale: Array
     floor: float
-    fit: FitOptions = field(default_factory=FitOptions)
+    fit: RefitOptions = field(default_factory=RefitOptions)
 
 
 def assess(subject: Subject, options: AssessmentOptions = AssessmentOptions()) -> Assessment:

@@ -19,7 +19,7 @@ from scipy.stats import f as fisher_f
 from scipy.stats import t as student_t
 
 from ude.discovery.refit.closed_system import Array, ClosedSystem, Trajectory
-from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
+from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
 from ude.errors import InputError
 
 _FARTHEST = 30.0  # standard errors, or factors of 2 where there is none, to which a profile is followed
@@ -87,7 +87,7 @@ def profile_interval(
     fit: EmbeddedFit,
     trajectories: Sequence[Trajectory],
     name: str,
-    options: FitOptions,
+    options: RefitOptions,
     level: float = 0.95,
     scale: Array | None = None,
 ) -> tuple[float, float]:

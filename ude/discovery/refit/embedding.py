@@ -52,7 +52,7 @@ class EmbeddedFit:
 
 
 @dataclass(frozen=True)
-class FitOptions:
+class RefitOptions:
     """How long and how finely `fit_closed_form` tries.
 
     max_rhs_calls, max_seconds (of the processor): budget of one fit, all its starts together.
@@ -92,7 +92,7 @@ def fit_closed_form(
     trajectories: Sequence[Trajectory],
     u0: Array | None = None,
     scale: Array | None = None,
-    options: FitOptions = FitOptions(),
+    options: RefitOptions = RefitOptions(),
     state_scale: Array | None = None,
 ) -> EmbeddedFit:
     """Least squares of constants and initial states on observed trajectories (trust-region Levenberg-Marquardt).
@@ -125,7 +125,7 @@ def linearized(
     u0: Array,
     scale: Array,
     state_scale: Array,
-    options: FitOptions = FitOptions(),
+    options: RefitOptions = RefitOptions(),
 ) -> Array | None:
     """Derivatives (N, fitted constants) of the residuals of `EmbeddedFit` by constants at their start values.
 
@@ -141,7 +141,7 @@ def linearized(
     return problem.best_jacobian
 
 
-def _within_budget(system: ClosedSystem, options: FitOptions) -> Integrator:
+def _within_budget(system: ClosedSystem, options: RefitOptions) -> Integrator:
     integrator = Integrator(system, options.rtol, options.free(len(system.states)))
     integrator.max_calls, integrator.deadline = options.max_rhs_calls, time.thread_time() + options.max_seconds
     return integrator
@@ -206,7 +206,7 @@ class _Problem:
         trajectories: Sequence[Trajectory],
         u0: Array | None,
         scale: Array | None,
-        options: FitOptions,
+        options: RefitOptions,
         integrator: Integrator,
         state_size: Array | None = None,
     ) -> None:

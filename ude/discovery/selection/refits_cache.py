@@ -15,7 +15,7 @@ import sympy as sp
 
 from ude.discovery.cache_keys import keep, key_of
 from ude.discovery.refit.closed_system import Array, ClosedSystem, Trajectory
-from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
+from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
 
 FOLDER = "refits"
 _ARRAYS = ("u0", "residuals", "jacobian", "slopes", "logarithmic")
@@ -23,7 +23,7 @@ _PLAIN = ("values", "sse", "n_observations", "sse_per_state", "success", "rhs_ca
 
 #: What `fit_closed_form` is: system, trajectories, u0, scale, options, state_scale -> fit.
 Refit = Callable[
-    [ClosedSystem, Sequence[Trajectory], Array | None, Array | None, FitOptions, Array | None],
+    [ClosedSystem, Sequence[Trajectory], Array | None, Array | None, RefitOptions, Array | None],
     EmbeddedFit,
 ]
 
@@ -46,7 +46,7 @@ class KeptRefits:
         trajectories: Sequence[Trajectory],
         u0: Array | None,
         scale: Array | None,
-        options: FitOptions,
+        options: RefitOptions,
         state_scale: Array | None,
     ) -> EmbeddedFit:
         path = self.folder / f"{_key(system, trajectories, (u0, scale, state_scale), options)}.npz"
@@ -58,7 +58,7 @@ class KeptRefits:
 
 
 def _key(
-    system: ClosedSystem, trajectories: Sequence[Trajectory], arrays: Sequence[Array | None], options: FitOptions
+    system: ClosedSystem, trajectories: Sequence[Trajectory], arrays: Sequence[Array | None], options: RefitOptions
 ) -> str:
     told = [
         {name: sp.srepr(rate) for name, rate in system.equations.items()},

@@ -24,7 +24,7 @@ from ude.discovery.candidate import Candidate, complexity
 from ude.discovery.edits import with_summand, without
 from ude.discovery.joint_complexity import joint_complexity
 from ude.discovery.refit.closed_system import Array, Trajectory
-from ude.discovery.refit.embedding import FitOptions, linearized
+from ude.discovery.refit.embedding import RefitOptions, linearized
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.selection.combination import Combination
 from ude.discovery.selection.shortlist import score
@@ -63,7 +63,7 @@ class Ground:
     trajectories: Sequence[Trajectory]
     scale: Array
     state_scale: Array
-    options: FitOptions
+    options: RefitOptions
     floor: float
 
 

@@ -27,7 +27,7 @@ from ude.discovery.canonical_form import family
 from ude.discovery.edits import simplifications, summand_pool
 from ude.discovery.joint_complexity import joint_complexity
 from ude.discovery.refit.closed_system import Array, ClosedSystem, Trajectory
-from ude.discovery.refit.embedding import EmbeddedFit, FitOptions, fit_closed_form
+from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator, Observer, simulate
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.refit.residuals import DEPENDENT, dependence
@@ -74,12 +74,19 @@ class SelectionOptions:
     simplify: bool = True
     extend: int = 8
     widen: bool = True
-    fit: FitOptions = FitOptions(max_rhs_calls=100_000, max_seconds=4.0)
+    fit: RefitOptions = RefitOptions(max_rhs_calls=100_000, max_seconds=4.0)
 
     def __post_init__(self) -> None:
         for name in ("max_candidates", "max_combinations", "max_seconds", "floor"):
             if not getattr(self, name) > 0:
                 raise InputError(f"SelectionOptions({name})", expected="above 0", got=str(getattr(self, name)))
+        if not isinstance(self.fit, RefitOptions):
+            raise InputError(
+                "fit of SelectionOptions must be a RefitOptions",
+                expected="a ude.discovery.refit.embedding.RefitOptions",
+                got=repr(self.fit),
+                fix="Give a ude.FitOptions to ude.fit instead.",
+            )
 
 
 @dataclass(frozen=True)

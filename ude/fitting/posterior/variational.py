@@ -99,9 +99,9 @@ class Variational:
     ) -> tuple[Float[Tensor, "window node state state"], Float[Tensor, "window node state parameter"]]:
         """A and B."""
         windows, nodes, states = z.shape
-        lanes = self.field.lanes
+        inputs = self.field.inputs
         with torch.no_grad():
-            values = {} if lanes is None else {k: v.expand(t.shape) for k, v in lanes.along(t).items()}
+            values = {} if inputs is None else {k: v.expand(t.shape) for k, v in inputs.along(t).items()}
             flat = {name: value.reshape(-1) for name, value in values.items()}
             to_theta, to_own = self._jacobians(z.reshape(-1, states), t.reshape(-1), flat)
         parts = [
@@ -117,12 +117,12 @@ class Variational:
 
     def _chains(self) -> dict[str, Float[Tensor, "window parameter"]]:
         """Derivatives of the parameters that each trajectory has its own of."""
-        lanes = self.field.lanes
-        if lanes is None:
+        inputs = self.field.inputs
+        if inputs is None:
             return {}
         with torch.enable_grad():
-            values = lanes.inputs.numbers(lanes.trajectory)
-            return {name: rows(values[name], self.parameters) for name in lanes.inputs.own}
+            values = inputs.source.numbers(inputs.trajectory)
+            return {name: rows(values[name], self.parameters) for name in inputs.source.own}
 
     def __call__(
         self, grid: Grid, z: Float[Tensor, "window node state"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from ude.fitting.optimizers.optimizers import Objective, Optimizer
 from ude.fitting.stages.stages import Iteration, Stage
-from ude.progress import Stage as ProgressStage
+from ude.progress import ProgressStage
 
 if TYPE_CHECKING:
     from ude.fitting.state import Training

@@ -25,7 +25,7 @@ _RUN = "run.json"
 FORMAT = 1
 
 
-class RunFolder:
+class FitFolder:
     """Raises InputError when the folder holds another fit, or cannot be written."""
 
     def __init__(self, path: str | Path, identity: Mapping[str, Any]) -> None:
