@@ -92,7 +92,7 @@ def test_values_of_a_batch_are_those_of_their_trajectories():
     torch.testing.assert_close(values["rain"], rain)
     torch.testing.assert_close(inputs.batch(index)(t.T)["rain"], rain.T)  # engines have the batch last
     torch.testing.assert_close(inputs.forcing_at(index, t[:, 0])["rain"], rain[:, 0])
-    assert Inputs(ude.UDE("dx/dt = -k*x", fit="k"), data).lanes(index) is None
+    assert Inputs(ude.UDE("dx/dt = -k*x", fit="k"), data).batch(index) is None
 
 
 def test_gradient_by_parameters_of_trajectories_agrees_with_differences():
