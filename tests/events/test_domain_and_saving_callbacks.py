@@ -396,7 +396,7 @@ def save(function=lambda u, p, t: t, **options):
         ),
         (
             lambda: ude.solve(decay(), ude.RK4(), adaptive=False, dt=0.1, callback=ude.callbacks.PositiveDomain()),
-            "PositiveDomain needs steps that can change: adaptive=False. Leave it out.",
+            "PositiveDomain requires adaptive steps: adaptive=False. Leave it out.",
         ),
         (lambda: ude.callbacks.SavingCallback(3, ude.callbacks.SavedValues()), "save_func must be a function: 3."),
         (
@@ -423,7 +423,7 @@ def save(function=lambda u, p, t: t, **options):
         ),
         (
             lambda: ude.solve(ude.EnsembleProblem(decay()), trajectories=2, callback=save()),
-            "an ensemble is several solves, each of which would write SavedValues anew. Solve a batch",
+            "an ensemble is several solves, each of which would overwrite SavedValues. Solve a batch",
         ),
         (lambda: ude.callbacks.FunctionCallingCallback("print"), "func must be a function: 'print'."),
         (

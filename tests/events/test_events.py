@@ -197,7 +197,7 @@ def test_terminate_ends_the_trajectory_where_the_condition_holds():
     assert float(sol.events[0].t[0]) == pytest.approx(math.sqrt(2 / 9.81), abs=1e-10)
     assert float(sol.t[-1]) == pytest.approx(0.4)
     assert sol.u.isfinite().all()
-    with pytest.raises(ude.errors.InputError, match="asked outside its span"):
+    with pytest.raises(ude.errors.InputError, match="must lie within its span"):
         sol(1.0)
 
 

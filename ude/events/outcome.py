@@ -6,33 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ude.engines import SolveSpec
+from ude.engines import ForwardResult, SolveSpec
 from ude.events.event import Event
 from ude.events.progress import Segment
 
 
 @dataclass(frozen=True, eq=False)
 class EventSolve:
-    """Outcome of `solve_with_events`, in the terms of `ForwardResult`; values are connected to the graph."""
+    """Outcome of `solve_with_events`.
 
-    times: Float[Tensor, "B T"]
-    values: Float[Tensor, "B T n"]
-    retcode: Int[Tensor, "B"]
-    t_end: Float[Tensor, "B"]
-    u_end: Float[Tensor, "B n"]
-    accepted_steps: Int[Tensor, "B"]
-    rejected_steps: Int[Tensor, "B"]
-    nf: int
-    njacs: int
-    nw: int
-    nproducts: int
-    seconds: float
+    Args:
+        result: As of an engine without events, except that its values are connected to the graph; it has no record.
+        events: What happened, in order.
+        dense: Dense output at the times (B, T), in any order.
+    """
+
+    result: ForwardResult
     events: tuple[Event, ...]
     dense: Callable[[Float[Tensor, "B T"]], Float[Tensor, "B T n"]]
-    switches: Int[Tensor, "B"] | None = None
 
 
 def collect(spec: SolveSpec, u0: Tensor, pieces: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

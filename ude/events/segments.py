@@ -12,13 +12,13 @@ matrix, P. C. Mueller, Chaos, Solitons & Fractals 5 (1995) 1671; Chen, Amos & Ni
 
 from __future__ import annotations
 
-import time as clock
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ude.engines import ForwardResult
 from ude.engines.initialization import derivative
 from ude.engines.return_code import ReturnCode
 from ude.events.callbacks import ContinuousCallback, PeriodicCallback, PresetTimeCallback, VectorContinuousCallback
@@ -37,7 +37,6 @@ _BEFORE_STOP = 4
 
 def solve_with_events(run: EventRun, u0: Float[Tensor, "B n"]) -> EventSolve:
     """Integrate u0 leg by leg; see the module's text."""
-    began = clock.perf_counter()
     spec = run.spec
     state = Progress.start(run, u0)
     legs: list[Segment] = []
@@ -58,23 +57,21 @@ def solve_with_events(run: EventRun, u0: Float[Tensor, "B n"]) -> EventSolve:
     for observer in state.observers:
         observer.finish()
     times, values = collect(spec, u0, pieces)
-    return EventSolve(
+    result = ForwardResult(
         times=times,
         values=values,
+        record=None,
         retcode=state.codes,
         t_end=state.t,
-        u_end=state.u,
         accepted_steps=state.accepted,
         rejected_steps=state.rejected,
         nf=state.nf,
         njacs=state.njacs,
         nw=state.nw,
         nproducts=state.nproducts,
-        seconds=clock.perf_counter() - began,
-        events=tuple(state.events),
-        dense=dense_of(legs, u0),
         switches=state.switches,
     )
+    return EventSolve(result, tuple(state.events), dense_of(legs, u0))
 
 
 def _one_leg(run: EventRun, state: Progress) -> tuple[Segment, Located, Tensor, Tensor, Tensor]:

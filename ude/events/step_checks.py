@@ -18,7 +18,6 @@ from ude.problems.ode import FlatRightHandSide
 def step_checks(
     f: FlatRightHandSide,
     batch: tuple[int, ...],
-    *,
     isoutofdomain: Callable[..., Any] | None = None,
     unstable_check: Callable[..., Any] | None = None,
     internalnorm: Callable[..., Any] | None = None,
