@@ -28,7 +28,7 @@ from scipy.optimize import minimize
 
 import ude
 from benchmarks.fit_cases import ALPHA, BETA, DELTA, GAMMA, course, noisy
-from ude.fitting.data.dataset import Array
+from ude.fitting.data.trajectory import Array
 from ude.fitting.posterior.function_prior import FunctionPrior, FunctionPriors
 
 NODES = 41

@@ -14,7 +14,7 @@ from scipy.integrate import solve_ivp
 
 import ude
 from ude.discovery import SupportWarning
-from ude.fitting.data.dataset import Array
+from ude.fitting.data.trajectory import Array
 
 ALPHA, BETA, GAMMA, DELTA = 1.3, 0.9, 0.8, 1.8
 U0 = (0.44249296, 4.6280594)

@@ -145,10 +145,10 @@ def test_parameter_that_does_not_read_is_one_line(
 @pytest.mark.parametrize(
     ("holdout", "says"),
     [
-        ("1.5", "--holdout is not usable: expected a fraction from 0 to below 1"),
-        ("-1", "--holdout is not usable"),
-        ("nan", "--holdout is not usable"),
-        ("some", "--holdout is not usable"),
+        ("1.5", "--holdout must be a fraction from 0 to below 1, a whole number of points"),
+        ("-1", "--holdout must be a fraction"),
+        ("nan", "--holdout must be a fraction"),
+        ("some", "--holdout must be a fraction"),
         ("7", "--holdout 7 leaves too little for training: expected at least 2 points, got 1 of 8."),
         ("after 1900", "--holdout 'after 1900' leaves too little for training"),
     ],

@@ -10,8 +10,9 @@ import pytest
 
 from ude import datasets
 from ude.errors import DataError, InputError
-from ude.fitting.data.dataset import Dataset, root_mean_square
+from ude.fitting.data.dataset import Dataset
 from ude.fitting.data.readers import read_csv
+from ude.fitting.data.trajectory import root_mean_square
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def test_split_takes_the_tail_of_every_trajectory():
 @pytest.mark.parametrize("holdout", [1.5, -1, -0.1, True, "1915", "before 3", float("nan")])
 def test_unusable_holdout_is_refused(holdout):
     data = Dataset.from_arrays(np.arange(8.0), np.ones((8, 1)), "x")
-    with pytest.raises(InputError, match=r'holdout is not usable: expected a fraction .* or "after TIME", got'):
+    with pytest.raises(InputError, match=r'holdout must be a fraction .* or "after TIME": '):
         data.split(holdout)
 
 
@@ -191,7 +192,7 @@ def test_selecting_a_state_without_data_offers_the_nearest():
         ("0,1\n1,2\n", {}, r"line 1 of .*data.csv should name the columns: expected a header such as t,x,y, got 0,1\."),
         ("t,x\n0,1\n", {}, r"there is one row: expected at least two, got 1\. A trajectory needs two times\."),
         ("t\n0\n1\n", {}, r"the table has no column of measurements: expected at least one column beside the time 't'"),
-        ("t,x,x\n0,1,2\n1,1,2\n", {}, r"the column name 'x' stands twice\. Give every column its own name\."),
+        ("t,x,x\n0,1,2\n1,1,2\n", {}, r"the column name 'x' occurs twice\. Give every column its own name\."),
         (",x\n0,1\n1,2\n", {}, r"column 1 has no name\. Name every column in the header line\."),
         ("# c\nt,x\n0,1\n1,2,3\n", {}, r"line 4 of .*data.csv does not fit the header: expected 2 cells, got 3\."),
         (
@@ -208,7 +209,7 @@ def test_selecting_a_state_without_data_offers_the_nearest():
         (
             "# c\nt,x\n0,1\n1,many\n",
             {},
-            r"column 'x' has text in row 2 \(line 4 of the file\): expected a number, got 'many'\. Mend the cell",
+            r"column 'x' has text in row 2 \(line 4 of the file\): expected a number, got 'many'\. Fix the cell",
         ),
         ("t,x\n0,1\n,2\n", {}, r"column 't' has no value in row 2 \(line 3 of the file\): expected a number\. Remove"),
         ("t,x\n0,1\nNA,2\n", {}, r"column 't' has no value in row 2 \(line 3 of the file\): expected a number\. "),
@@ -218,7 +219,7 @@ def test_selecting_a_state_without_data_offers_the_nearest():
         (
             "t,x\n0,1\n0,2\n",
             {},
-            r"time 0 stands twice: row 1 \(line 2 of the file\) and row 2 \(line 3 of the file\)\.",
+            r"time 0 occurs twice: row 1 \(line 2 of the file\) and row 2 \(line 3 of the file\)\.",
         ),
         (
             "t,x\n0,1\n2,2\n1,3\n",
@@ -228,7 +229,7 @@ def test_selecting_a_state_without_data_offers_the_nearest():
         (
             "r,t,x\na,0,1\na,1,1\nb,0,1\nb,0,2\n",
             {"trajectory": "r"},
-            r"time 0 stands twice in trajectory 'b': row 3 .* and row 4 .*\. Keep one of them\.$",
+            r"time 0 occurs twice in trajectory 'b': row 3 .* and row 4 .*\. Keep one of them\.$",
         ),
         ("r,t,x\na,0,1\na,1,1\nb,0,1\n", {"trajectory": "r"}, r"there is one row in trajectory 'b'"),
     ],
@@ -329,7 +330,7 @@ def test_root_mean_square_is_over_what_was_measured():
             r"x is not finite at index 1: expected a finite number, or NaN for a gap, got inf",
         ),
         ([0.0, np.inf], np.ones((2, 2)), r"t is not finite at index 1"),
-        ([0.0, 0.0], np.ones((2, 2)), r"time 0 stands twice: index 0 and index 1"),
+        ([0.0, 0.0], np.ones((2, 2)), r"time 0 occurs twice: index 0 and index 1"),
         ([1.0, 0.0], np.ones((2, 2)), r"times must increase: t=0 in index 1 follows 1"),
         ([0.0], np.ones((1, 2)), r"there is one row: expected at least two"),
         (["a", "b"], np.ones((2, 2)), r"t and u must be arrays of numbers"),
@@ -343,7 +344,7 @@ def test_unusable_arrays_give_one_clear_line(t, u, claim):
 
 
 @pytest.mark.parametrize(
-    ("states", "claim"), [([], "no state is named"), ("x, x", "'x' stands twice"), ("x,", "column 2 has no name")]
+    ("states", "claim"), [([], "no state is named"), ("x, x", "'x' occurs twice"), ("x,", "column 2 has no name")]
 )
 def test_unusable_state_names_are_refused(states, claim):
     with pytest.raises(DataError, match=claim):

@@ -10,7 +10,7 @@ import pytest
 
 from ude.errors import BackendMissing, DataError, InputError
 from ude.fitting import Dataset, from_dict, from_xarray, read_csv, read_parquet
-from ude.fitting.data.sources import widen
+from ude.fitting.data.table import widen
 
 WIDE = pd.DataFrame({"t": [0.0, 1.0, 2.0], "x": [1.0, np.nan, 3.0], "y": [4.0, 5.0, 6.0]})
 
@@ -108,7 +108,7 @@ def test_one_function_reads_every_source(tmp_path):
     expected = Dataset.from_frame(WIDE).digest
     for source in (tmp_path / "a.csv", str(tmp_path / "a.csv"), WIDE, WIDE.to_dict("list")):
         assert Dataset.read(source).digest == expected
-    with pytest.raises(InputError, match=r"the source of data is not usable: expected a path .* got int"):
+    with pytest.raises(InputError, match=r"data must be a path .*: int\."):
         Dataset.read(3)
 
 
@@ -184,7 +184,8 @@ def test_trajectories_are_held_out_by_name_or_by_lot():
 @pytest.mark.parametrize("held_out", [0, 5, 1.5, True, ["0", "1", "2", "3", "4"], []])
 def test_unusable_choices_of_trajectories_are_refused(held_out):
     with pytest.raises(
-        InputError, match=r"held_out is not usable: expected names, a number from 1 to 4, or a fraction of 5"
+        InputError,
+        match=r"held_out must leave trajectories on both sides: expected names, a number from 1 to 4",
     ):
         runs(3, 4, 5, 6, 7).split_trajectories(held_out)
     with pytest.raises(DataError, match=r"there is no trajectory '9': expected some of 0, 1, 2, 3, 4"):
@@ -206,9 +207,9 @@ def test_the_rolling_origin_moves_to_the_end_by_its_horizon():
 @pytest.mark.parametrize(
     ("folds", "horizon", "claim"),
     [
-        (0, 1, r"folds is not usable: expected a whole number, at least 1, got 0"),
-        (2, 1.5, r"horizon is not usable: expected a number of points, or a fraction, got 1\.5"),
-        (2, 0, r"horizon is not usable"),
+        (0, 1, r"folds must be a whole number of at least 1: 0"),
+        (2, 1.5, r"horizon must be a number of points, or a fraction: 1\.5"),
+        (2, 0, r"horizon must be a number of points"),
         (
             5,
             4,

@@ -91,7 +91,7 @@ _OPTIONS = (
     (re.compile(r"\bholdout=('[^']*'|[^ ,.]+(?:\.\d+)?)"), r"--holdout \1"),
     (re.compile(r"^fit names\b"), "--fit names"),
     (re.compile(r"^parameters names\b"), "--param names"),
-    (re.compile(r"^holdout is\b"), "--holdout is"),
+    (re.compile(r"^holdout (is|must)\b"), r"--holdout \1"),
 )
 _FILE = (
     (re.compile(r'\bparameters=\{"(\w+)": ([^}]+)\}'), r"\1 = \2 under [parameters]"),

@@ -29,7 +29,8 @@ from ude.discovery.selection.combination import Combination
 from ude.discovery.selection.selection import Selection
 from ude.discovery.selection.shortlist import score
 from ude.errors import DataError, InputError
-from ude.fitting.data.dataset import Dataset, root_mean_square
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.trajectory import root_mean_square
 from ude.fitting.result import Fit
 from ude.models import UDE, Parameter, Symbolic, to_text
 from ude.problems.ode import ODEProblem

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ude.errors import InputError
 from ude.fitting import load_fit
-from ude.fitting.data.dataset import Array
+from ude.fitting.data.trajectory import Array
 from ude.fitting.result import Fit
 from ude.models import UDE
 from ude.problems.ode import ODEProblem

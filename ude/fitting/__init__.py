@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ude.fitting.data.dataset import Dataset, Trajectory
-from ude.fitting.data.readers import read_csv
-from ude.fitting.data.sources import from_dict, from_xarray, read_parquet
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.readers import from_dict, from_xarray, read_csv, read_parquet
+from ude.fitting.data.trajectory import Trajectory
 from ude.fitting.fit import fit
 from ude.fitting.initial_states import InitialValue
 from ude.fitting.noise import Gaussian, LogNormal, NegativeBinomial, NoiseModel, Poisson, RelativeAbsolute, StudentT

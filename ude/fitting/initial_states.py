@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ude.errors import InputError
 from ude.fitting.coordinates import Coordinates
-from ude.fitting.data.dataset import Array
+from ude.fitting.data.trajectory import Array
 from ude.models import Parameter
 from ude.models.equations.expression import did_you_mean
 

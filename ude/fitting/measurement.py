@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.errors import DataError
-from ude.fitting.data.dataset import Dataset, missing_column
+from ude.fitting.data.columns import missing_column
+from ude.fitting.data.dataset import Dataset
 from ude.models import Model, Observation, to_torch
 from ude.models.equations.expression import TIME
 

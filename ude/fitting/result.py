@@ -14,7 +14,8 @@ import torch
 
 from ude.errors import DataError, InputError
 from ude.fitting.coordinates import Coordinates, InnerField
-from ude.fitting.data.dataset import Array, Dataset, root_mean_square
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.trajectory import Array, root_mean_square
 from ude.fitting.measurement import Measurement
 from ude.fitting.noise import Gaussian, NoiseModel, log_likelihood
 from ude.fitting.options import FitOptions

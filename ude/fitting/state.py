@@ -17,7 +17,8 @@ from torch import Tensor
 from ude.errors import InputError
 from ude.fitting import starting_values as initialize
 from ude.fitting.coordinates import Coordinates, InnerField
-from ude.fitting.data.dataset import Array, Dataset
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.trajectory import Array
 from ude.fitting.initial_states import InitialStates, InitialValue, starting_values
 from ude.fitting.losses import Prior, network_weights
 from ude.fitting.measurement import Measurement

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ude.errors import InputError
-from ude.fitting.data.dataset import Array, Dataset
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.trajectory import Array
 from ude.models import Model
 from ude.models.equations.expression import split_names
 from ude.models.parameters import ParameterStore, unknown_parameter

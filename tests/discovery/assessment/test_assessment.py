@@ -30,7 +30,8 @@ from ude.discovery.sampling import forcing
 from ude.discovery.selection.selection import select
 from ude.errors import DataError, InputError
 from ude.fitting import Fit
-from ude.fitting.data.dataset import Array, Dataset
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.trajectory import Array
 from ude.fitting.measurement import Measurement
 from ude.models import UDE, Neural
 

@@ -11,7 +11,7 @@ from ude.discovery.candidate import Samples
 from ude.discovery.report.discovery_contents import facts_of_fit, grid_beyond, versions
 from ude.discovery.sampling import sample_terms, trajectory_points
 from ude.errors import ModelError, SolveFailed
-from ude.fitting.data.dataset import Trajectory
+from ude.fitting.data.trajectory import Trajectory
 from ude.fitting.result import Fit
 from ude.models import UDE, FunctionModel, to_text
 from ude.reporting.contents import Contents, Function, Run, Sheet

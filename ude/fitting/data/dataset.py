@@ -7,9 +7,8 @@ Every row has at least one measurement, and every column. Nothing after it check
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -17,36 +16,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from ude.errors import DataError
+from ude.fitting.data.columns import missing_column, state_names
+from ude.fitting.data.sources import read_table
+from ude.fitting.data.splits import rolling_origin, split_tail, split_trajectories
+from ude.fitting.data.table import Names, Roles, States, Table, split_runs
+from ude.fitting.data.trajectory import Array, Trajectory, checked_covariate, checked_trajectory, without_empty
 from ude.problems.interpolation import Kind
-
-Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectory:
-    """One run of the system: `t` of shape (T,), strictly increasing, and `u` of shape (T, state), NaN for a gap.
-
-    conditions: numbers that hold throughout, such as a dose or a temperature
-    covariates: name -> (times, values), measured inputs with times of their own; a part of the run keeps them whole
-    """
-
-    t: Array
-    u: Array
-    name: str = ""
-    conditions: Mapping[str, float] = field(default_factory=dict)
-    covariates: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.t)
-
-    @property
-    def measured(self) -> npt.NDArray[np.bool_]:
-        """(T, state): which numbers were measured."""
-        return np.isfinite(self.u)
-
-    def part(self, points: slice | npt.NDArray[np.bool_]) -> Trajectory:
-        """Some of the points, with all covariates: what drove a run is known beyond its training data."""
-        return replace(self, t=self.t[points], u=self.u[points])
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +75,7 @@ class Dataset:
             )
         label = (lambda i: f"trajectory {i}, ") if several else (lambda i: "")
         trajectories = [
-            _checked_trajectory(ti, ui, names, where=label(i), name=str(i) if several else "")
+            checked_trajectory(ti, ui, names, where=label(i), name=str(i) if several else "")
             for i, (ti, ui) in enumerate(zip(times, values, strict=True))
         ]
         kept, notes = without_empty(trajectories, names)
@@ -111,59 +86,59 @@ class Dataset:
         cls,
         frame: pd.DataFrame,
         time: str | None = None,
-        states: Mapping[str, str] | Sequence[str] | str | None = None,
+        states: States = None,
         trajectory: str | None = None,
         *,
-        conditions: str | Sequence[str] | None = None,
-        covariates: str | Sequence[str] | None = None,
+        conditions: Names = None,
+        covariates: Names = None,
         units: Mapping[str, str] | None = None,
-        lines: Sequence[int] | None = None,
     ) -> Dataset:
-        """A table with one row a measurement time, one column a state.
-
-        `time`: the time column; guessed from its name when None, else the first column (said in `notes`).
-        `states`: the state columns, all others when None; a mapping {state: column} reads them under the names that
-        the model uses ({"x": "hare", "y": "lynx"}). `trajectory`: a column that tells runs apart.
-        `conditions`: columns that hold one number a trajectory; `covariates`: columns of measured inputs, with gaps
-        where there are some; `units`: column -> unit, kept.
-        `lines`: the line of the file each row came from, so that errors can name it.
+        """Read a table with one row a measurement time, one column a state.
 
         An empty cell, NaN or NA is a gap; a row of gaps only is left out (said in `notes`).
 
-        Raises `DataError`: a column that is missing or has no value at all, a cell that is text or infinite, times
-        that are missing, repeat or go backwards, fewer than two rows in a trajectory.
-        """
-        from ude.fitting.data.readers import read_frame
+        Args:
+            frame: the table.
+            time: the time column; guessed from its name when None, else the first column (said in `notes`).
+            states: the state columns, all others when None; a mapping {state: column} reads them under the names that
+                the model uses ({"x": "hare", "y": "lynx"}).
+            trajectory: a column that tells runs apart.
+            conditions: columns that hold one number a trajectory.
+            covariates: columns of measured inputs, with gaps where there are some.
+            units: column -> unit, kept.
 
-        return read_frame(
-            frame,
-            time,
-            states,
-            trajectory,
-            conditions=conditions,
-            covariates=covariates,
-            units=units,
-            lines=lines,
-        )
+        Raises:
+            DataError: a column that is missing or has no value at all, a cell that is text or infinite, times that are
+                missing, repeat or go backwards, fewer than two rows in a trajectory.
+        """
+        return cls.from_table(Table(frame, units or {}), Roles(time, states, trajectory, conditions, covariates))
+
+    @classmethod
+    def from_table(cls, table: Table, roles: Roles) -> Dataset:
+        """The same for a table that knows the lines of its file; raises as `from_frame`."""
+        runs = split_runs(table, roles)
+        return cls(runs.states, runs.trajectories, runs.time_name, runs.notes, runs.units)
 
     @classmethod
     def read(
         cls,
         source: Any,
         time: str | None = None,
-        states: Mapping[str, str] | Sequence[str] | str | None = None,
+        states: States = None,
         trajectory: str | None = None,
         *,
-        conditions: str | Sequence[str] | None = None,
-        covariates: str | Sequence[str] | None = None,
+        conditions: Names = None,
+        covariates: Names = None,
     ) -> Dataset:
-        """From a CSV or Parquet file, a DataFrame, a dict of columns (or of runs) or an `xarray.Dataset`.
+        """Read a CSV or Parquet file, a DataFrame, a dict of columns (or of runs) or an `xarray.Dataset`.
 
-        Arguments as in `from_frame`. Raises `InputError` for another source, and what the reader of the source raises.
+        Arguments as in `from_frame`.
+
+        Raises:
+            InputError: another source.
+            DataError: what the reader of the source raises.
         """
-        from ude.fitting.data.sources import read
-
-        return read(source, time, states, trajectory, conditions=conditions, covariates=covariates)
+        return cls.from_table(*read_table(source, Roles(time, states, trajectory, conditions, covariates)))
 
     def select(self, states: Sequence[str]) -> Dataset:
         """The same trajectories with only these states, in this order. Raises `DataError` for a state without data."""
@@ -178,23 +153,31 @@ class Dataset:
         )
 
     def split(self, holdout: float | int | str = 0.25) -> tuple[Dataset, Dataset | None]:
-        """(train, held out): the tail of every trajectory is held out; None when nothing is.
+        """Hold out the tail of every trajectory: (train, held out), None when nothing is held out.
 
-        `holdout`: a fraction of the points of each trajectory (0.25), a number of points (5), or a time after which
-        everything is held out ("after 1915"). 0 holds out nothing. At least two points stay for training.
+        Args:
+            holdout: a fraction of the points of each trajectory (0.25), a number of points (5), or a time after which
+                everything is held out ("after 1915"). 0 holds out nothing. At least two points stay for training.
         """
-        from ude.fitting.data.splits import split_tail
-
-        return split_tail(self, holdout)
+        train, tail = split_tail(self.trajectories, holdout)
+        held_out = replace(self, trajectories=tuple(tail)) if any(len(trajectory) for trajectory in tail) else None
+        return self._training(train, f"holdout={holdout!r}"), held_out
 
     def split_trajectories(self, held_out: Sequence[str] | str | int | float, seed: int = 0) -> tuple[Dataset, Dataset]:
-        """(train, held out), whole trajectories each: by names, or a number or fraction of them drawn with `seed`.
+        """Hold out whole trajectories: (train, held out).
 
-        Raises `DataError` for a name that no trajectory has; `InputError` where one side would be empty.
+        Args:
+            held_out: their names, or a number or fraction of them, drawn with `seed`.
+            seed: of the draw.
+
+        Raises:
+            DataError: a name that no trajectory has.
+            InputError: one side would be empty.
         """
-        from ude.fitting.data.splits import split_trajectories
-
-        return split_trajectories(self, held_out, seed)
+        train, rest = split_trajectories(self.trajectories, held_out, seed)
+        note = f"trajectories held out: {', '.join(tr.name for tr in rest)} (held_out={held_out!r}, seed={seed})"
+        noted = replace(self, notes=(*self.notes, note))
+        return noted._training(train, f"held_out={held_out!r}"), replace(noted, trajectories=tuple(rest))
 
     def rolling_origin(self, folds: int = 3, horizon: float | int = 0.1) -> list[tuple[Dataset, Dataset]]:
         """Pairs (train, what follows), the origin moving to the end of the data.
@@ -202,11 +185,29 @@ class Dataset:
         Fold k of K holds out `horizon` points (or that fraction of each trajectory) that end ``(K - 1 - k) horizon``
         points before the last; what comes after them is left out of both.
 
-        Raises `InputError` for counts that are not usable, `DataError` where too little is left for training.
+        Raises:
+            InputError: folds or a horizon that are not positive.
+            DataError: too little is left for training.
         """
-        from ude.fitting.data.splits import rolling_origin
+        pairs = []
+        for fold, (train, later) in enumerate(rolling_origin(self.trajectories, folds, horizon)):
+            note = f"rolling origin: fold {fold} of {folds}, horizon {horizon!r}"
+            noted = replace(self, notes=(*self.notes, note))
+            pairs.append((noted._training(train, f"fold {fold}"), replace(noted, trajectories=tuple(later))))
+        return pairs
 
-        return rolling_origin(self, folds, horizon)
+    def _training(self, trajectories: Sequence[Trajectory], what: str) -> Dataset:
+        """These trajectories of the data. Raises `DataError` where `what` leaves no value of a state."""
+        training = replace(self, trajectories=tuple(trajectories))
+        for state, count in training.counts().items():
+            if not count:
+                raise DataError(
+                    f"{what} leaves no value of {state!r} for training",
+                    expected="at least one",
+                    got="0",
+                    fix="Hold out less, or leave the column out.",
+                )
+        return training
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -321,145 +322,5 @@ class Dataset:
         return f"Dataset(states={self.states}, time={self.time_name!r}, points=[{sizes}])"
 
 
-def missing_column(wanted: str, columns: Iterable[str], role: str) -> DataError:
-    """The error for a name that the data do not have: lists those they have and offers the nearest."""
-    columns = list(columns)
-    folded = {column.lower(): column for column in columns}
-    close = [folded[c] for c in get_close_matches(wanted.lower(), list(folded), n=1, cutoff=0.6)]
-    return DataError(
-        f"the data have no column {wanted!r} for the {role}",
-        expected=f"one of {', '.join(columns)}",
-        fix=f"Did you mean {close[0]!r}?" if close else f"Name one of these columns as the {role}.",
-    )
-
-
-def without_empty(
-    trajectories: Sequence[Trajectory], names: Sequence[str]
-) -> tuple[tuple[Trajectory, ...], tuple[str, ...]]:
-    """The trajectories without rows at which nothing was measured, and notes of what was left out.
-
-    Raises `DataError` for a state without any value and for a trajectory that keeps fewer than two rows.
-    """
-    kept, dropped = [], 0
-    for trajectory in trajectories:
-        some = np.asarray(trajectory.measured.any(axis=1))
-        dropped += int((~some).sum())
-        kept.append(trajectory.part(some))
-        if len(kept[-1]) < 2:
-            run = f" in trajectory {trajectory.name!r}" if trajectory.name else ""
-            raise DataError(
-                f"too few rows have a measurement{run}",
-                expected="at least two",
-                got=f"{len(kept[-1])} of {len(trajectory)}",
-                fix="A trajectory needs two times.",
-            )
-    measured = np.concatenate([trajectory.measured for trajectory in kept])
-    for column, name in enumerate(names):
-        if not measured[:, column].any():
-            raise DataError(
-                f"column {name!r} has no value at all",
-                expected="at least one number",
-                fix="Leave the column out; a state that is not measured needs none.",
-            )
-    if not dropped:
-        return tuple(kept), ()
-    return tuple(kept), (f"{dropped} {'row' if dropped == 1 else 'rows'} without any measurement left out",)
-
-
-def check_times(t: Array, where: Sequence[str], time: str, label: str, trajectory: str | None) -> None:
-    run = f" in trajectory {label!r}" if trajectory is not None else ""
-    if len(t) < 2:
-        raise DataError(f"there is one row{run}", expected="at least two", got="1", fix="A trajectory needs two times.")
-    step = np.diff(t)
-    bad = np.flatnonzero(step <= 0)
-    if not len(bad):
-        return
-    i = int(bad[0])
-    hint = "" if trajectory is not None else " or name the column that tells trajectories apart (trajectory=...)"
-    if step[i] == 0:
-        raise DataError(
-            f"time {t[i]:g} stands twice{run}: {where[i]} and {where[i + 1]}", fix=f"Keep one of them{hint}."
-        )
-    raise DataError(
-        f"times must increase{run}: {time}={t[i + 1]:g} in {where[i + 1]} follows {t[i]:g}",
-        fix=f"Sort the rows by {time!r}{hint}.",
-    )
-
-
-def _checked_trajectory(
-    t: npt.ArrayLike, u: npt.ArrayLike, states: tuple[str, ...], where: str, name: str
-) -> Trajectory:
-    """Copies: a later change of the caller's arrays must not reach a checked data set."""
-    try:
-        times, values = np.array(t, dtype=np.float64), np.array(u, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where}t and u must be arrays of numbers", got=str(error)) from error
-    if times.ndim == 1 and values.ndim == 1 and len(states) == 1:
-        values = values[:, None]
-    if times.ndim != 1 or values.shape != (len(times), len(states)):
-        raise DataError(
-            f"{where}t and u do not fit together",
-            expected=f"t of shape (T,) and u of shape (T, {len(states)}) for {len(states)} states",
-            got=f"t of shape {times.shape} and u of shape {values.shape}",
-            fix="States run along the last axis.",
-        )
-    for label, array in [("t", times), *((s, values[:, i]) for i, s in enumerate(states))]:
-        bad = np.flatnonzero(~np.isfinite(array) if label == "t" else np.isinf(array))
-        if len(bad):
-            raise DataError(
-                f"{where}{label} is not finite at index {bad[0]}",
-                expected="a finite number" if label == "t" else "a finite number, or NaN for a gap",
-                got=f"{array[bad[0]]}",
-            )
-    check_times(times, [f"index {i}" for i in range(len(times))], "t", name, "t" if name else None)
-    return Trajectory(times, values, name)
-
-
 def _is_list_of_arrays(t: npt.ArrayLike | Sequence[npt.ArrayLike]) -> bool:
     return isinstance(t, (list, tuple)) and len(t) > 0 and not np.isscalar(t[0]) and np.ndim(t[0]) > 0
-
-
-def state_names(states: Mapping[str, str] | Sequence[str] | str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in states.split(",")) if isinstance(states, str) else tuple(states)
-    refuse_repeated(names)
-    if not names:
-        raise DataError("no state is named", expected="at least one name in states")
-    return names
-
-
-def refuse_repeated(names: Sequence[str]) -> None:
-    for i, name in enumerate(names):
-        if not name.strip():
-            raise DataError(f"column {i + 1} has no name", fix="Name every column in the header line.")
-        if name in names[:i]:
-            raise DataError(f"the column name {name!r} stands twice", fix="Give every column its own name.")
-
-
-def root_mean_square(predicted: Array, measured: Array) -> Array:
-    """(state,): root mean square of ``predicted - measured``, both (point, state), over what was measured.
-
-    Infinite where a prediction is not finite; NaN for a state of which nothing was measured.
-    """
-    seen = np.isfinite(measured)
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.where(seen, (predicted - np.where(seen, measured, 0.0)) ** 2, 0.0)
-        total = np.where(np.isnan(squares), np.inf, squares).sum(axis=0)
-        return np.sqrt(np.where(seen.any(axis=0), total / np.maximum(seen.sum(axis=0), 1), np.nan))
-
-
-def checked_covariate(name: str, t: Array, values: Array, run: str) -> tuple[Array, Array]:
-    """Times and values of a covariate without its gaps. Raises `DataError` where they are not usable."""
-    if t.ndim != 1 or values.shape != t.shape:
-        raise DataError(
-            f"the covariate {name!r} of trajectory {run!r} does not fit its times",
-            expected=f"shape {t.shape}",
-            got=f"{values.shape}",
-        )
-    t, values = t[~np.isnan(values)], values[~np.isnan(values)]
-    if len(t) < 2 or not (np.isfinite(t).all() and np.isfinite(values).all() and (np.diff(t) > 0).all()):
-        raise DataError(
-            f"the covariate {name!r} of trajectory {run!r} is not usable",
-            expected="at least two finite numbers at increasing times",
-            got=f"{len(t)} of them",
-        )
-    return t, values

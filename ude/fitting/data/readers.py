@@ -1,136 +1,24 @@
-"""Reading tables into a `Dataset`: files and frames, what is tolerated, what is guessed, and where errors are."""
+"""Readers of one kind of source each; `Dataset.read` takes any."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
-
-from ude.errors import DataError, InputError
-from ude.fitting.data.dataset import (
-    Array,
-    Dataset,
-    Trajectory,
-    check_times,
-    checked_covariate,
-    missing_column,
-    refuse_repeated,
-    state_names,
-    without_empty,
-)
-
-# Words that name a time column, matched without regard to case. Single letters other than t are left out:
-# s, h and d are as likely states (susceptible, hare, dose) as units.
-TIME_NAMES = frozenset(
-    {
-        "t",
-        "time",
-        "times",
-        "year",
-        "years",
-        "yr",
-        "date",
-        "day",
-        "days",
-        "hour",
-        "hours",
-        "hr",
-        "minute",
-        "minutes",
-        "min",
-        "second",
-        "seconds",
-        "sec",
-        "month",
-        "months",
-        "week",
-        "weeks",
-    }
-)
-
-
-def read_frame(
-    frame: pd.DataFrame,
-    time: str | None,
-    states: Mapping[str, str] | Sequence[str] | str | None,
-    trajectory: str | None,
-    *,
-    conditions: str | Sequence[str] | None = None,
-    covariates: str | Sequence[str] | None = None,
-    units: Mapping[str, str] | None = None,
-    lines: Sequence[int] | None = None,
-) -> Dataset:
-    """See `Dataset.from_frame`."""
-    columns = [str(column) for column in frame.columns]
-    frame = frame.set_axis(columns, axis=1)
-    refuse_repeated(columns)
-    renamed = dict(states) if isinstance(states, Mapping) else {}
-    named = state_names(list(renamed.values()) if renamed else states) if states is not None else ()
-    held, driving = (state_names(given) if given else () for given in (conditions, covariates))
-    roles = [("state", named), ("condition", held), ("covariate", driving)]
-    wanted_columns = [(time, "time"), (trajectory, "trajectory"), *((n, role) for role, names in roles for n in names)]
-    for wanted, role in wanted_columns:
-        if wanted is not None and wanted not in columns:
-            raise missing_column(wanted, columns, role)
-    taken = {trajectory, *named, *held, *driving}
-    time, notes = (time, ()) if time is not None else _guess_time([c for c in columns if c not in taken], columns)
-    names = named or tuple(c for c in columns if c not in {time, *taken})
-    if not names:
-        raise DataError(
-            "the table has no column of measurements",
-            expected=f"at least one column beside the time {time!r}",
-            got="none",
-        )
-    if not len(frame):
-        raise DataError("the table has a header and no rows", expected="at least two rows of numbers")
-    where = RowNames(lines)
-    t = number_column(frame[time], time, where, gaps=False)
-    u = np.column_stack([number_column(frame[c], c, where, gaps=True) for c in names])
-    groups = _groups(frame[trajectory]) if trajectory is not None else [("", np.arange(len(frame)))]
-    trajectories = []
-    for label, rows in groups:
-        check_times(t[rows], [where(i) for i in rows], time, label, trajectory)
-        own = {name: _constant(frame[name], name, rows, label, where) for name in held}
-        forcing = {
-            name: checked_covariate(name, t[rows], number_column(frame[name], name, where, gaps=True)[rows], label)
-            for name in driving
-        }
-        trajectories.append(Trajectory(t[rows].copy(), u[rows].copy(), label, own, forcing))
-    kept, dropped = without_empty(trajectories, names)
-    states = state_names(list(renamed)) if renamed else names
-    named_units = dict(units or {})
-    for state, column in zip(states, names, strict=True):
-        if column in named_units:
-            named_units[state] = named_units.pop(column)
-    return Dataset(states, kept, time, (*notes, *dropped), named_units)
-
-
-def _constant(column: pd.Series, name: str, rows: npt.NDArray[np.intp], label: str, where: RowNames) -> float:
-    """The one number of a condition in a run; it need not stand in every row."""
-    numbers = number_column(column, name, where, gaps=True)[rows]
-    found = np.unique(numbers[np.isfinite(numbers)])
-    if len(found) != 1:
-        raise DataError(
-            f"the condition {name!r} must be one number{f' in trajectory {label!r}' if label else ''}",
-            expected="the same in every row",
-            got=", ".join(f"{number:g}" for number in found) or "none",
-            fix="Read it as a covariate if it changes.",
-        )
-    return float(found[0])
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.sources import csv_table, dict_table, long_table, parquet_table, xarray_table
+from ude.fitting.data.table import Names, Roles, States
 
 
 def read_csv(
     path: str | Path,
     time: str | None = None,
-    states: Mapping[str, str] | Sequence[str] | str | None = None,
+    states: States = None,
     trajectory: str | None = None,
     *,
-    conditions: str | Sequence[str] | None = None,
-    covariates: str | Sequence[str] | None = None,
+    conditions: Names = None,
+    covariates: Names = None,
     long: tuple[str, str] | None = None,
     units_row: bool = False,
 ) -> Dataset:
@@ -150,136 +38,61 @@ def read_csv(
     >>> data.states, data.counts()
     (('x', 'y'), {'x': 2, 'y': 1})
     """
-    rows, lines = _read_rows(Path(path))
-    header, body = rows[0], rows[1:]
-    if all(_is_number(cell) for cell in header):
-        raise DataError(
-            f"line {lines[0]} of {path} should name the columns",
-            expected="a header such as t,x,y",
-            got=",".join(header),
-            fix="Put the names of the columns in the first line.",
-        )
-    lines = lines[1:]
-    for cells, line in zip(body, lines, strict=True):
-        if len(cells) != len(header):
-            raise DataError(
-                f"line {line} of {path} does not fit the header",
-                expected=f"{len(header)} cells",
-                got=f"{len(cells)}",
-                fix="Give every column a name in the first line, and every line one cell a column.",
-            )
-    units = {}
-    if units_row and body:
-        units = {name: unit for name, unit in zip(header, body[0], strict=True) if unit}
-        body, lines = body[1:], lines[1:]
-    frame = pd.DataFrame(body, columns=header, dtype=object)
+    table = csv_table(path, units_row)
     if long is not None:
-        from ude.fitting.data.sources import widen
-
-        if time is None:
-            raise InputError("a long table needs time=...", expected="the name of the column of times", got="None")
-        frame, lines = widen(frame, time, *long, trajectory=trajectory, lines=lines), []
-    return Dataset.from_frame(
-        frame,
-        time,
-        states,
-        trajectory,
-        conditions=conditions,
-        covariates=covariates,
-        units=units,
-        lines=lines or None,
-    )
+        table = long_table(table, time, *long, trajectory)
+    return Dataset.from_table(table, Roles(time, states, trajectory, conditions, covariates))
 
 
-def _read_rows(path: Path) -> tuple[list[list[str]], list[int]]:
-    """Cells of every line that is neither blank nor comment, and the line numbers. `csv` rather than pandas' reader:
-    it knows the line of each row, also after comments, and does not turn a line that is too long into an index."""
-    if not path.exists():
-        raise DataError(f"there is no file {path}", fix="Check the path; it is taken from the current folder.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte-order mark first
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read as text", got=f"{error}", fix="Save the table as CSV in UTF-8."
-        ) from error
-    source = text.splitlines(keepends=True)
-    content = [i for i, line in enumerate(source) if line.strip() and not line.lstrip().startswith("#")]
-    if not content:
-        raise DataError(f"{path} is empty", expected="a header line and rows of numbers")
-    first = source[content[0]]
-    separator = next((s for s in ",;\t" if s in first), ",")
-    reader = csv.reader((source[i] for i in content), delimiter=separator, skipinitialspace=True)
-    rows, lines = [], []
-    for cells in reader:
-        rows.append([cell.strip() for cell in cells])
-        lines.append(content[reader.line_num - 1] + 1)
-    return rows, lines
+def read_parquet(
+    path: str | Path,
+    time: str | None = None,
+    states: States = None,
+    trajectory: str | None = None,
+    *,
+    conditions: Names = None,
+    covariates: Names = None,
+) -> Dataset:
+    """Read a Parquet file; arguments as in `Dataset.from_frame`. Units are those of the columns' metadata.
+
+    Raises `BackendMissing` without pyarrow; `DataError` for a file that cannot be read, and all of `from_frame`.
+    """
+    return Dataset.from_table(parquet_table(path), Roles(time, states, trajectory, conditions, covariates))
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+def from_dict(
+    columns: Mapping[str, Any],
+    time: str | None = None,
+    states: States = None,
+    *,
+    conditions: Names = None,
+    covariates: Names = None,
+) -> Dataset:
+    """A dict of columns {"t": ..., "x": ...}, or of runs {"run 1": {"t": ..., "x": ...}}; further as `from_frame`.
+
+    In a dict of runs a number (not a list) holds throughout its run: a condition, once named in `conditions`.
+
+    Raises `DataError` for columns of different lengths, and all of `from_frame`.
+    """
+    table, run = dict_table(columns)
+    return Dataset.from_table(table, Roles(time, states, run, conditions, covariates))
 
 
-class RowNames:
-    """Names a row as a person finds it: the line of the file when there is one, else the row counted from 1."""
+def from_xarray(
+    source: Any,
+    time: str | None = None,
+    states: States = None,
+    trajectory: str | None = None,
+    *,
+    conditions: Names = None,
+    covariates: Names = None,
+) -> Dataset:
+    """An `xarray.Dataset` whose variables have the dimension `time` and, if there are several runs, `trajectory`.
 
-    def __init__(self, lines: Sequence[int] | None) -> None:
-        self.lines = lines
+    Variables without the time are conditions, once named; times at which a run has nothing are left out. Units are
+    the attributes ``units``.
 
-    def __call__(self, row: int) -> str:
-        return f"row {row + 1}" if self.lines is None else f"row {row + 1} (line {self.lines[row]} of the file)"
-
-
-GAPS = frozenset({"", "nan", "na", "n/a", "null", "none"})
-"""Cells that say that nothing was measured, whatever their case."""
-
-
-def number_column(column: pd.Series, name: str, where: RowNames, *, gaps: bool) -> Array:
-    """The numbers of a column; NaN for a gap where `gaps` are allowed."""
-    if pd.api.types.is_datetime64_any_dtype(column):
-        raise DataError(
-            f"column {name!r} has dates", expected="numbers", fix="Give times as numbers, such as days since the start."
-        )
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-    for row in np.flatnonzero(~np.isfinite(numbers)).tolist():
-        cell = column.iloc[row]
-        if np.isinf(numbers[row]):
-            raise DataError(f"column {name!r} is infinite in {where(row)}", expected="a finite number", got=f"{cell}")
-        if pd.isna(cell) or str(cell).strip().lower() in GAPS:
-            if gaps:
-                continue
-            raise DataError(
-                f"column {name!r} has no value in {where(row)}",
-                expected="a number",
-                fix="Remove the row, or fill the cell: only measurements may be missing.",
-            )
-        raise DataError(
-            f"column {name!r} has text in {where(row)}",
-            expected="a number",
-            got=f"{str(cell)!r}",
-            fix="Mend the cell (empty or NA is a gap), or leave the column out by naming the states.",
-        )
-    return numbers
-
-
-def _guess_time(candidates: Sequence[str], columns: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    for column in candidates:
-        if column.strip().lower() in TIME_NAMES:
-            return column, (f"time is the column {column!r} (by its name)",)
-    if not candidates:
-        raise DataError("no column is left for the time", expected="one beside the states", got=", ".join(columns))
-    return candidates[0], (f"time is the column {candidates[0]!r} (the first; name another with time=...)",)
-
-
-def _groups(column: pd.Series) -> list[tuple[str, npt.NDArray[np.intp]]]:
-    """Rows of each trajectory, in the order in which they first appear."""
-    codes, labels = pd.factorize(column)
-    if (codes < 0).any():
-        raise DataError(
-            f"column {column.name!r} is empty in row {int(np.argmin(codes)) + 1}", expected="a trajectory name"
-        )
-    return [(str(label), np.flatnonzero(codes == i)) for i, label in enumerate(labels)]
+    Raises `InputError` for another object or dimensions; all of `from_frame`.
+    """
+    table, time = xarray_table(source, time, trajectory)
+    return Dataset.from_table(table, Roles(time, states, trajectory, conditions, covariates))

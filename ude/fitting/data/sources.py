@@ -1,79 +1,91 @@
-"""Tables of other kinds read into a `Dataset`: long tables, Parquet, dicts, xarray; and one function for all."""
+"""Sources of tables: CSV and Parquet files, dicts, xarray."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ude.errors import BackendMissing, DataError, InputError
-from ude.fitting.data.dataset import Dataset, missing_column
-from ude.fitting.data.readers import RowNames, number_column, read_csv
+from ude.fitting.data.table import Roles, Table, widen
 
-Names = str | Sequence[str] | None
+_RUN = "trajectory"
 
 
-def widen(
-    frame: pd.DataFrame,
-    time: str,
-    variable: str,
-    value: str,
-    trajectory: str | None = None,
-    *,
-    lines: Sequence[int] | None = None,
-) -> pd.DataFrame:
-    """A long table (a row a measurement: time, variable, value[, trajectory]) as a wide one, a column a variable.
-
-    Rows come in the order of time, variables and trajectories in that in which they first appear; what was not
-    measured is NaN.
-
-    Raises `DataError`: a missing column, a variable measured twice at one time, cells that are no numbers.
-    """
-    frame = frame.set_axis([str(column) for column in frame.columns], axis=1)
-    columns = list(frame.columns)
-    for wanted, role in ((time, "time"), (variable, "variable"), (value, "value"), (trajectory, "trajectory")):
-        if wanted is not None and wanted not in columns:
-            raise missing_column(wanted, columns, role)
-    where = RowNames(lines)
-    run = frame[trajectory] if trajectory is not None else pd.Series([""] * len(frame))
-    table = pd.DataFrame(
-        {
-            "run": run.to_numpy(),
-            "t": number_column(frame[time], time, where, gaps=False),
-            "variable": frame[variable].astype(str).to_numpy(),
-            "value": number_column(frame[value], value, where, gaps=True),
-        }
-    )
-    twice = table.duplicated(["run", "t", "variable"]).to_numpy()
-    if twice.any():
-        row = int(np.argmax(twice))
+def csv_table(path: str | Path, units_row: bool = False) -> Table:
+    """The table of a CSV file; see `read_csv`."""
+    rows, lines = _read_rows(Path(path))
+    header, body = rows[0], rows[1:]
+    if all(_is_number(cell) for cell in header):
         raise DataError(
-            f"{table['variable'][row]!r} is measured twice at {time}={table['t'][row]:g}: again in {where(row)}",
-            fix="Keep one of them, or name the column that tells trajectories apart (trajectory=...).",
+            f"line {lines[0]} of {path} should name the columns",
+            expected="a header such as t,x,y",
+            got=",".join(header),
+            fix="Put the names of the columns in the first line.",
         )
-    wide = table.pivot(index=["run", "t"], columns="variable", values="value")[list(table["variable"].unique())]
-    runs = {name: place for place, name in enumerate(table["run"].unique())}
-    wide = wide.reset_index().sort_values(["run", "t"], key=lambda c: c.map(runs) if c.name == "run" else c)
-    wide = wide.rename(columns={"run": trajectory or "run", "t": time}).rename_axis(columns=None)
-    return (wide if trajectory is not None else wide.drop(columns="run")).reset_index(drop=True)
+    lines = lines[1:]
+    for cells, line in zip(body, lines, strict=True):
+        if len(cells) != len(header):
+            raise DataError(
+                f"line {line} of {path} does not fit the header",
+                expected=f"{len(header)} cells",
+                got=f"{len(cells)}",
+                fix="Give every column a name in the first line, and every line one cell a column.",
+            )
+    units = {}
+    if units_row and body:
+        units = {name: unit for name, unit in zip(header, body[0], strict=True) if unit}
+        body, lines = body[1:], lines[1:]
+    return Table(pd.DataFrame(body, columns=header, dtype=object), units, lines or None)
 
 
-def read_parquet(
-    path: str | Path,
-    time: str | None = None,
-    states: Mapping[str, str] | Sequence[str] | str | None = None,
-    trajectory: str | None = None,
-    *,
-    conditions: Names = None,
-    covariates: Names = None,
-) -> Dataset:
-    """Read a Parquet file; arguments as in `Dataset.from_frame`. Units are those of the columns' metadata.
+def long_table(table: Table, time: str | None, variable: str, value: str, trajectory: str | None) -> Table:
+    """A long table as a wide one; see `widen`. Raises `InputError` without a time."""
+    if time is None:
+        raise InputError("a long table needs time=...", expected="the name of the column of times", got="None")
+    wide = widen(table.frame, time, variable, value, trajectory, lines=table.lines)
+    return replace(table, frame=wide, lines=None)
 
-    Raises `BackendMissing` without pyarrow; `DataError` for a file that cannot be read, and all of `from_frame`.
-    """
+
+def _read_rows(path: Path) -> tuple[list[list[str]], list[int]]:
+    """Cells of every line that is neither blank nor comment, and the line numbers. `csv` rather than pandas' reader:
+    it knows the line of each row, also after comments, and does not turn a line that is too long into an index."""
+    if not path.exists():
+        raise DataError(f"there is no file {path}", fix="Check the path; it is taken from the current folder.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte-order mark first
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read as text", got=f"{error}", fix="Save the table as CSV in UTF-8."
+        ) from error
+    source = text.splitlines(keepends=True)
+    content = [i for i, line in enumerate(source) if line.strip() and not line.lstrip().startswith("#")]
+    if not content:
+        raise DataError(f"{path} is empty", expected="a header line and rows of numbers")
+    first = source[content[0]]
+    separator = next((s for s in ",;\t" if s in first), ",")
+    reader = csv.reader((source[i] for i in content), delimiter=separator, skipinitialspace=True)
+    rows, lines = [], []
+    for cells in reader:
+        rows.append([cell.strip() for cell in cells])
+        lines.append(content[reader.line_num - 1] + 1)
+    return rows, lines
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def parquet_table(path: str | Path) -> Table:
+    """The table of a Parquet file; see `read_parquet`."""
     if not Path(path).exists():
         raise DataError(f"there is no file {path}", fix="Check the path; it is taken from the current folder.")
     try:
@@ -87,27 +99,11 @@ def read_parquet(
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as Parquet", got=f"{error}") from error
     metadata = {column.name: column.metadata or {} for column in table.schema}
-    units = {name: own[b"unit"].decode() for name, own in metadata.items() if b"unit" in own}
-    frame = table.to_pandas()
-    return Dataset.from_frame(
-        frame, time, states, trajectory, conditions=conditions, covariates=covariates, units=units
-    )
+    return Table(table.to_pandas(), {name: own[b"unit"].decode() for name, own in metadata.items() if b"unit" in own})
 
 
-def from_dict(
-    columns: Mapping[str, Any],
-    time: str | None = None,
-    states: Mapping[str, str] | Sequence[str] | str | None = None,
-    *,
-    conditions: Names = None,
-    covariates: Names = None,
-) -> Dataset:
-    """A dict of columns {"t": ..., "x": ...}, or of runs {"run 1": {"t": ..., "x": ...}}; further as `from_frame`.
-
-    In a dict of runs a number (not a list) holds throughout its run: a condition, once named in `conditions`.
-
-    Raises `DataError` for columns of different lengths, and all of `from_frame`.
-    """
+def dict_table(columns: Mapping[str, Any]) -> tuple[Table, str | None]:
+    """The table of a dict, and its column of runs where it has several; see `from_dict`."""
     if not columns:
         raise DataError("the dict has no columns", expected='{"t": [...], "x": [...]}')
     several = all(isinstance(column, Mapping) for column in columns.values())
@@ -120,31 +116,11 @@ def from_dict(
             where = f" of {name!r}" if name else ""
             raise DataError(f"the columns{where} do not have one length", got=str(error)) from error
         frames.append(part.assign(**{_RUN: name}) if several else part)
-    frame = pd.concat(frames, ignore_index=True)
-    return Dataset.from_frame(
-        frame, time, states, _RUN if several else None, conditions=conditions, covariates=covariates
-    )
+    return Table(pd.concat(frames, ignore_index=True)), _RUN if several else None
 
 
-_RUN = "trajectory"
-
-
-def from_xarray(
-    source: Any,
-    time: str | None = None,
-    states: Mapping[str, str] | Sequence[str] | str | None = None,
-    trajectory: str | None = None,
-    *,
-    conditions: Names = None,
-    covariates: Names = None,
-) -> Dataset:
-    """An `xarray.Dataset` whose variables have the dimension `time` and, if there are several runs, `trajectory`.
-
-    Variables without the time are conditions, once named; times at which a run has nothing are left out. Units are
-    the attributes ``units``.
-
-    Raises `InputError` for another object or dimensions; all of `from_frame`.
-    """
+def xarray_table(source: Any, time: str | None, trajectory: str | None) -> tuple[Table, str]:
+    """The table of an `xarray.Dataset`, and its dimension of time; see `from_xarray`."""
     if not hasattr(source, "to_dataframe") or not hasattr(source, "dims"):
         raise InputError("from_xarray cannot read this", expected="an xarray.Dataset", got=type(source).__name__)
     dimensions = [str(name) for name in source.dims]
@@ -166,38 +142,23 @@ def from_xarray(
         measured = [name for name in names if time in source[name].dims]
         frame = frame[frame[measured].notna().any(axis=1)].sort_values([trajectory, time], kind="stable")
     units = {name: str(source[name].attrs["units"]) for name in names if "units" in source[name].attrs}
-    return Dataset.from_frame(
-        frame.reset_index(drop=True),
-        time,
-        states,
-        trajectory,
-        conditions=conditions,
-        covariates=covariates,
-        units=units,
-    )
+    return Table(frame.reset_index(drop=True), units), time
 
 
-def read(
-    source: Any,
-    time: str | None = None,
-    states: Mapping[str, str] | Sequence[str] | str | None = None,
-    trajectory: str | None = None,
-    *,
-    conditions: Names = None,
-    covariates: Names = None,
-) -> Dataset:
-    """See `Dataset.read`."""
+def read_table(source: Any, roles: Roles) -> tuple[Table, Roles]:
+    """The table of any source, and the roles of its columns. Raises `InputError` for another source."""
     if isinstance(source, str | Path):
-        reader = read_parquet if Path(source).suffix.lower() in (".parquet", ".pq") else read_csv
-        return reader(source, time, states, trajectory, conditions=conditions, covariates=covariates)
+        parquet = Path(source).suffix.lower() in (".parquet", ".pq")
+        return (parquet_table(source) if parquet else csv_table(source)), roles
     if isinstance(source, pd.DataFrame):
-        return Dataset.from_frame(source, time, states, trajectory, conditions=conditions, covariates=covariates)
-    if isinstance(source, Mapping) and not hasattr(source, "to_dataframe"):
-        return from_dict(source, time, states, conditions=conditions, covariates=covariates)
+        return Table(source), roles
     if hasattr(source, "to_dataframe"):
-        return from_xarray(source, time, states, trajectory, conditions=conditions, covariates=covariates)
+        table, time = xarray_table(source, roles.time, roles.trajectory)
+        return table, replace(roles, time=time)
+    if isinstance(source, Mapping):
+        table, run = dict_table(source)
+        return table, replace(roles, trajectory=run)
     raise InputError(
-        "the source of data is not usable",
-        expected="a path of a CSV or Parquet file, a DataFrame, a dict of columns or an xarray.Dataset",
+        "data must be a path of a CSV or Parquet file, a DataFrame, a dict of columns or an xarray.Dataset",
         got=type(source).__name__,
     )

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ude.errors import DataError, InputError
+from ude.fitting.data.trajectory import Trajectory
 
-if TYPE_CHECKING:
-    from ude.fitting.data.dataset import Dataset, Trajectory
+Runs = list[Trajectory]
 
 
-def split_tail(data: Dataset, holdout: float | int | str) -> tuple[Dataset, Dataset | None]:
-    """See `Dataset.split`."""
-    keep = [_points_kept(trajectory, holdout) for trajectory in data.trajectories]
-    train = tuple(tr.part(slice(k)) for tr, k in zip(data.trajectories, keep, strict=True))
-    tail = tuple(tr.part(slice(k, None)) for tr, k in zip(data.trajectories, keep, strict=True))
-    held_out = replace(data, trajectories=tail) if any(len(trajectory) for trajectory in tail) else None
-    return _with_all_columns(replace(data, trajectories=train), f"holdout={holdout!r}"), held_out
+def split_tail(trajectories: Sequence[Trajectory], holdout: float | int | str) -> tuple[Runs, Runs]:
+    """What is kept and the tail, of each trajectory; see `Dataset.split`."""
+    keep = [_points_kept(trajectory, holdout) for trajectory in trajectories]
+    kept = [tr.part(slice(k)) for tr, k in zip(trajectories, keep, strict=True)]
+    return kept, [tr.part(slice(k, None)) for tr, k in zip(trajectories, keep, strict=True)]
 
 
 def _points_kept(trajectory: Trajectory, holdout: float | int | str) -> int:
@@ -58,50 +54,48 @@ def _after(holdout: str) -> float:
 
 def _bad_holdout(holdout: object) -> InputError:
     return InputError(
-        "holdout is not usable",
-        expected='a fraction from 0 to below 1, a whole number of points, or "after TIME"',
+        'holdout must be a fraction from 0 to below 1, a whole number of points, or "after TIME"',
         got=repr(holdout),
         fix='Examples: 0.25, 5, "after 1915".',
     )
 
 
 def split_trajectories(
-    data: Dataset, held_out: Sequence[str] | str | int | float, seed: int
-) -> tuple[Dataset, Dataset]:
-    """See `Dataset.split_trajectories`."""
-    names = [trajectory.name for trajectory in data.trajectories]
+    trajectories: Sequence[Trajectory], held_out: Sequence[str] | str | int | float, seed: int
+) -> tuple[Runs, Runs]:
+    """Those kept and those held out; see `Dataset.split_trajectories`."""
+    names = [trajectory.name for trajectory in trajectories]
+    total = len(names)
     if isinstance(held_out, bool):
-        raise _bad_choice(held_out, len(names))
+        raise _bad_choice(held_out, total)
     if isinstance(held_out, int | float | np.integer | np.floating):
-        number = round(held_out * len(names)) if isinstance(held_out, float) and 0 < held_out < 1 else held_out
-        if number != int(number) or not 0 < number < len(names):
-            raise _bad_choice(held_out, len(names))
-        out = set(np.random.default_rng(seed).permutation(len(names))[: int(number)].tolist())
+        number = round(held_out * total) if isinstance(held_out, float) and 0 < held_out < 1 else held_out
+        if number != int(number):
+            raise _bad_choice(held_out, total)
+        out = set(np.random.default_rng(seed).permutation(total)[: max(int(number), 0)].tolist())
     else:
         wanted = [part.strip() for part in held_out.split(",")] if isinstance(held_out, str) else list(held_out)
         for name in wanted:
             if name not in names:
                 raise DataError(f"there is no trajectory {name!r}", expected=f"some of {', '.join(names)}")
         out = {names.index(name) for name in wanted}
-        if not 0 < len(out) < len(names):
-            raise _bad_choice(held_out, len(names))
-    parts = [[tr for i, tr in enumerate(data.trajectories) if (i in out) is side] for side in (False, True)]
-    note = f"trajectories held out: {', '.join(tr.name for tr in parts[1])} (held_out={held_out!r}, seed={seed})"
-    train, rest = (replace(data, trajectories=tuple(part), notes=(*data.notes, note)) for part in parts)
-    return _with_all_columns(train, f"held_out={held_out!r}"), rest
+    if not 0 < len(out) < total:
+        raise _bad_choice(held_out, total)
+    kept, rest = ([tr for i, tr in enumerate(trajectories) if (i in out) is side] for side in (False, True))
+    return kept, rest
 
 
-def rolling_origin(data: Dataset, folds: int, horizon: float | int) -> list[tuple[Dataset, Dataset]]:
-    """See `Dataset.rolling_origin`."""
+def rolling_origin(trajectories: Sequence[Trajectory], folds: int, horizon: float | int) -> list[tuple[Runs, Runs]]:
+    """What each fold trains on and what follows; see `Dataset.rolling_origin`."""
     if isinstance(folds, bool) or not isinstance(folds, int) or folds < 1:
-        raise InputError("folds is not usable", expected="a whole number, at least 1", got=repr(folds))
+        raise InputError("folds must be a whole number of at least 1", got=repr(folds))
     whole = isinstance(horizon, int) and not isinstance(horizon, bool) and horizon >= 1
     if not whole and not (isinstance(horizon, float) and 0 < horizon < 1):
-        raise InputError("horizon is not usable", expected="a number of points, or a fraction", got=repr(horizon))
+        raise InputError("horizon must be a number of points, or a fraction", got=repr(horizon))
     pairs = []
     for fold in range(folds):
         train, later = [], []
-        for trajectory in data.trajectories:
+        for trajectory in trajectories:
             step = int(horizon) if whole else max(1, round(horizon * len(trajectory)))
             origin = len(trajectory) - (folds - fold) * step
             if origin < 2:
@@ -113,27 +107,13 @@ def rolling_origin(data: Dataset, folds: int, horizon: float | int) -> list[tupl
                 )
             train.append(trajectory.part(slice(origin)))
             later.append(trajectory.part(slice(origin, origin + step)))
-        note = f"rolling origin: fold {fold} of {folds}, horizon {horizon!r}"
-        own = replace(data, trajectories=tuple(train), notes=(*data.notes, note))
-        pairs.append((_with_all_columns(own, f"fold {fold}"), replace(own, trajectories=tuple(later))))
+        pairs.append((train, later))
     return pairs
-
-
-def _with_all_columns(training: Dataset, what: str) -> Dataset:
-    for state, count in training.counts().items():
-        if not count:
-            raise DataError(
-                f"{what} leaves no value of {state!r} for training",
-                expected="at least one",
-                got="0",
-                fix="Hold out less, or leave the column out.",
-            )
-    return training
 
 
 def _bad_choice(held_out: object, number: int) -> InputError:
     return InputError(
-        "held_out is not usable",
+        "held_out must leave trajectories on both sides",
         expected=f"names, a number from 1 to {number - 1}, or a fraction of {number} trajectories",
         got=repr(held_out),
     )

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ude.fitting.coordinates import InnerField
-from ude.fitting.data.dataset import Array, Dataset
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.trajectory import Array
 from ude.fitting.shooting import SolverOptions
 from ude.fitting.smoothing import Smoothing
 from ude.methods import Tsit5

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ude.errors import InputError
-from ude.fitting.data.dataset import Array, Dataset, Trajectory
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.trajectory import Array, Trajectory
 from ude.fitting.measurement import Measurement
 from ude.fitting.noise import NoiseModel
 from ude.fitting.options import FitOptions

@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 
 from ude.errors import InputError, SolveFailed
-from ude.fitting.data.dataset import Array, Dataset
+from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.trajectory import Array
 from ude.fitting.fit import fit
 from ude.fitting.result import Fit
 from ude.fitting.stages.stages import Iteration, checked_stages

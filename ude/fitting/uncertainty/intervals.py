@@ -17,7 +17,7 @@ from scipy.stats import chi2, norm
 
 from ude.errors import InputError
 from ude.fitting.coordinates import Coordinates, InnerField
-from ude.fitting.data.dataset import Array
+from ude.fitting.data.trajectory import Array
 from ude.fitting.losses import network_weights
 from ude.fitting.noise import Gaussian
 from ude.fitting.result import Fit
