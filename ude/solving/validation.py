@@ -17,6 +17,7 @@ from ude.engines.jacobian import require_right
 from ude.engines.structure import started, structure_of
 from ude.errors import InputError
 from ude.events.step_checks import step_checks
+from ude.events.times import regular_times, require_inside, time_rows
 from ude.methods import (
     Algorithm,
     BrownFullBasicInit,
@@ -240,18 +241,24 @@ def _checked_times(saveat: Any, t0: Tensor, t1: Tensor, batch: tuple[int, ...]) 
     times = torch.as_tensor(saveat, dtype=t0.dtype, device=t0.device).detach()
     if times.ndim == 0:
         return _regular_times(float(times), t0, t1)
-    if times.ndim == 1:
-        times = times.expand(len(t0), -1)
-    elif tuple(times.shape[:-1]) == batch:
-        times = times.reshape(len(t0), -1)
-    else:
+    rows = time_rows("saveat", times, t0, batch)
+    if rows.shape[-1] == 0:
+        raise InputError("saveat must have at least one time", got="none", fix="Leave it out to save every step.")
+    if not bool(torch.isfinite(rows).all()):
+        raise InputError("saveat must be finite", got="NaN or infinity among the times")
+    sign = torch.where(t1 >= t0, 1.0, -1.0).to(rows.dtype).unsqueeze(-1)
+    wrong = ((rows[:, 1:] - rows[:, :-1]) * sign < 0).nonzero()
+    if len(wrong):
+        row, i = (int(x) for x in wrong[0])
+        word = "increase" if float(sign[row]) > 0 else "decrease"
+        before, after = float(rows[row, i]), float(rows[row, i + 1])
         raise InputError(
-            "saveat must have one row of times, or one for each trajectory",
-            expected=f"shape (time,) or {(*batch, 'time')}".replace("'", ""),
-            got=str(tuple(times.shape)),
+            f"saveat must {word}",
+            got=f"saveat[{i + 1}]={after:g} follows saveat[{i}]={before:g}",
+            fix="Sort it, or swap tspan to integrate backwards.",
         )
-    _check_save_times(times, t0, t1)
-    return times.contiguous()
+    require_inside("saveat", rows, t0, t1)
+    return rows.contiguous()
 
 
 def _regular_times(every: float, t0: Tensor, t1: Tensor) -> Float[Tensor, "B T"]:
@@ -264,42 +271,5 @@ def _regular_times(every: float, t0: Tensor, t1: Tensor) -> Float[Tensor, "B T"]
             got="spans of different lengths",
             fix="Give saveat as times of shape (*batch, time).",
         )
-    length = float(span[0].abs())
-    count = int(length / every + 1e-9)
-    steps = torch.arange(count + 1, dtype=t0.dtype, device=t0.device) * every
-    if length - count * every > 1e-9 * length:
-        steps = torch.cat([steps, steps.new_tensor([length])])
-    else:
-        steps[-1] = length
-    sign = 1.0 if float(span[0]) >= 0 else -1.0
-    times = t0.unsqueeze(-1) + sign * steps
-    # the last save is the end itself, not the end plus a rounding error
-    times[:, -1] = t1
-    return times
-
-
-def _check_save_times(times: Tensor, t0: Tensor, t1: Tensor) -> None:
-    if times.shape[-1] == 0:
-        raise InputError("saveat must have at least one time", got="none", fix="Leave it out to save every step.")
-    if not bool(torch.isfinite(times).all()):
-        raise InputError("saveat must be finite", got="NaN or infinity among the times")
-    sign = torch.where(t1 >= t0, 1.0, -1.0).to(times.dtype).unsqueeze(-1)
-    wrong = ((times[:, 1:] - times[:, :-1]) * sign < 0).nonzero()
-    if len(wrong):
-        row, i = (int(x) for x in wrong[0])
-        word = "increase" if float(sign[row]) > 0 else "decrease"
-        before, after = float(times[row, i]), float(times[row, i + 1])
-        raise InputError(
-            f"saveat must {word}",
-            got=f"saveat[{i + 1}]={after:g} follows saveat[{i}]={before:g}",
-            fix="Sort it, or swap tspan to integrate backwards.",
-        )
-    low, high = torch.minimum(t0, t1).unsqueeze(-1), torch.maximum(t0, t1).unsqueeze(-1)
-    outside = ((times < low) | (times > high)).nonzero()
-    if len(outside):
-        row, i = (int(x) for x in outside[0])
-        raise InputError(
-            "saveat must lie within tspan",
-            expected=f"times from {float(low[row]):g} to {float(high[row]):g}",
-            got=f"saveat[{i}]={float(times[row, i]):g}",
-        )
+    times = regular_times(every, t0, t1)
+    return times[:, torch.isfinite(times[0])]
