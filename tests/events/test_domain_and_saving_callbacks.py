@@ -269,7 +269,7 @@ def test_the_gradient_of_what_one_trajectory_saved_is_not_spoilt_by_another_that
 
 def test_saved_values_are_written_anew_and_a_detached_function_keeps_no_graph():
     saved = ude.callbacks.SavedValues()
-    assert repr(saved) == "SavedValues(nothing yet)"
+    assert repr(saved) == "SavedValues(empty)"
     callback = ude.callbacks.SavingCallback(lambda u, p, t: u.detach().sum(-1), saved, saveat=[0.5, 1.0])
     for _ in range(2):
         ude.solve(decay(k=number(0.7)), callback=callback)
