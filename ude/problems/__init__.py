@@ -1,4 +1,4 @@
-"""What is to be solved: right-hand side, initial state, time span, parameters, measured inputs."""
+"""Problems: right-hand side, initial state, time span, parameters, and measured inputs."""
 
 from ude.problems.dynamical import DynamicalODEProblem, SecondOrderODEProblem
 from ude.problems.ensemble import EnsembleProblem

@@ -1,4 +1,4 @@
-"""Variants of one problem, to be solved together."""
+"""Variants of one problem that are solved together."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ class EnsembleProblem:
         prob: The problem that is varied; one trajectory, u0 of shape (state,).
         prob_func: ``prob_func(prob, i)`` returns the i-th variant, usually by `remake`: another u0, p or tspan. Random
             variants should draw from a generator seeded by i, so that an ensemble does not depend on its size.
-        output_func: ``output_func(sol, i)`` reduces a solution to what is kept of it; None keeps the solution.
-        reduction: ``reduction(total, outputs)`` folds what a chunk of variants kept into a running total, starting from
-            `initial`; with it, nothing else is kept, and memory does not grow with the number of variants.
-        initial: What `reduction` starts from.
+        output_func: ``output_func(sol, i)`` returns what is kept of a solution; None keeps the solution itself.
+        reduction: ``reduction(total, outputs)`` adds the outputs of a batch of variants to a running total; nothing
+            else is kept then, and memory does not grow with the number of variants.
+        initial: The total at the start.
+
+    Raises:
+        InputError: prob is not an ODEProblem with a single trajectory.
 
     >>> f = lambda u, p, t: (-p.k * u[..., 0])[..., None]  # variants are a batch: k has one number for each
     >>> prob = ude.ODEProblem(f, [1.0], (0.0, 1.0), dict(k=1.0))
@@ -41,17 +44,17 @@ class EnsembleProblem:
 
     def __post_init__(self) -> None:
         if not isinstance(self.prob, ODEProblem):
-            raise InputError("an ensemble varies an ODEProblem", got=type(self.prob).__name__)
+            raise InputError("prob of an ensemble must be an ODEProblem", got=type(self.prob).__name__)
         if self.prob.u0.ndim != 1:
             raise InputError(
-                "an ensemble varies a single trajectory",
+                "prob of an ensemble must be a single trajectory",
                 expected="u0 of shape (state,)",
                 got=str(tuple(self.prob.u0.shape)),
-                fix="A batch of initial states needs no ensemble: solve it as it is.",
+                fix="A batch of initial states needs no ensemble: solve it directly.",
             )
 
     def variant(self, i: int) -> ODEProblem:
-        """The i-th problem.
+        """Return the i-th problem.
 
         Raises:
             InputError: prob_func returned something that is not a problem.

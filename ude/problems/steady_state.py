@@ -12,16 +12,16 @@ from ude.problems.ode import ODEProblem
 class SteadyStateProblem(ODEProblem):
     """Find u with ``f(u, p, t) = 0``, starting from u0.
 
-    The solution has one save, at ``t = inf``: ``sol[-1]`` is the state ``(*batch, state)``. Its gradient by p is that
-    of the implicit function theorem (`SteadyStateAdjoint`); by u0 it is zero.
+    The solution has one saved time, ``t = inf``: ``sol[-1]`` is the state ``(*batch, state)``. Its gradient with
+    respect to p follows from the implicit function theorem (`SteadyStateAdjoint`); with respect to u0 it is zero.
 
     Args:
-        f: As for `ODEProblem`. It should not depend on t; methods that do not integrate call it at t = 0.
+        f: As for `ODEProblem`. It must not depend on t; methods that do not integrate call it at t = 0.
         u0: Where the search starts ``(*batch, state)``.
         p, names: As for `ODEProblem`.
 
     Raises:
-        InputError: u0, p or names cannot be used.
+        InputError: f, u0, p or names are invalid.
 
     >>> decay = SteadyStateProblem(lambda u, p, t: p.supply - p.rate * u, [0.0], dict(supply=3.0, rate=2.0))
     >>> from ude.solving import solve

@@ -27,7 +27,7 @@ from ude.events.callbacks import (
 from ude.events.step_checks import with_domains
 from ude.methods import Algorithm, Controller, InitializationAlgorithm
 from ude.problems.ensemble import EnsembleProblem
-from ude.problems.interpolation import interpolations_in
+from ude.problems.find_interpolations import interpolations_in
 from ude.problems.ode import ODEProblem
 from ude.problems.steady_state import SteadyStateProblem
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
