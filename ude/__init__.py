@@ -33,11 +33,13 @@ if TYPE_CHECKING:  # for type checkers, which do not see `__getattr__`; a test c
     from ude.models import MLP, UDE, FunctionModel, Neural, NeuralODE, Parameter, Symbolic
     from ude.problems import (
         DynamicalODEProblem,
+        EnsembleProblem,
         Interpolation,
         ODEFunction,
         ODEProblem,
         SecondOrderODEProblem,
         SplitODEProblem,
+        SteadyStateProblem,
         remake,
     )
     from ude.sensitivity import (
@@ -49,10 +51,8 @@ if TYPE_CHECKING:  # for type checkers, which do not see `__getattr__`; a test c
         QuadratureAdjoint,
     )
     from ude.solving import (
-        EnsembleProblem,
         ReturnCode,
         Solution,
-        SteadyStateProblem,
         check_gradient,
         fused,
         solve,
@@ -62,9 +62,9 @@ if TYPE_CHECKING:  # for type checkers, which do not see `__getattr__`; a test c
 __version__ = "0.1.0"
 
 _NAMES: dict[str, str] = {
-    "ude.problems": "ODEProblem ODEFunction SplitODEProblem SecondOrderODEProblem DynamicalODEProblem Interpolation "
-    "remake",
-    "ude.solving": "solve Solution ReturnCode check_gradient SteadyStateProblem EnsembleProblem",
+    "ude.problems": "ODEProblem ODEFunction SplitODEProblem SecondOrderODEProblem DynamicalODEProblem "
+    "SteadyStateProblem EnsembleProblem Interpolation remake",
+    "ude.solving": "solve Solution ReturnCode check_gradient",
     "ude.methods": "Tsit5 Vern7 RK4 KenCarp4 Rodas5P FBDF AutoTsit5",
     "ude.engines": "TorchDiffEq",
     "ude.sensitivity": "DiscreteAdjoint BacksolveAdjoint InterpolatingAdjoint QuadratureAdjoint GaussAdjoint "

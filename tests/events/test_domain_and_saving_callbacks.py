@@ -269,7 +269,7 @@ def test_the_gradient_of_what_one_trajectory_saved_is_not_spoilt_by_another_that
 
 def test_saved_values_are_written_anew_and_a_detached_function_keeps_no_graph():
     saved = ude.callbacks.SavedValues()
-    assert repr(saved) == "SavedValues(nothing yet)"
+    assert repr(saved) == "SavedValues(empty)"
     callback = ude.callbacks.SavingCallback(lambda u, p, t: u.detach().sum(-1), saved, saveat=[0.5, 1.0])
     for _ in range(2):
         ude.solve(decay(k=number(0.7)), callback=callback)
@@ -376,71 +376,71 @@ def save(function=lambda u, p, t: t, **options):
     [
         (
             lambda: ude.callbacks.PositiveDomain(scalefactor=1.0),
-            "scalefactor of PositiveDomain: expected between 0 and 1, got 1.0",
+            "scalefactor must be between 0 and 1: scalefactor=1.0.",
         ),
         (
             lambda: ude.callbacks.PositiveDomain(abstol=-1.0),
-            "abstol of PositiveDomain: expected zero or more, got -1.0.",
+            "abstol of PositiveDomain must be zero or more: abstol=-1.0.",
         ),
         (
             lambda: ude.solve(decay([-1.0]), callback=ude.callbacks.PositiveDomain()),
-            "u0 lies outside the PositiveDomain: expected no state below zero, got -1 as state 0 of trajectory 0",
+            "u0 must lie inside the PositiveDomain: expected no state below zero, got -1 as state 0 of trajectory 0",
         ),
         (
             lambda: ude.solve(decay(), callback=ude.callbacks.PositiveDomain(idxs=[3])),
-            "idxs of PositiveDomain name no state: expected indices below 1, got 3.",
+            "idxs of PositiveDomain must be indices of states: expected indices below 1, got 3.",
         ),
         (
             lambda: ude.solve(decay(), callback=ude.callbacks.PositiveDomain(abstol=[1.0, 2.0])),
-            r"abstol of PositiveDomain does not fit the state: expected a number or 1 numbers, got shape \(2,\)",
+            r"abstol of PositiveDomain must be one number or one number for each .*or 1 numbers, got shape \(2,\)",
         ),
         (
             lambda: ude.solve(decay(), ude.RK4(), adaptive=False, dt=0.1, callback=ude.callbacks.PositiveDomain()),
-            "PositiveDomain needs steps that can change: adaptive=False. Leave it out.",
+            "PositiveDomain requires adaptive steps: adaptive=False. Leave it out.",
         ),
         (lambda: ude.callbacks.SavingCallback(3, ude.callbacks.SavedValues()), "save_func must be a function: 3."),
         (
             lambda: ude.callbacks.SavingCallback(lambda u, p, t: u, []),
-            r"a saving callback needs a place to save to: expected SavedValues\(\), got list.",
+            r"saved_values must be a SavedValues: expected SavedValues\(\), got list.",
         ),
-        (lambda: save(saveat=-0.1), "saveat is not a step: expected a positive number or times, got -0.1."),
+        (lambda: save(saveat=-0.1), "saveat must be a positive number or a list of times: -0.1."),
         (lambda: save(saveat=[0.1, math.inf]), "saveat must be finite: infinity among the times."),
         (
             lambda: save(save_everystep=False),
-            "neither saveat nor save_everystep is given. Give saveat=0.1, or save_everystep=True.",
+            "saveat or save_everystep must be given: neither. Give saveat=0.1, or save_everystep=True.",
         ),
         (
             lambda: ude.solve(decay(), callback=save(saveat=[0.5, 3.0])),
-            r"saveat of a callback lies outside tspan: expected times from 0 to 2, got saveat\[1\]=3.",
+            "saveat of a callback must lie within tspan: expected times from 0 to 2, got 3 at index 1.",
         ),
         (
             lambda: ude.solve(decay(), callback=save(saveat=[[0.5], [1.0]])),
-            r"saveat of a callback does not fit the batch: expected \(time,\) or \(time,\), got \(2, 1\)",
+            r"saveat of a callback must have one row of times, .*: expected shape \(time,\) or \(time,\), got \(2, 1\)",
         ),
         (
             lambda: ude.solve(decay(torch.ones(2, 1, dtype=torch.float64)), callback=save(lambda u, p, t: u.sum())),
-            r"save_func must return a tensor with one row a trajectory: expected shape \(2, ...\), got \(\).",
+            r"save_func must return a tensor with one row for each trajectory: expected shape \(2, ...\), got \(\).",
         ),
         (
             lambda: ude.solve(ude.EnsembleProblem(decay()), trajectories=2, callback=save()),
-            "an ensemble is several solves, each of which would write SavedValues anew. Solve a batch",
+            "an ensemble is several solves, each of which would overwrite SavedValues. Solve a batch",
         ),
         (lambda: ude.callbacks.FunctionCallingCallback("print"), "func must be a function: 'print'."),
         (
             lambda: ude.solve(decay(), callback=ude.callbacks.FunctionCallingCallback(print, funcat=[-1.0])),
-            r"funcat of a callback lies outside tspan: expected times from 0 to 2, got funcat\[0\]=-1.",
+            "funcat of a callback must lie within tspan: expected times from 0 to 2, got -1 at index 0.",
         ),
         (
             lambda: ude.solve(
                 decay(), callback=ude.callbacks.IterativeCallback(lambda u, p, t: t - 1, lambda u, p, t: u)
             ),
-            "time_choice must return a time after this one: -1 at t=0. Return t [+] delay",
+            "time_choice must return a time after the current one: -1 at t=0. Return t [+] delay",
         ),
         (
             lambda: ude.solve(
                 decay(), callback=ude.callbacks.IterativeCallback(lambda u, p, t: 0.5, lambda u, p, t: u)
             ),
-            r"time_choice must return one time a trajectory: expected shape \(\), or None, got 0.5.",
+            r"time_choice must return one time for each trajectory: expected shape \(\), or None, got 0.5.",
         ),
     ],
 )

@@ -70,7 +70,7 @@ def test_ragged_grids_are_read_each_by_its_trajectory(kind):
         alone = ude.Interpolation(grids[i], values[i], kind)(t[:, i])
         torch.testing.assert_close(together(t)[:, i], alone, rtol=1e-14, atol=1e-14)
     with pytest.raises(
-        ude.errors.InputError, match=r"t does not fit the grids: expected one time for each of 2 trajectories"
+        ude.errors.InputError, match=r"t must be one time for each grid: expected one time for each of 2 trajectories"
     ):
         together(torch.tensor(0.3))
 
@@ -97,13 +97,13 @@ def test_the_gradient_of_a_forced_solve_reaches_the_forcing():
     [
         (
             (T, Y, "quintic"),
-            "no such kind of interpolation: expected one of constant, linear, cubic, pchip, akima, got",
+            "there is no such kind of interpolation: expected one of constant, linear, cubic, pchip, akima, got",
         ),
         (([0.0, 0.0, 1.0], [1.0, 2.0, 3.0]), r"times of an interpolation must increase .*: t\[0:2\] = \[0.0, 0.0\]"),
-        ((T, Y[:3]), r"values do not fit the times: expected shape \(7,\) or \(7, channel\), got \(3,\)"),
-        (([0.0], [1.0]), r"linear interpolation needs times: expected at least 2, \(time,\), got shape \(1,\)"),
+        ((T, Y[:3]), r"values must be one for each time: expected shape \(7,\) or \(7, channel\), got \(3,\)"),
+        (([0.0], [1.0]), r"linear interpolation needs at least 2 times: expected shape \(time,\), got shape \(1,\)"),
         ((T, Y * np.nan), "values of an interpolation must be finite: NaN or infinity. Drop those times."),
-        (([T, T], [Y]), "values do not fit the grids: expected 2 lists, got 1."),
+        (([T, T], [Y]), "values must be one list for each grid: expected 2 lists, got 1."),
     ],
 )
 def test_unusable_points_are_refused_with_the_reason(arguments, text):

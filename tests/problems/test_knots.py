@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import ude
-from ude.problems.interpolation import interpolations_in
+from ude.problems.find_interpolations import interpolations_in
 
 END = 20.0
 

@@ -82,15 +82,21 @@ def test_names_come_from_the_unpacking_in_the_source():
     ("arguments", "text"),
     [
         ({"f": 3}, r"f must be callable as f\(u, p, t\): int. Pass a function."),
-        ({"u0": 1.0}, r"u0 needs a state axis: expected shape \(\*batch, state\), got a scalar. Write u0=\[value\]."),
-        ({"u0": []}, r"u0 is empty: expected at least one state, got shape \(0,\)."),
+        (
+            {"u0": 1.0},
+            r"u0 must have a state axis: expected shape \(\*batch, state\), got a scalar. Write u0=\[value\].",
+        ),
+        ({"u0": []}, r"u0 must have at least one state: shape \(0,\)."),
         ({"u0": ["one"]}, r"u0 must be numbers or a tensor: \['one'\]"),
         ({"tspan": 3.0}, r"tspan must be a pair: expected \(start, end\), got 3.0."),
         ({"tspan": (0.0, float("nan"))}, r"the end of tspan must be finite: nan."),
-        ({"tspan": (torch.zeros(3), 1.0)}, r"the start of tspan does not fit the batch .* got shape \(3,\)"),
+        (
+            {"tspan": (torch.zeros(3), 1.0)},
+            r"the start of tspan must be one number or one for each .* got shape \(3,\)",
+        ),
         ({"p": dict(alpha="much")}, r"p must be built of numbers, tensors and modules: 'much' of type str"),
-        ({"names": "x"}, r"names do not fit the state: expected 2 different names, got x."),
-        ({"names": "x, x"}, r"names do not fit the state: expected 2 different names, got x, x."),
+        ({"names": "x"}, r"names must be one name for each state: expected 2 different names, got x."),
+        ({"names": "x, x"}, r"names must be one name for each state: expected 2 different names, got x, x."),
     ],
 )
 def test_a_problem_that_cannot_be_is_refused_with_the_reason(arguments, text):

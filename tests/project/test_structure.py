@@ -33,7 +33,7 @@ WIDE = {
 LONG = {
     *("ude.discovery.search.operon_worker.evolve", "ude.engines.fused.codegen.source.trace_program"),
     *("ude.engines.torch.stepper._attempt", "ude.engines.torch.stepper.attempt", "ude.engines.torch.stepper._result"),
-    *("ude.events.segments._one_leg", "ude.fitting.fit.fit", "ude.fitting.saved_fit._rebuild"),
+    *("ude.fitting.fit.fit", "ude.fitting.saved_fit._rebuild"),
 }
 MOST_LINES, MOST_ARGUMENTS, MOST_FILES = 60, 7, 20
 

@@ -15,7 +15,7 @@ import ude
 from tests.stiff_problems_for_tests import ROBERTSON, robertson, van_der_pol
 from ude.engines.torch.families.esdirk import EsdirkScheme
 from ude.engines.torch.scheme import Cotangents
-from ude.solving.validation import Options, specify
+from ude.solving.validation import validate
 
 NEWTON = {"newton_tolerance": 1e-6, "newton_maxiters": 60}
 ESDIRK = [
@@ -294,7 +294,7 @@ def test_a_step_whose_own_jacobian_misleads_is_solved_again_all_the_same():
     rate = torch.tensor(1000.0, dtype=torch.float64, requires_grad=True)
     start = torch.tensor([[0.0], [0.2]], dtype=torch.float64)
     alg = ude.methods.ImplicitEuler()
-    spec = specify(ude.ODEProblem(f, start, (0.0, 1.0), dict(rate=rate)), alg, Options(), ude.DiscreteAdjoint())
+    spec = validate(ude.ODEProblem(f, start, (0.0, 1.0), dict(rate=rate)), alg, ude.solving.SolveOptions())
     scheme = EsdirkScheme(spec, alg, (rate,))
     dt = torch.tensor([1.0, 0.01], dtype=torch.float64)
     step = (start, f(start, ude.problems.Parameters(rate=rate.detach()), dt), torch.zeros_like(dt), dt)

@@ -41,8 +41,7 @@ def test_the_solution_says_what_was_chosen_and_why(prob, options, name, reason):
     sol = ude.solve(prob, **options)
     assert sol.stats.algorithm == name
     assert reason in sol.stats.why_algorithm
-    asked = {key: value for key, value in options.items() if key != "dt"}
-    alg, why = ude.solving.default_algorithm(prob, **asked)
+    alg, why = ude.solving.default_algorithm(prob, ude.solving.SolveOptions(**options))
     assert (alg.name, why) == (name, sol.stats.why_algorithm)
 
 
@@ -71,5 +70,5 @@ def test_a_stiff_problem_is_solved_without_a_word():
 
 
 def test_a_reltol_that_is_no_number_is_refused():
-    with pytest.raises(ude.errors.InputError, match="reltol must be a number or one number a state: 'tight'"):
+    with pytest.raises(ude.errors.InputError, match="reltol must be one number or one number for each state: 'tight'"):
         ude.solve(lotka_volterra_problem(), reltol="tight")

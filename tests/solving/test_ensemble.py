@@ -93,10 +93,10 @@ def test_a_failed_variant_is_its_own_affair():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: ude.EnsembleProblem(3), "an ensemble varies an ODEProblem: int."),
+        (lambda: ude.EnsembleProblem(3), "prob of an ensemble must be an ODEProblem: int."),
         (
             lambda: ude.EnsembleProblem(lotka_volterra_problem(u0=[[1.0, 1.0]])),
-            "an ensemble varies a single trajectory: expected u0 of shape",
+            "prob of an ensemble must be a single trajectory: expected u0 of shape",
         ),
         (
             lambda: ude.solve(ude.EnsembleProblem(lotka_volterra_problem())),
@@ -110,7 +110,10 @@ def test_a_failed_variant_is_its_own_affair():
             lambda: ude.solve(ude.EnsembleProblem(lotka_volterra_problem(), lambda p, i: None), trajectories=2),
             "prob_func must return a problem: NoneType. Return remake",
         ),
-        (lambda: ude.solve(lotka_volterra_problem(), trajectories=2), "trajectories belongs to an ensemble. Wrap the"),
+        (
+            lambda: ude.solve(lotka_volterra_problem(), trajectories=2),
+            "trajectories requires an EnsembleProblem. Use",
+        ),
     ],
 )
 def test_unusable_ensembles_are_refused_with_the_reason(make, text):

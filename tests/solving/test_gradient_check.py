@@ -20,9 +20,7 @@ def test_a_right_gradient_agrees_to_six_digits(sensealg):
         lotka_volterra_problem(tspan=(0.0, 3.0)),
         lambda sol: (sol.u**2).sum() + sol(1.1).prod(),
         ude.Tsit5(),
-        sensealg=sensealg,
-        saveat=0.5,
-        **TIGHT,
+        ude.solving.SolveOptions(sensealg=sensealg, saveat=0.5, **TIGHT),
     )
     assert check.agrees(1e-6), str(check)
     assert len(check.entries) == 6
@@ -44,9 +42,7 @@ def test_a_wrong_gradient_is_found():
     check = ude.check_gradient(
         lotka_volterra_problem(tspan=(0.0, 1.0)),
         lambda sol: sol.u.sum(),
-        sensealg=WrongByAPercent(),
-        saveat=0.5,
-        **TIGHT,
+        options=ude.solving.SolveOptions(sensealg=WrongByAPercent(), saveat=0.5, **TIGHT),
     )
     assert not check.agrees(1e-3)
     assert check.worst == pytest.approx(0.01, rel=0.1)
@@ -69,7 +65,8 @@ def test_modules_in_p_and_as_f_are_checked_and_left_as_they_are():
         (ude.ODEProblem(lambda u, p, t: p.net(u), [1.0, 0.5], (0.0, 1.0), dict(net=net)), "p.net."),
         (ude.ODEProblem(Field(), [1.0, 0.5], (0.0, 1.0)), "f.net."),
     ):
-        check = ude.check_gradient(prob, lambda sol: (sol.u**2).sum(), saveat=0.5, most=3, **TIGHT)
+        options = ude.solving.SolveOptions(saveat=0.5, **TIGHT)
+        check = ude.check_gradient(prob, lambda sol: (sol.u**2).sum(), options=options, most=3)
         assert check.agrees(1e-6), str(check)
         assert {entry.name.rsplit("[", 1)[0] for entry in check.entries if entry.name != "u0"} >= {prefix + "0.weight"}
     assert all(torch.equal(q, old) for q, old in zip(net.parameters(), before, strict=True))
@@ -94,4 +91,4 @@ def test_a_loss_that_is_no_scalar_is_refused():
     with pytest.raises(
         ude.errors.InputError, match=r"the loss must be a scalar tensor: shape \(2,\). Sum or average it."
     ):
-        ude.check_gradient(lotka_volterra_problem(tspan=(0.0, 1.0)), lambda sol: sol.u[-1], saveat=1.0)
+        ude.check_gradient(lotka_volterra_problem(tspan=(0.0, 1.0)), lambda sol: sol.u[-1])

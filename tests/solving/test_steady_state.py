@@ -156,14 +156,17 @@ def test_terminate_steady_state_ends_each_trajectory_by_itself_with_an_exact_gra
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ude.steady_state.DynamicSS(abstol=0.0), "tolerances of a steady state must be positive: abstol=0.0"),
+        (lambda: ude.steady_state.DynamicSS(abstol=0.0), "abstol must be positive and reltol zero or more: abstol=0.0"),
         (
             lambda: ude.steady_state.DynamicSS(tspan=0.0),
-            "DynamicSS needs a length of time: expected a positive tspan, got 0.0",
+            "tspan of DynamicSS must be positive: tspan=0.0",
         ),
-        (lambda: ude.steady_state.SSRootfind(maxiters=0), "maxiters allows no step: expected at least 1, got 0"),
-        (lambda: ude.steady_state.TerminateSteadyState(abstol=-1.0), "tolerances of a steady state must be positive"),
-        (lambda: ude.solve(problem()[0], ude.Tsit5()), "alg cannot solve a SteadyStateProblem: expected DynamicSS"),
+        (lambda: ude.steady_state.SSRootfind(maxiters=0), "maxiters must be at least 1: maxiters=0"),
+        (lambda: ude.steady_state.TerminateSteadyState(abstol=-1.0), "abstol must be positive and reltol zero or more"),
+        (
+            lambda: ude.solve(problem()[0], ude.Tsit5()),
+            "requires an algorithm for steady states: expected DynamicSS",
+        ),
         (
             lambda: ude.solve(problem()[0], sensealg=ude.DiscreteAdjoint()),
             "DiscreteAdjoint differentiates solves in time: expected sensealg=SteadyStateAdjoint",

@@ -1,4 +1,4 @@
-"""Events: legs of a solve between them, tied together so that gradients run through."""
+"""Events: callbacks, the segments of a solve between events, and what is saved of them."""
 
 from ude.events.outcome import EventSolve
 from ude.events.run import EventRun, preset_times

@@ -1,7 +1,8 @@
-"""What saving and function-calling callbacks see of a solve, leg by leg.
+"""Evaluate saving and function-calling callbacks, segment by segment.
 
-Events cut a solve into legs. For each leg an observer says at which times it wants to look, the leg reads the states
-there together with everything else (one read, so one backward pass), and the observer takes them.
+Events divide a solve into segments. For each segment an observer lists the times at which its callback is evaluated.
+The segment reads the states there together with everything else (one read, so one backward pass), and the observer
+evaluates the callback on them.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from torch import Tensor
 from ude.engines import SolveSpec
 from ude.errors import InputError
 from ude.events.callbacks import Callback, FunctionCallingCallback, SavingCallback
+from ude.events.times import regular_times, require_inside, time_rows
 
-#: Calls a user's function of (u, p, t, ...) in the shape that its author sees.
+#: Calls a user's function of (u, p, t, ...) with the shapes that its author expects.
 Caller = Callable[..., Any]
 
 
 @dataclass(frozen=True, eq=False)
 class ObservedSegment:
-    """One leg, as observers need it.
+    """One segment between events, as observers need it.
 
     Args:
         start, end: Where each trajectory begins and ends (B,); equal where it has ended already.
-        fresh: Whose start is the start of the solve (B,).
-        jumped: Whose state was changed at the start (B,).
+        fresh: Which trajectories begin at the start of the solve (B,).
+        jumped: Which trajectories had their state changed at the start (B,).
         steps: Ends of accepted steps, NaN where a trajectory took none (B, k); may reach beyond the end.
-        close: How near two times are the same (B,).
+        close: Distance below which two times count as equal (B,).
         sign: 1 forwards in time, -1 backwards (B,).
     """
 
@@ -45,8 +47,15 @@ class ObservedSegment:
 
 
 @dataclass
-class Observer:
-    """A `SavingCallback` or a `FunctionCallingCallback` during one solve."""
+class CallbackObserver:
+    """A `SavingCallback` or a `FunctionCallingCallback` during one solve.
+
+    Args:
+        wanted: Times at which to evaluate it, a row for each trajectory (B, k); NaN is no time.
+        everystep: Whether to evaluate it at the end of every step too.
+        batch: Shape of the batch.
+        columns: What was saved so far: times (B,), values (B, ...) and in which trajectories (B,).
+    """
 
     callback: SavingCallback | FunctionCallingCallback
     wanted: Float[Tensor, "B k"]
@@ -54,22 +63,22 @@ class Observer:
     batch: tuple[int, ...]
     columns: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
-    def times(self, leg: ObservedSegment) -> tuple[Float[Tensor, "B k"], Bool[Tensor, "B k"]]:
-        """The times at which to look, in the order of time, and which of them count; the others are the leg's end."""
-        sign, start, end = (item.unsqueeze(-1) for item in (leg.sign, leg.start, leg.end))
-        running = (start != end) | leg.fresh.unsqueeze(-1)
+    def times(self, segment: ObservedSegment) -> tuple[Float[Tensor, "B k"], Bool[Tensor, "B k"]]:
+        """Return the times of evaluation in order, and which of them count; the others are the segment's end."""
+        sign, start, end = (item.unsqueeze(-1) for item in (segment.sign, segment.start, segment.end))
+        running = (start != end) | segment.fresh.unsqueeze(-1)
         after, before = (self.wanted - start) * sign, (end - self.wanted) * sign
-        inside = (before >= 0) & ((after > 0) | (leg.fresh.unsqueeze(-1) & (after == 0))) & running
+        inside = (before >= 0) & ((after > 0) | (segment.fresh.unsqueeze(-1) & (after == 0))) & running
         times = self.wanted
         if self.everystep:
-            own = torch.cat([start, leg.steps, end], -1)
-            good = ((leg.steps - start) * sign > 0) & ((end - leg.steps) * sign > leg.close.unsqueeze(-1))
-            first = (leg.fresh | (leg.jumped & (leg.start != leg.end))).unsqueeze(-1)
+            own = torch.cat([start, segment.steps, end], -1)
+            good = ((segment.steps - start) * sign > 0) & ((end - segment.steps) * sign > segment.close.unsqueeze(-1))
+            first = (segment.fresh | (segment.jumped & (segment.start != segment.end))).unsqueeze(-1)
             times = torch.cat([times, own], -1)
             inside = torch.cat([inside, first, good, start != end], -1)
         key, order = torch.where(inside, times * sign, float("inf")).sort(dim=-1, stable=True)
         if self.everystep:
-            # a time that is wanted and the end of a step is looked at once
+            # a wanted time that is also the end of a step counts once
             again = torch.zeros_like(inside)
             again[:, 1:] = key[:, 1:] == key[:, :-1]
             key, place = torch.where(again, float("inf"), key).sort(dim=-1, stable=True)
@@ -80,9 +89,9 @@ class Observer:
         return torch.where(inside, times, end), inside
 
     def take(self, call: Caller, times: Float[Tensor, "B k"], u: Float[Tensor, "B k n"], inside: Tensor) -> None:
-        """Look at the states that were read."""
+        """Evaluate the callback on the states u that were read at the times of `times`."""
         for j in range(times.shape[1]):
-            # a state that is not finite is nobody's value, and 0 NaN of it would reach the gradient of the others
+            # a state that is not finite is not saved; unmasked, its 0 * NaN would reach the gradient of the others
             which = inside[:, j] & torch.isfinite(u[:, j]).all(-1)
             if not bool(which.any()):
                 continue
@@ -94,14 +103,14 @@ class Observer:
             value = call(self.callback.save_func, state, times[:, j])
             if not isinstance(value, Tensor) or tuple(value.shape[: len(self.batch)]) != self.batch:
                 raise InputError(
-                    "save_func must return a tensor with one row a trajectory",
+                    "save_func must return a tensor with one row for each trajectory",
                     expected=f"shape {(*self.batch, '...')}".replace("'", ""),
                     got=str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__,
                 )
             self.columns.append((times[:, j], value.reshape(len(times), *value.shape[len(self.batch) :]), which))
 
     def finish(self) -> None:
-        """Give a saving callback what was saved, one row of times and values a trajectory."""
+        """Write what was saved to the callback's `SavedValues`, a row of times and values for each trajectory."""
         if not isinstance(self.callback, SavingCallback):
             return
         saved, count = self.callback.saved_values, len(self.wanted)
@@ -115,8 +124,8 @@ class Observer:
         saved.t, saved.saveval = (t, kept) if self.batch else (t[0], kept[0])
 
 
-def observers_of(callbacks: Sequence[Callback], spec: SolveSpec) -> list[Observer]:
-    """The observers among the callbacks.
+def observers_of(callbacks: Sequence[Callback], spec: SolveSpec) -> list[CallbackObserver]:
+    """Return the observers of a solve, one for each saving or function-calling callback.
 
     Raises:
         InputError: Their times do not fit the batch, or lie outside the span.
@@ -124,9 +133,12 @@ def observers_of(callbacks: Sequence[Callback], spec: SolveSpec) -> list[Observe
     found = []
     for item in callbacks:
         if isinstance(item, SavingCallback):
-            found.append(Observer(item, _wanted(item.saveat, "saveat", spec), bool(item.save_everystep), spec.batch))
+            wanted, everystep = _wanted(item.saveat, "saveat", spec), bool(item.save_everystep)
         elif isinstance(item, FunctionCallingCallback):
-            found.append(Observer(item, _wanted(item.funcat, "funcat", spec), bool(item.func_everystep), spec.batch))
+            wanted, everystep = _wanted(item.funcat, "funcat", spec), bool(item.func_everystep)
+        else:
+            continue
+        found.append(CallbackObserver(item, wanted, everystep, spec.batch))
     return found
 
 
@@ -134,34 +146,7 @@ def _wanted(times: Tensor | None, name: str, spec: SolveSpec) -> Float[Tensor, "
     if times is None:
         return spec.t0.new_empty(len(spec.t0), 0)
     if times.ndim == 0:
-        return _regular(float(times), spec)
-    rows = times.to(spec.t0)
-    if rows.ndim == 1:
-        rows = rows.expand(len(spec.t0), -1)
-    elif tuple(rows.shape[:-1]) != spec.batch:
-        raise InputError(
-            f"{name} of a callback does not fit the batch",
-            expected=f"(time,) or {(*spec.batch, 'time')}".replace("'", ""),
-            got=str(tuple(rows.shape)),
-        )
-    rows = rows.reshape(len(spec.t0), -1)
-    low, high = torch.minimum(spec.t0, spec.t1).unsqueeze(-1), torch.maximum(spec.t0, spec.t1).unsqueeze(-1)
-    outside = ((rows < low) | (rows > high)).nonzero()
-    if len(outside):
-        lane, i = (int(x) for x in outside[0])
-        raise InputError(
-            f"{name} of a callback lies outside tspan",
-            expected=f"times from {float(low[lane]):g} to {float(high[lane]):g}",
-            got=f"{name}[{i}]={float(rows[lane, i]):g}",
-        )
+        return regular_times(float(times), spec.t0, spec.t1)
+    rows = time_rows(f"{name} of a callback", times, spec.t0, spec.batch)
+    require_inside(f"{name} of a callback", rows, spec.t0, spec.t1)
     return rows
-
-
-def _regular(every: float, spec: SolveSpec) -> Float[Tensor, "B k"]:
-    """The start, every so much later, and the end, for each trajectory."""
-    length = (spec.t1 - spec.t0).abs().unsqueeze(-1)
-    count = int(float(length.max()) / every + 1e-9)
-    steps = torch.arange(count + 1, dtype=spec.t0.dtype, device=spec.t0.device) * every
-    # a multiple that is the end but for rounding is the end
-    steps = torch.where(steps < length * (1 - 1e-9), steps, float("nan")).expand(len(length), -1)
-    return torch.cat([spec.t0.unsqueeze(-1) + spec.sign.unsqueeze(-1) * steps, spec.t1.unsqueeze(-1)], -1)

@@ -1,4 +1,4 @@
-"""What the legs of one solve have in common, and the times that callbacks name beforehand."""
+"""What the segments of one solve have in common."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines import Engine, SolveSpec
-from ude.errors import InputError
 from ude.events.callbacks import Callback, PeriodicCallback, PositiveDomain, PresetTimeCallback
+from ude.events.times import multiples, time_rows
 from ude.problems.ode import FlatRightHandSide
 from ude.sensitivity import SensitivityAlgorithm
 
 
 @dataclass(frozen=True, eq=False)
 class EventRun:
-    """What the legs of a solve have in common."""
+    """What the segments of one solve have in common.
+
+    Args:
+        spec: The whole solve.
+        engine, sensealg: What runs and what differentiates every segment.
+        p: The leaves of the parameters.
+        tracked: Whether a gradient with respect to u0 or p may be asked for.
+        callbacks: Single callbacks, in order.
+        tstops: Times that steps must hit, a row for each trajectory; NaN is no time.
+        max_events: Most events of all trajectories together.
+    """
 
     spec: SolveSpec
     engine: Engine
@@ -30,18 +39,14 @@ class EventRun:
     tstops: Float[Tensor, "B k"]
     max_events: int
 
-    def parameters(self) -> Any:
-        f = self.spec.f
-        return f.parameters(self.p) if isinstance(f, FlatRightHandSide) else None
-
     def call(self, function: Callable[..., Any], u: Tensor, t: Tensor, *more: Tensor) -> Any:
-        """Call a user's function of (u, p, t) in the shape that its author sees."""
-        batch = self.spec.batch
-        extra = [item.reshape(batch) for item in more]
-        return function(u.reshape(*batch, u.shape[-1]), self.parameters(), t.reshape(batch), *extra)
+        """Call a user's function of (u, p, t, ...) with the shapes that its author expects."""
+        batch, f = self.spec.batch, self.spec.f
+        p = f.parameters(self.p) if isinstance(f, FlatRightHandSide) else None
+        return function(u.reshape(*batch, u.shape[-1]), p, t.reshape(batch), *(item.reshape(batch) for item in more))
 
     def project(self, values: Float[Tensor, "B T n"]) -> Float[Tensor, "B T n"]:
-        """What is handed out of states that were read: nothing outside the domains of the solve."""
+        """Project states that are returned to the user onto the domains of the solve."""
         for callback in self.callbacks:
             if isinstance(callback, PositiveDomain):
                 values = callback.project(values)
@@ -49,24 +54,7 @@ class EventRun:
 
 
 def preset_times(callback: PresetTimeCallback | PeriodicCallback, spec: SolveSpec) -> Float[Tensor, "B k"]:
-    """The callback's times for every trajectory; NaN where a row is shorter."""
+    """The times of a callback for every trajectory; NaN where a row is shorter."""
     if isinstance(callback, PeriodicCallback):
-        length = spec.t1 - spec.t0
-        count = int(float(length.abs().max()) / callback.every + 1e-9)
-        steps = torch.arange(1, count + 1, dtype=spec.t0.dtype, device=spec.t0.device) * callback.every
-        return spec.t0.unsqueeze(-1) + length.sign().unsqueeze(-1) * steps
-    times: Tensor = callback.times.to(spec.t0)
-    if times.ndim == 1:
-        return times.expand(len(spec.t0), -1)
-    if tuple(times.shape[:-1]) != spec.batch:
-        raise InputError(
-            "preset times do not fit the batch",
-            expected=f"(k,) or {(*spec.batch, 'k')}".replace("'", ""),
-            got=str(tuple(times.shape)),
-        )
-    return times.reshape(len(spec.t0), -1)
-
-
-def rounding(t: Tensor, spec: SolveSpec) -> Tensor:
-    """A unit of rounding of times near t."""
-    return torch.finfo(t.dtype).eps * torch.maximum(t.abs(), (spec.t1 - spec.t0).abs())
+        return multiples(callback.every, spec.t0, spec.t1)[:, 1:]
+    return time_rows("times of a callback", callback.times, spec.t0, spec.batch)

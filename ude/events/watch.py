@@ -1,4 +1,4 @@
-"""Looks for events in every accepted step, and locates them on its dense output."""
+"""Look for events in every accepted step, and locate them on its dense output."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ from ude.engines.initialization import derivative
 from ude.errors import InputError
 from ude.events.callbacks import ContinuousCallback, DiscreteCallback, VectorContinuousCallback
 from ude.events.progress import Progress
-from ude.events.run import EventRun, rounding
+from ude.events.run import EventRun
+from ude.events.times import rounding
 
-# The dense output of a step is a polynomial of at most this degree, so as many samples and one describe it fully.
+# The dense output of a step is a polynomial of at most this degree, which one sample more than that determines.
 _DEGREE = 10
 _BISECTIONS = 60
-# A state that has just been put on zero is on neither side until this many units of rounding later.
+# A state that an event has just set to zero is on neither side until this many units of rounding later.
 _UNSETTLED = 64
 
 
 class Watch:
-    """Looks for sign changes of the conditions in every accepted step, and remembers where each trajectory's was."""
+    """Looks for sign changes of the conditions in every accepted step, and records where each trajectory's was.
+
+    Attributes:
+        needed: Whether the engine must call it after every step.
+        low, high: Times between which the condition changed sign (B,), where `found`.
+        found: Which trajectories had a sign change (B,).
+        discrete: Where the condition of a discrete callback held at the end of the last step (B,).
+    """
 
     def __init__(self, run: EventRun, state: Progress) -> None:
         self.run, self.state = run, state
@@ -51,7 +59,7 @@ class Watch:
         ):
             got = str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
             raise InputError(
-                "a condition must return one number a trajectory", expected=str(self.run.spec.batch), got=got
+                "a condition must return one number for each trajectory", expected=str(self.run.spec.batch), got=got
             )
         return value.reshape(len(t), -1)
 
@@ -61,7 +69,7 @@ class Watch:
                 self.state.side[index] = self._values(callback, self.state.u.detach(), self.state.t).sign()
 
     def steps(self) -> Float[Tensor, "B k"]:
-        """Where the steps ended so far, NaN where a trajectory took none."""
+        """Return the ends of the steps so far, NaN where a trajectory took none."""
         return torch.stack(self._ends, -1) if self._ends else self.low[:, None][:, :0]
 
     def __call__(self, t: Tensor, u: Tensor, t_next: Tensor, u_next: Tensor, moved: Tensor) -> Tensor:
@@ -76,7 +84,7 @@ class Watch:
             width = (t_next - t).unsqueeze(-1)
             bend = u_next - u - width * du
             for theta in thetas:
-                # good enough to see on which side the state is; the event itself is located on the dense output
+                # accurate enough to see on which side the state is; the event is located on the dense output
                 at = u_next if theta == 1.0 else u + theta * width * du + theta**2 * bend
                 when = t_next if theta == 1.0 else t + theta * (t_next - t)
                 crossed = self._crossings(at, when, moved & ~stop)
@@ -92,7 +100,7 @@ class Watch:
         return stop
 
     def _crossings(self, u: Tensor, t: Tensor, which: Tensor) -> Bool[Tensor, "B"]:
-        """Which trajectories changed sides between the last look and this one; sides are updated."""
+        """Find the trajectories that changed sides since the last evaluation, and update the sides."""
         crossed = torch.zeros_like(which)
         for index, callback in self.continuous:
             side = self._values(callback, u, t).sign()
@@ -113,8 +121,8 @@ class Watch:
         """Find each trajectory's earliest event inside its bracket.
 
         Returns:
-            The time where the leg ends (the event, or t_end without one), the callback's index (-1 without), and the
-            component of a vector condition.
+            The time where the segment ends (the event, or t_end without one), the callback's index (-1 without), and
+            the component of a vector condition.
         """
         end, fired = t_end.clone(), torch.full_like(self.state.codes, -1)
         component = torch.zeros_like(self.state.codes)
@@ -176,5 +184,6 @@ class Path:
 
 
 def component_of(value: Tensor, component: Tensor, count: int) -> Float[Tensor, "B"]:
+    """Select one component of a condition for each of `count` trajectories."""
     flat = value.reshape(count, -1)
     return flat[:, 0] if flat.shape[1] == 1 else flat.gather(1, component.unsqueeze(-1)).squeeze(-1)

@@ -1,18 +1,22 @@
-"""What is to be solved: right-hand side, initial state, time span, parameters, measured inputs."""
+"""Problems: right-hand side, initial state, time span, parameters, and measured inputs."""
 
 from ude.problems.dynamical import DynamicalODEProblem, SecondOrderODEProblem
+from ude.problems.ensemble import EnsembleProblem
 from ude.problems.function import ODEFunction
 from ude.problems.interpolation import Interpolation
 from ude.problems.ode import ODEProblem, Parameters, remake
 from ude.problems.split import SplitODEProblem
+from ude.problems.steady_state import SteadyStateProblem
 
 __all__ = [
     "DynamicalODEProblem",
+    "EnsembleProblem",
     "Interpolation",
     "ODEFunction",
     "ODEProblem",
     "Parameters",
     "SecondOrderODEProblem",
     "SplitODEProblem",
+    "SteadyStateProblem",
     "remake",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ude.errors import InputError
+from ude.problems.function import require_callable
 from ude.problems.ode import ODEProblem, same_shape, state_tensor
 
 #: One half of a partitioned right-hand side: (v, u, p, t) -> dv/dt or du/dt
@@ -19,11 +20,11 @@ class DynamicalODEFunction(nn.Module):
     """Both halves of a partitioned problem as one right-hand side of the state ``[v, u]``, velocities first.
 
     Called as ``f(state, p, t)`` it returns ``[v', u']``; as ``f(state, p, t, 0)`` only v', ``f(state, p, t, 1)`` only
-    u', which is what symplectic methods ask for. A module, so that halves that are modules own their parameters.
+    u', for symplectic methods. It is a module, so that halves that are modules own their parameters.
 
     Args:
         f2: None for u' = v.
-        sizes: How many velocities and how many positions.
+        sizes: Number of velocities and number of positions.
     """
 
     def __init__(self, f1: HalfRightHandSide, f2: HalfRightHandSide | None, sizes: tuple[int, int]) -> None:
@@ -38,7 +39,7 @@ class DynamicalODEFunction(nn.Module):
     def forward(self, state: Tensor, p: Any, t: Tensor, half: int | None = None) -> Tensor:
         if state.shape[-1] != sum(self.sizes):
             raise InputError(
-                "the state of a partitioned problem is [v, u]",
+                "the state of a partitioned problem must be [v, u]",
                 expected=f"{self.sizes[0]} velocities and {self.sizes[1]} positions along the last axis",
                 got=f"shape {tuple(state.shape)}",
                 fix="Join them: torch.cat([v, u], -1).",
@@ -46,15 +47,11 @@ class DynamicalODEFunction(nn.Module):
         v, u = state.split(self.sizes, -1)
         parts: list[Tensor] = []
         if half != 1:
-            parts.append(self._checked(self.f1(v, u, p, t), v, "f(du, u, p, t)" if self.f2 is None else "f1"))
+            name = "f(du, u, p, t)" if self.f2 is None else "f1(v, u, p, t)"
+            parts.append(same_shape(self.f1(v, u, p, t), v, name, "u" if self.f2 is None else "v"))
         if half != 0:
-            parts.append(v if self.f2 is None else self._checked(self.f2(v, u, p, t), u, "f2"))
+            parts.append(v if self.f2 is None else same_shape(self.f2(v, u, p, t), u, "f2(v, u, p, t)", "u"))
         return parts[0] if half is not None else torch.cat(parts, -1)
-
-    def _checked(self, value: Any, like: Tensor, name: str) -> Tensor:
-        of = "v" if name == "f1" else "u"
-        call = name if "(" in name else f"{name}(v, u, p, t)"
-        return same_shape(value, like, call, of)
 
 
 def DynamicalODEProblem(
@@ -66,10 +63,10 @@ def DynamicalODEProblem(
     p: Any = None,
     names: Sequence[str] | str | None = None,
 ) -> ODEProblem:
-    """The partitioned problem ``v' = f1(v, u, p, t)``, ``u' = f2(v, u, p, t)``, such as Hamilton's equations.
+    """Return the problem ``v' = f1(v, u, p, t)``, ``u' = f2(v, u, p, t)``, such as Hamilton's equations.
 
-    As in SciML, what comes back is an `ODEProblem` whose state is ``[v, u]``, velocities first: every method solves it
-    as a first-order system, and symplectic methods (`VelocityVerlet`, `KahanLi8`, ...) half by half. ``remake`` takes
+    As in SciML, it is an `ODEProblem` whose state is ``[v, u]``, velocities first: every method solves it as a
+    first-order system, and symplectic methods (`VelocityVerlet`, `KahanLi8`, ...) half by half. ``remake`` takes
     ``u0=torch.cat([v0, u0], -1)``.
 
     Args:
@@ -80,7 +77,7 @@ def DynamicalODEProblem(
         names: Names of all states, velocities first; v1, v2, ..., u1, u2, ... when left out.
 
     Raises:
-        InputError: An argument cannot be used, or v0 and u0 have different batches.
+        InputError: An argument is invalid, or v0 and u0 have different batches.
 
     >>> pull = lambda v, u, p, t: -u
     >>> prob = ude.DynamicalODEProblem(pull, lambda v, u, p, t: v, v0=[0.0], u0=[1.0], tspan=(0.0, 6.0))
@@ -88,8 +85,8 @@ def DynamicalODEProblem(
     >>> round(float(sol.u[-1].square().sum()), 3)  # twice the energy, which was 1
     1.0
     """
-    for name, half in (("f1", f1), ("f2", f2)):
-        _check_callable(half, f"{name} must be callable as {name}(v, u, p, t)")
+    require_callable(f1, "f1", "v, u, p, t")
+    require_callable(f2, "f2", "v, u, p, t")
     v, u = _halves(v0, u0, "v0")
     if names is None:
         names = tuple(f"{letter}{i + 1}" for letter, half in (("v", v), ("u", u)) for i in range(half.shape[-1]))
@@ -105,9 +102,9 @@ def SecondOrderODEProblem(
     p: Any = None,
     names: Sequence[str] | str | None = None,
 ) -> ODEProblem:
-    """The second-order problem ``u'' = f(u', u, p, t)``, called as ``f(du, u, p, t)``.
+    """Return the second-order problem ``u'' = f(u', u, p, t)``, where f is called as ``f(du, u, p, t)``.
 
-    As `DynamicalODEProblem` with ``v = u'``: the state of the `ODEProblem` that comes back is ``[u', u]``.
+    As `DynamicalODEProblem` with ``v = u'``: the state of the returned `ODEProblem` is ``[u', u]``.
 
     Args:
         f: A function or module of du and u, both ``(*batch, positions)``, that returns u'' of that shape. For
@@ -117,42 +114,41 @@ def SecondOrderODEProblem(
         names: Names of the positions; the velocities are called "d" and that name: ``names="x, y"`` gives dx, dy, x, y.
 
     Raises:
-        InputError: An argument cannot be used, or du0 and u0 have different shapes.
+        InputError: An argument is invalid, or du0 and u0 have different shapes.
 
     >>> prob = ude.SecondOrderODEProblem(lambda du, u, p, t: -u, du0=[0.0], u0=[1.0], tspan=(0.0, 1.0), names="x")
     >>> sol = ude.solve(prob, ude.methods.KahanLi8(), adaptive=False, dt=0.1)
     >>> sol.names, round(float(sol["x"][-1]), 6)
     (('dx', 'x'), 0.540302)
     """
-    _check_callable(f, "f must be callable as f(du, u, p, t)")
+    require_callable(f, "f", "du, u, p, t")
     du, u = _halves(du0, u0, "du0")
     count = u.shape[-1]
     if du.shape[-1] != count:
-        raise InputError("du0 does not fit u0", expected=f"shape {tuple(u.shape)}", got=f"shape {tuple(du.shape)}")
+        raise InputError(
+            "du0 must have the shape of u0", expected=f"shape {tuple(u.shape)}", got=f"shape {tuple(du.shape)}"
+        )
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",")]
     positions = tuple(f"u{i + 1}" for i in range(count)) if names is None else tuple(names)
     if len(positions) != count:
         raise InputError(
-            "names do not fit the positions", expected=f"{count} names", got=", ".join(map(str, positions)) or "none"
+            "names must be one name for each position",
+            expected=f"{count} names",
+            got=", ".join(map(str, positions)) or "none",
         )
     both = (*(f"d{name}" for name in positions), *positions)
     return ODEProblem(DynamicalODEFunction(f, None, (count, count)), torch.cat([du, u], -1), tspan, p, both)
-
-
-def _check_callable(f: Any, what: str) -> None:
-    if not callable(f):
-        raise InputError(what, got=type(f).__name__, fix="Pass a function.")
 
 
 def _halves(v0: Any, u0: Any, name: str) -> tuple[Tensor, Tensor]:
     v, u = state_tensor(v0, name), state_tensor(u0, "u0")
     if v.shape[:-1] != u.shape[:-1]:
         raise InputError(
-            f"{name} and u0 have different batches",
+            f"{name} and u0 must have the same batch",
             expected=f"{name} of shape {(*u.shape[:-1], 'state')}".replace("'", ""),
             got=str(tuple(v.shape)),
         )
     if v.dtype != u.dtype:
-        raise InputError(f"{name} and u0 have different dtypes", expected=str(u.dtype), got=str(v.dtype))
+        raise InputError(f"{name} and u0 must have the same dtype", expected=str(u.dtype), got=str(v.dtype))
     return v, u

@@ -1,4 +1,4 @@
-"""A right-hand side with what solvers may know of it: mass matrix, Jacobian, sparsity."""
+"""A right-hand side with what solvers may use of it: mass matrix, Jacobian, sparsity."""
 
 from __future__ import annotations
 
@@ -13,21 +13,33 @@ from ude.errors import InputError
 from ude.methods.coloring import Coloring, color
 
 
+def require_callable(f: Any, name: str, arguments: str = "u, p, t") -> None:
+    """Check that f can be called.
+
+    Raises:
+        InputError: It cannot; the message calls it `name`.
+    """
+    if not callable(f):
+        raise InputError(
+            f"{name} must be callable as {name}({arguments})", got=type(f).__name__, fix="Pass a function."
+        )
+
+
 class ODEFunction(nn.Module):
-    """The right-hand side of ``M u' = f(u, p, t)``, given to `ODEProblem` in the place of f.
+    """The right-hand side of ``M u' = f(u, p, t)``, given to `ODEProblem` in place of f.
 
     With a singular mass matrix M this is a differential-algebraic equation (DAE). Its index must be 1: the algebraic
-    equations, those combinations of rows that M leaves without a derivative, determine the algebraic variables.
-    Without a mass matrix it is called and differentiated like f itself. A module: the parameters of an f that is one
-    are leaves of the gradient as without it.
+    equations, which are the combinations of rows in which M leaves no derivative, determine the algebraic variables.
+    Without a mass matrix it is called and differentiated like f itself. It is a module, so that the parameters of an f
+    that is a module are leaves of the gradient.
 
     Args:
         f: A function or `nn.Module` called as ``f(u, p, t)``, as of `ODEProblem`.
         mass_matrix: M, constant, of shape (state, state), possibly singular. None is the identity.
-        jac: ``jac(u, p, t)`` returns df/du of shape ``(*batch, state, state)``, used by implicit methods in the place
-            of automatic differentiation. It is checked against it once, at the start.
+        jac: ``jac(u, p, t)`` returns df/du of shape ``(*batch, state, state)``, used by implicit methods in place
+            of automatic differentiation, against which it is checked once, at the start.
         jac_prototype: Where df/du may have entries: a tensor, sparse or dense, or a SciPy sparse matrix, of shape
-            (state, state), nonzero there. df/du is then computed in as many products as the pattern has colors.
+            (state, state), nonzero there. df/du then takes as many products as the pattern has colors.
 
     Raises:
         InputError: An argument cannot be used.
@@ -47,19 +59,20 @@ class ODEFunction(nn.Module):
         jac_prototype: Any = None,
     ) -> None:
         super().__init__()
-        for name, part in (("f", f), ("jac", jac)):
-            if part is not None and not callable(part):
-                raise InputError(f"{name} must be callable as {name}(u, p, t)", got=type(part).__name__)
+        require_callable(f, "f")
+        if jac is not None:
+            require_callable(jac, "jac")
         if isinstance(f, ODEFunction):
-            raise InputError("f is an ODEFunction already", fix="Give its arguments together: ODEFunction(f.f, ...).")
+            raise InputError("f must not be an ODEFunction", fix="Give all arguments together: ODEFunction(f.f, ...).")
         matrix = None if mass_matrix is None else _square(mass_matrix, "mass_matrix")
         if matrix is not None and matrix.requires_grad:
             raise InputError(
-                "mass_matrix must be constant, and it requires a gradient",
+                "mass_matrix must be constant",
+                got="a tensor that requires a gradient",
                 fix="Detach it, or divide f by what is trained.",
             )
         self.f, self.jac = f, jac
-        # not persistent: it is no trained state, and a saved f is read by the same f
+        # not persistent: it is not trained, and a saved f is loaded into the same f
         self.register_buffer("mass_matrix", matrix, persistent=False)
         self.coloring: Coloring | None = None
         pattern = None if jac_prototype is None else _square(jac_prototype, "jac_prototype")
@@ -70,7 +83,7 @@ class ODEFunction(nn.Module):
         self.size = None if given is None else len(given)
         if pattern is not None and matrix is not None and len(pattern) != len(matrix):
             raise InputError(
-                "mass_matrix and jac_prototype have different sizes",
+                "mass_matrix and jac_prototype must have the same size",
                 got=f"{tuple(matrix.shape)} and {tuple(pattern.shape)}",
             )
 
@@ -79,22 +92,22 @@ class ODEFunction(nn.Module):
         return value
 
     def require_size(self, states: int) -> None:
-        """Refuse a state that the matrices do not fit.
+        """Check that the matrices have the size of the state.
 
         Raises:
-            InputError: They have another size.
+            InputError: They do not.
         """
         if self.size is not None and self.size != states:
             name = "jac_prototype" if self.mass_matrix is None else "mass_matrix"
             raise InputError(
-                f"{name} does not fit u0",
+                f"{name} must have the size of u0",
                 expected=f"shape {(states, states)} for {states} states",
                 got=f"shape {(self.size, self.size)}",
             )
 
 
 class ExplicitForm(nn.Module):
-    """``u' = M^-1 f(u, p, t)``, for methods that know no mass matrix."""
+    """``u' = M^-1 f(u, p, t)``, for methods that take no mass matrix."""
 
     inverse: Tensor
 
@@ -109,7 +122,7 @@ class ExplicitForm(nn.Module):
 
 
 def innermost(f: Any) -> Any:
-    """The function that an `ODEFunction` was made of; any other f as it is."""
+    """Return the function inside an `ODEFunction`, and any other f unchanged."""
     return f.f if isinstance(f, ODEFunction) else f
 
 

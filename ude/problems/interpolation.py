@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from itertools import islice
-from types import CodeType, FunctionType, MethodType
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,37 +13,34 @@ from ude.errors import InputError
 
 Kind = Literal["constant", "linear", "cubic", "pchip", "akima"]
 
-# At how many knots steps stop of themselves. A jump is worth a stop always: at reltol 1e-6 steps that do not know of 40
-# jumps call f 8 times as often, and err 30 times more. A kink is, unless many fall into one step: with 40 kinks stops
-# halve the calls and divide the error by 1000, with 160 at reltol 1e-3 they quintuple them. A further derivative that
-# jumps is within what the error estimate deals with. Every stop also costs about 5 ms of the torch engine.
+# Up to how many knots steps stop automatically. A stop at a jump always pays off: at reltol 1e-6, steps without stops
+# at 40 jumps call f 8 times as often, with 30 times the error. At a kink it does unless many fall into one step: with
+# 40 kinks, stops halve the calls and divide the error by 1000; with 160 at reltol 1e-3 they multiply the calls by five.
+# The error estimate handles jumps of higher derivatives. Every stop also costs about 5 ms in the torch engine.
 _MOST_STOPS = {"constant": 1000, "linear": 100, "cubic": 0, "pchip": 0, "akima": 0}
-# How deep functions that call functions are searched for interpolations.
-_DEPTH = 3
-_MOST_ITEMS = 100
 
 
 class Interpolation(nn.Module):
     """A function of time through measured points: the forcing of a right-hand side.
 
     ``forcing(t)`` with t of any shape returns t's shape, and ``(*t.shape, channel)`` when the values have channels.
-    With one grid a trajectory, t is ``(batch,)``, as f receives it, and each trajectory reads its own grid.
+    With one grid for each trajectory, t is ``(batch,)``, as f receives it, and each trajectory uses its own grid.
 
     Args:
-        t: Increasing times (time,), or a list of such grids, one a trajectory; they may differ in length.
+        t: Increasing times (time,), or a list of such grids, one for each trajectory, which may differ in length.
         values: Values (time,) or (time, channel), or a list of them like t. With ``trainable=True`` they are an
             `nn.Parameter` and gradients reach them: give the interpolation in `p`, or in the module that is f.
-        kind: "constant" (the last value measured holds), "linear", "cubic" (the natural C2 spline), "pchip"
+        kind: "constant" (the last measured value), "linear", "cubic" (the natural C2 spline), "pchip"
             (Fritsch & Carlson: monotone where the data are), "akima" (Akima: local, few wiggles).
-        outside: "hold" keeps the first and last values outside the grid; "error" refuses times out there when the
-            solve asks whether its span is covered (`covers`), and gives NaN.
-        known: Whether the step control may know the knots. `solve` finds the interpolations that f uses (in p, in a
-            module, in a closure or a global name) and stops at their knots, as with `tstops`: those of "constant" (up
-            to 1000 within the span) and "linear" (up to 100). More, and the knots of smoother kinds, it leaves to the
-            error control; ``tstops=forcing.knots[0]`` stops there all the same. Fixed steps never stop by themselves.
+        outside: "hold" keeps the first and last values outside the grid; "error" returns NaN there (`covers` says
+            whether a span needs such values).
+        known: Whether steps may stop at the knots. `solve` finds the interpolations that f uses (in p, in a module, in
+            a closure or a global name) and stops at their knots, as with `tstops`: those of "constant" (up to 1000
+            within the span) and "linear" (up to 100). More knots, and those of smoother kinds, are left to the error
+            control; ``tstops=forcing.knots[0]`` stops there anyway. Fixed steps never stop automatically.
 
     Raises:
-        InputError: Grids that do not increase, values that do not fit, too few points, an unknown kind.
+        InputError: Times that do not increase, another number of values than times, too few points, an unknown kind.
 
     Sources: F. N. Fritsch & J. Butland, SIAM J. Sci. Stat. Comput. 5 (1984) 300; H. Akima, J. ACM 17 (1970) 589.
 
@@ -71,17 +65,17 @@ class Interpolation(nn.Module):
         super().__init__()
         if kind not in get_args(Kind):
             raise InputError(
-                "no such kind of interpolation", expected=f"one of {', '.join(get_args(Kind))}", got=repr(kind)
+                "there is no such kind of interpolation", expected=f"one of {', '.join(get_args(Kind))}", got=repr(kind)
             )
         if outside not in ("hold", "error"):
-            raise InputError("outside is not usable", expected="'hold' or 'error'", got=repr(outside))
+            raise InputError("outside must be 'hold' or 'error'", got=repr(outside))
         self.kind, self.outside, self.known = kind, outside, known
         self.several = _is_list_of_grids(t)
         grids = [_grid(item, kind) for item in (t if self.several else [t])]
         columns = _values(values if self.several else [values], grids)
         self.scalar = columns[0].ndim == 1
         longest = max(len(grid) for grid in grids)
-        # shorter grids are continued at +infinity, where no time ever looks
+        # shorter grids are padded with +infinity, which no time reaches
         self.register_buffer("grid", torch.stack([_pad(grid, longest, float("inf")) for grid in grids]))
         self.register_buffer("count", torch.tensor([len(grid) for grid in grids]))
         padded = torch.stack([_pad(c.unsqueeze(-1) if self.scalar else c, longest, 0.0) for c in columns])
@@ -92,14 +86,14 @@ class Interpolation(nn.Module):
 
     @property
     def knots(self) -> tuple[Float[Tensor, "time"], ...]:
-        """Times at which the function or one of its derivatives jumps, a grid a trajectory."""
+        """Times at which the function or one of its derivatives jumps, a grid for each trajectory."""
         return tuple(row[: int(n)] for row, n in zip(self.grid, self.count, strict=True))
 
     def stops(self, start: Float[Tensor, "B"], end: Float[Tensor, "B"]) -> Float[Tensor, "B k"]:
-        """Knots that steps from `start` to `end` should hit, a row a trajectory; NaN where a row is shorter."""
+        """Knots that steps from `start` to `end` should hit, a row for each trajectory; NaN where a row is shorter."""
         rows = self.grid.to(start)
         if self.several and len(start) % len(rows):
-            # f itself will say that its trajectories do not fit the grids
+            # calling f raises the error that its trajectories do not match the grids
             return start.new_empty(len(start), 0)
         rows = rows.repeat(len(start) // len(rows), 1) if self.several else rows.expand(len(start), -1)
         low, high = torch.minimum(start, end).unsqueeze(-1), torch.maximum(start, end).unsqueeze(-1)
@@ -117,11 +111,11 @@ class Interpolation(nn.Module):
         t = torch.as_tensor(t, dtype=self.grid.dtype, device=self.grid.device)
         if self.several and (t.ndim == 0 or t.shape[-1] != len(self.grid)):
             raise InputError(
-                "t does not fit the grids",
+                "t must be one time for each grid",
                 expected=f"one time for each of {len(self.grid)} trajectories, shape (*, {len(self.grid)})",
                 got=f"shape {tuple(t.shape)}",
             )
-        # one row of times for every grid
+        # a row of times for every grid
         flat = t.reshape(-1, len(self.grid)).T if self.several else t.reshape(1, -1)
         result = self._evaluate(flat)
         result = result.transpose(0, 1) if self.several else result
@@ -132,7 +126,7 @@ class Interpolation(nn.Module):
         last = (self.count - 1).unsqueeze(-1)
         first, final = self.grid[:, :1], self.grid.gather(1, last)
         inside = torch.minimum(torch.maximum(t, first), final).detach() if self.outside == "hold" else t.detach()
-        # t itself carries on where it is inside, so that derivatives by time are there too
+        # inside the grid t itself is used, so that derivatives with respect to time exist
         inside = torch.where((t >= first) & (t <= final), t, inside)
         left = torch.searchsorted(self.grid, inside.detach().contiguous(), right=True) - 1
         left = torch.minimum(left.clamp(min=0), last if self.kind == "constant" else last - 1)
@@ -153,7 +147,7 @@ class Interpolation(nn.Module):
         slopes = self._all_slopes() if self._slopes is None else self._slopes
         at_low, at_high = width * self._pick(slopes, left), width * self._pick(slopes, left + 1)
         rise = high - low
-        # cubic Hermite, written about the left point
+        # cubic Hermite polynomial about the left point
         return low + theta * (
             at_low + theta * (3 * rise - 2 * at_low - at_high + theta * (at_low + at_high - 2 * rise))
         )
@@ -162,7 +156,7 @@ class Interpolation(nn.Module):
         return source.gather(1, index.unsqueeze(-1).expand(-1, -1, source.shape[-1]))
 
     def _all_slopes(self) -> Float[Tensor, "grids time channel"]:
-        """Slopes at the knots of the kinds that are cubic between them."""
+        """Slopes at the knots, for the kinds that are cubic between them."""
         rows = []
         for i, knots in enumerate(self.knots):
             value = self.values[i, : len(knots)]
@@ -180,69 +174,6 @@ class Interpolation(nn.Module):
         return self
 
 
-def interpolations_in(*roots: Any) -> tuple[Interpolation, ...]:
-    """The interpolations that a right-hand side and its parameters can reach.
-
-    Looked for in modules and their parts, in pytrees, and of functions in closures, defaults and the global names that
-    their code mentions; not in objects of other kinds.
-    """
-    found: dict[int, Interpolation] = {}
-    seen: set[int] = set()
-    waiting = [(root, _DEPTH) for root in roots]
-    while waiting:
-        item, depth = waiting.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, Interpolation):
-            found[id(item)] = item
-        elif depth:
-            waiting += [(part, depth - (not isinstance(part, Interpolation))) for part in _parts(item)]
-    return tuple(found.values())
-
-
-_FUNCTIONS = FunctionType, MethodType, partial
-
-
-def _parts(item: Any) -> Iterator[Any]:
-    if isinstance(item, nn.Module):
-        for module in item.modules():
-            if isinstance(module, Interpolation):
-                yield module
-            yield from (value for value in vars(module).values() if isinstance(value, _FUNCTIONS))
-    elif isinstance(item, FunctionType):
-        yield from (cell.cell_contents for cell in item.__closure__ or () if _filled(cell))
-        yield from item.__defaults__ or ()
-        yield from (item.__globals__[name] for name in _names(item.__code__) if name in item.__globals__)
-    elif isinstance(item, MethodType):
-        yield from (item.__func__, item.__self__)
-    elif isinstance(item, partial):
-        yield from (item.func, *item.args, *item.keywords.values())
-    elif isinstance(item, (list, tuple)):
-        # a long list is data
-        yield from item[:_MOST_ITEMS]
-    elif isinstance(item, Mapping):
-        yield from islice(item.values(), _MOST_ITEMS)
-    elif callable(item) and not isinstance(item, type) and hasattr(item, "__dict__"):
-        yield from vars(item).values()
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - reading an empty cell is what raises
-    except ValueError:
-        return False
-    return True
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    """Global names that the code of a function mentions, those of functions inside it too."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
-
-
 def _is_list_of_grids(t: Any) -> bool:
     return isinstance(t, (list, tuple)) and len(t) > 0 and hasattr(t[0], "__len__")
 
@@ -252,7 +183,9 @@ def _grid(t: Any, kind: str) -> Float[Tensor, "time"]:
     least = {"constant": 1, "linear": 2, "cubic": 3, "pchip": 3, "akima": 3}[kind]
     if grid.ndim != 1 or len(grid) < least:
         raise InputError(
-            f"{kind} interpolation needs times", expected=f"at least {least}, (time,)", got=f"shape {tuple(grid.shape)}"
+            f"{kind} interpolation needs at least {least} times",
+            expected="shape (time,)",
+            got=f"shape {tuple(grid.shape)}",
         )
     wrong = (~(grid[1:] > grid[:-1])).nonzero()
     if len(wrong) or not bool(torch.isfinite(grid).all()):
@@ -265,12 +198,12 @@ def _grid(t: Any, kind: str) -> Float[Tensor, "time"]:
 
 def _values(values: Sequence[Any], grids: Sequence[Tensor]) -> list[Tensor]:
     if len(values) != len(grids):
-        raise InputError("values do not fit the grids", expected=f"{len(grids)} lists", got=str(len(values)))
+        raise InputError("values must be one list for each grid", expected=f"{len(grids)} lists", got=str(len(values)))
     columns = [torch.as_tensor(item, dtype=torch.float64).detach().clone() for item in values]
     for i, (column, grid) in enumerate(zip(columns, grids, strict=True)):
         if column.ndim not in (1, 2) or len(column) != len(grid) or column.shape[1:] != columns[0].shape[1:]:
             raise InputError(
-                "values do not fit the times",
+                "values must be one for each time",
                 expected=f"shape ({len(grid)},) or ({len(grid)}, channel)",
                 got=f"{tuple(column.shape)}" + (f" in grid {i}" if len(grids) > 1 else ""),
             )
@@ -286,7 +219,7 @@ def _pad(rows: Tensor, length: int, filling: float) -> Tensor:
 
 
 def _spline_operator(t: Float[Tensor, "time"]) -> Float[Tensor, "time time"]:
-    """The matrix that takes values to the slopes of the natural cubic spline (second derivative zero at both ends)."""
+    """Return the matrix from values to slopes of the natural cubic spline (second derivative zero at both ends)."""
     count = len(t)
     width = t[1:] - t[:-1]
     left = torch.zeros(count, count, dtype=t.dtype)
@@ -314,7 +247,7 @@ def _pchip_slopes(t: Float[Tensor, "time"], values: Float[Tensor, "time channel"
     width, secant = _secants(t, values)
     w1, w2 = 2 * width[1:] + width[:-1], width[1:] + 2 * width[:-1]
     same = secant[:-1] * secant[1:] > 0
-    # ones in place of secants that are not used keep infinities out of the gradient
+    # ones in place of unused secants keep infinities out of the gradient
     before, after = torch.where(same, secant[:-1], 1.0), torch.where(same, secant[1:], 1.0)
     middle = torch.where(same, (w1 + w2) / (w1 / before + w2 / after), 0.0)
     ends = [

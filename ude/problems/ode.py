@@ -1,4 +1,4 @@
-"""What is to be solved: right-hand side, initial state, time span, parameters."""
+"""The initial value problem: right-hand side, initial state, time span, parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ude.errors import InputError
-from ude.problems.function import ODEFunction, innermost
+from ude.problems.function import ODEFunction, innermost, require_callable
 
 RightHandSide = Callable[[Tensor, Any, Tensor], Tensor]
 
@@ -75,10 +75,9 @@ pytree.register_pytree_node(
 
 
 class BoundModule:
-    """A module together with the parameter tensors it shall use; called like the module.
+    """A module with the parameter tensors that it uses instead of its own; called like the module.
 
-    This is how a network inside `p` travels explicitly: its tensors are leaves of the pytree and the module
-    itself is never written to.
+    The tensors of a network inside `p` are leaves of the pytree in this way, and the module is never modified.
     """
 
     def __init__(self, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -94,8 +93,8 @@ class ODEProblem:
 
     Args:
         f: A function, `nn.Module` or `ODEFunction` called as ``f(u, p, t)`` with u of shape ``(*batch, state)`` and t
-            of shape ``(*batch)``; returns du/dt of u's shape. Nothing that is trained may hide in a closure: networks
-            are given in `p`, or f is a module that owns them.
+            of shape ``(*batch)``; returns du/dt of u's shape. Trained tensors must not be captured in a closure:
+            give networks in `p`, or make f a module that owns them.
         u0: Initial state ``(*batch, state)``; numbers become float64.
         tspan: Start and end; each a number or a tensor of shape ``(*batch)``. The end may precede the start.
         p: Parameters, any pytree of tensors, numbers and modules; a dict becomes `Parameters`.
@@ -103,7 +102,7 @@ class ODEProblem:
             the source of f (``x, y = u.unbind(-1)``), else they are u1, u2, ...
 
     Raises:
-        InputError: u0, tspan, p or names cannot be used.
+        InputError: f, u0, tspan, p or names are invalid.
 
     >>> def decay(u, p, t):
     ...     return -p.k * u
@@ -119,8 +118,7 @@ class ODEProblem:
     names: Sequence[str] | str | None = None
 
     def __post_init__(self) -> None:
-        if not callable(self.f):
-            raise InputError("f must be callable as f(u, p, t)", got=type(self.f).__name__, fix="Pass a function.")
+        require_callable(self.f, "f")
         u0 = state_tensor(self.u0)
         object.__setattr__(self, "u0", u0)
         if isinstance(self.f, ODEFunction):
@@ -148,7 +146,7 @@ def remake(prob: _Problem, **changes: Any) -> _Problem:
     A dict given for `p` updates the named parameters and keeps the others.
 
     Raises:
-        InputError: A change names no field, or p updates a parameter that the problem does not have.
+        InputError: A change names no field, or p names a parameter that the problem does not have.
 
     >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 1.0), dict(k=2.0, m=1.0))
     >>> longer = ude.remake(prob, tspan=(0.0, 5.0), p=dict(k=3.0))
@@ -171,7 +169,7 @@ def remake(prob: _Problem, **changes: Any) -> _Problem:
 
 
 def state_tensor(u0: Any, name: str = "u0") -> Tensor:
-    """Make an initial state a tensor of at least one axis; `name` is what errors call it."""
+    """Turn an initial state into a floating-point tensor with a state axis; errors call it `name`."""
     try:
         tensor = u0 if isinstance(u0, Tensor) else torch.as_tensor(u0, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -180,13 +178,13 @@ def state_tensor(u0: Any, name: str = "u0") -> Tensor:
         tensor = tensor.to(torch.float64)
     if tensor.ndim == 0:
         raise InputError(
-            f"{name} needs a state axis",
+            f"{name} must have a state axis",
             expected="shape (*batch, state)",
             got="a scalar",
             fix=f"Write {name}=[value].",
         )
     if tensor.shape[-1] == 0 or tensor.numel() == 0:
-        raise InputError(f"{name} is empty", expected="at least one state", got=f"shape {tuple(tensor.shape)}")
+        raise InputError(f"{name} must have at least one state", got=f"shape {tuple(tensor.shape)}")
     return tensor
 
 
@@ -207,7 +205,7 @@ def _time(value: Any, name: str, u0: Tensor) -> float | Tensor:
         return float(value)
     if time.shape != u0.shape[:-1]:
         raise InputError(
-            f"the {name} of tspan does not fit the batch of u0",
+            f"the {name} of tspan must be one number or one for each trajectory",
             expected=f"a number or shape {tuple(u0.shape[:-1])}",
             got=f"shape {tuple(time.shape)}",
         )
@@ -215,7 +213,7 @@ def _time(value: Any, name: str, u0: Tensor) -> float | Tensor:
 
 
 def _tensors(p: Any, u0: Tensor) -> Any:
-    """Make every number in the pytree a tensor of u0's kind and every dict a `Parameters`."""
+    """Turn every number in the pytree into a tensor of u0's dtype and device, and every dict into `Parameters`."""
     if isinstance(p, (dict, Parameters)):
         return Parameters({str(name): _tensors(value, u0) for name, value in p.items()})
     if isinstance(p, (list, tuple)):
@@ -237,7 +235,9 @@ def _checked_names(names: Sequence[str] | str, count: int) -> tuple[str, ...]:
     listed = tuple(part.strip() for part in names.split(",")) if isinstance(names, str) else tuple(names)
     if len(listed) != count or len(set(listed)) != count:
         raise InputError(
-            "names do not fit the state", expected=f"{count} different names", got=", ".join(map(str, listed)) or "none"
+            "names must be one name for each state",
+            expected=f"{count} different names",
+            got=", ".join(map(str, listed)) or "none",
         )
     return listed
 
@@ -273,7 +273,7 @@ def _names_in_code(code: CodeType, state: str, count: int) -> tuple[str, ...] | 
 
 @dataclass(frozen=True, eq=False)
 class _ModuleSlot:
-    """A module among the leaves: which of its tensors they are, in order."""
+    """A module whose parameters are leaves: their names and tensors, in order."""
 
     module: nn.Module
     names: tuple[str, ...]
@@ -285,7 +285,7 @@ class _ModuleSlot:
         return cls(module, tuple(named), tuple(named.values()))
 
     def bind(self, leaves: Sequence[Tensor]) -> Callable[..., Any]:
-        # functional_call costs tens of microseconds; it changes nothing when the leaves are the module's own tensors
+        # functional_call costs tens of microseconds, and is not needed when the leaves are the module's own tensors
         if all(leaf is own for leaf, own in zip(leaves, self.tensors, strict=True)):
             return self.module
         return BoundModule(self.module, dict(zip(self.names, leaves, strict=True)))
@@ -293,7 +293,7 @@ class _ModuleSlot:
 
 @dataclass(frozen=True, eq=False)
 class FlatRightHandSide:
-    """f with its parameters spread out to a tuple of leaves: what engines and sensitivities see.
+    """f as a function of a tuple of leaves instead of p, which is the form that engines and sensitivities use.
 
     Call: ``rhs(u, leaves, t)`` with u ``(*batch, state)``. The leaves are the tensors of p, then the parameters of
     modules inside p and of f itself, so that a gradient reaches all of them.
@@ -305,7 +305,7 @@ class FlatRightHandSide:
     own: _ModuleSlot | None
 
     def __call__(self, u: Tensor, leaves: Sequence[Tensor], t: Tensor, *more: Any) -> Tensor:
-        """Call f; `more` are further arguments of f that an engine knows of, such as the half of a partitioned one."""
+        """Call f; `more` are further arguments, such as which half of a partitioned f to evaluate."""
         p = self.parameters(leaves)
         if self.own is None:
             return self.f(u, p, t, *more)
@@ -343,9 +343,17 @@ class FlatRightHandSide:
 
 
 def same_shape(value: Any, like: Tensor, call: str, of: str) -> Tensor:
-    """Return what one part of a right-hand side gave, of the shape of the state `like` that is called `of`.
+    """Check that a part of a right-hand side returned the shape of `like`, and return its value.
 
     Parts are checked one by one, since a sum or a concatenation of them would hide a wrong shape.
+
+    Args:
+        value: What the part returned.
+        like: The part of the state that it must match.
+        call, of: What errors call the part and the state.
+
+    Raises:
+        InputError: It returned something else.
     """
     if isinstance(value, Tensor) and value.shape == like.shape:
         return value
@@ -358,10 +366,10 @@ def same_shape(value: Any, like: Tensor, call: str, of: str) -> Tensor:
 
 
 def flatten(prob: ODEProblem) -> tuple[FlatRightHandSide, tuple[Tensor, ...]]:
-    """Spread the parameters of a problem out to leaves.
+    """Flatten the parameters of a problem into leaves.
 
     Returns:
-        The right-hand side over leaves, and the leaves now.
+        The right-hand side as a function of the leaves, and their current values.
     """
     items, structure = pytree.tree_flatten(prob.p)
     slots = tuple(_ModuleSlot.of(item) if isinstance(item, nn.Module) else item for item in items)

@@ -1,4 +1,4 @@
-"""Split problems, u' = f1(u, p, t) + f2(u, p, t): a stiff part to be solved implicitly and one that is not."""
+"""Split problems, u' = f1(u, p, t) + f2(u, p, t): a stiff part that is solved implicitly, and one that is not stiff."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ude.errors import InputError
+from ude.problems.function import require_callable
 from ude.problems.ode import ODEProblem, RightHandSide, same_shape
 
 
 class SplitFunction(nn.Module):
     """Both parts of a split problem as one right-hand side.
 
-    Called as ``f(u, p, t)`` it returns ``f1 + f2``; as ``f(u, p, t, 0)`` only f1, as ``f(u, p, t, 1)`` only f2, which
-    is what methods with an explicit half ask for. A module, so that parts that are modules own their parameters.
+    Called as ``f(u, p, t)`` it returns ``f1 + f2``; as ``f(u, p, t, 0)`` only f1, as ``f(u, p, t, 1)`` only f2, for
+    methods that treat them differently. It is a module, so that parts that are modules own their parameters.
     """
 
     def __init__(self, f1: RightHandSide, f2: RightHandSide) -> None:
@@ -24,12 +24,9 @@ class SplitFunction(nn.Module):
 
     def forward(self, u: Tensor, p: Any, t: Tensor, part: int | None = None) -> Tensor:
         if part is not None:
-            return _checked((self.f1, self.f2)[part](u, p, t), u, f"f{part + 1}")
-        return _checked(self.f1(u, p, t), u, "f1") + _checked(self.f2(u, p, t), u, "f2")
-
-
-def _checked(value: Any, u: Tensor, name: str) -> Tensor:
-    return same_shape(value, u, f"{name}(u, p, t)", "u")
+            return same_shape((self.f1, self.f2)[part](u, p, t), u, f"f{part + 1}(u, p, t)", "u")
+        first = same_shape(self.f1(u, p, t), u, "f1(u, p, t)", "u")
+        return first + same_shape(self.f2(u, p, t), u, "f2(u, p, t)", "u")
 
 
 def SplitODEProblem(
@@ -40,19 +37,19 @@ def SplitODEProblem(
     p: Any = None,
     names: Sequence[str] | str | None = None,
 ) -> ODEProblem:
-    """The initial value problem ``du/dt = f1(u, p, t) + f2(u, p, t)`` with f1 stiff and f2 not.
+    """Return the initial value problem ``du/dt = f1(u, p, t) + f2(u, p, t)`` with f1 stiff and f2 not.
 
-    What comes back is an `ODEProblem`. `KenCarp3`, `KenCarp4` and `KenCarp5` solve f1 implicitly and f2 explicitly:
-    Newton's iteration sees f1 and its Jacobian alone, and f2 is evaluated once a stage. ``sol.stats.nf`` then counts
-    calls of f1. Every other method solves ``f1 + f2``, and so do the larger systems that sensitivities other than
-    `DiscreteAdjoint` and `Autograd` solve.
+    It is an `ODEProblem`. `KenCarp3`, `KenCarp4` and `KenCarp5` solve f1 implicitly and f2 explicitly: Newton's
+    iteration uses f1 and its Jacobian alone, and f2 is evaluated once in each stage. ``sol.stats.nf`` then counts the
+    calls of f1. Every other method solves ``f1 + f2``, and so do the sensitivities other than `DiscreteAdjoint` and
+    `Autograd`, which solve larger systems.
 
     Args:
         f1, f2: Functions or modules called as ``f(u, p, t)`` with u of shape ``(*batch, state)``.
         u0, tspan, p, names: As of `ODEProblem`.
 
     Raises:
-        InputError: f1 or f2 cannot be called, or another argument cannot be used.
+        InputError: f1 or f2 cannot be called, or another argument is invalid.
 
     Source: C. A. Kennedy & M. H. Carpenter, Additive Runge-Kutta schemes for convection-diffusion-reaction equations,
     Appl. Numer. Math. 44 (2003) 139; the name is Julia's.
@@ -62,9 +59,6 @@ def SplitODEProblem(
     >>> ude.solve(prob, ude.KenCarp4()).success
     tensor(True)
     """
-    for part, name in ((f1, "f1"), (f2, "f2")):
-        if not callable(part):
-            raise InputError(
-                f"{name} must be callable as {name}(u, p, t)", got=type(part).__name__, fix="Pass a function."
-            )
+    require_callable(f1, "f1")
+    require_callable(f2, "f2")
     return ODEProblem(SplitFunction(f1, f2), u0, tspan, p, names)

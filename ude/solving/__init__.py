@@ -1,25 +1,25 @@
-"""`solve`: validate the request, choose an engine, attach the sensitivity, return a `Solution`."""
+"""`solve`: validate the arguments, choose an engine, attach the sensitivity, return a `Solution`."""
 
 from ude.engines.return_code import ReturnCode
+from ude.solving import fused, steady_state
 from ude.solving.default_algorithm import default_algorithm
-from ude.solving.ensemble import EnsembleProblem, EnsembleSolution
+from ude.solving.ensemble import EnsembleSolution
 from ude.solving.gradient_check import GradientCheck, check_gradient
-from ude.solving.solution import Solution, Statistics
+from ude.solving.options import SolveOptions
+from ude.solving.solution import Solution
 from ude.solving.solve import solve
-from ude.solving.steady_state import DynamicSS, SSRootfind, SteadyStateProblem, TerminateSteadyState
+from ude.solving.statistics import Statistics
 
 __all__ = [
-    "DynamicSS",
-    "EnsembleProblem",
     "EnsembleSolution",
     "GradientCheck",
     "ReturnCode",
-    "SSRootfind",
     "Solution",
+    "SolveOptions",
     "Statistics",
-    "SteadyStateProblem",
-    "TerminateSteadyState",
     "check_gradient",
     "default_algorithm",
+    "fused",
     "solve",
+    "steady_state",
 ]

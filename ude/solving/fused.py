@@ -1,4 +1,4 @@
-"""What the fused engine makes of a problem: `ude.fused.source(prob, alg)`.
+"""The program that the fused engine generates for a problem: `ude.fused.source(prob, alg)`.
 
 >>> prob = ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 1.0))
 >>> print(ude.fused.source(prob, ude.Tsit5()).splitlines()[0])
@@ -7,24 +7,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 from ude.engines import FUSED
 from ude.errors import InputError
 from ude.methods import Algorithm
 from ude.problems.ode import ODEProblem
-from ude.solving.solve import solve
+from ude.solving.options import DEFAULTS, SolveOptions
+from ude.solving.solve import solve_with
 
 
 def source(
-    prob: ODEProblem, alg: Algorithm | None = None, *, target: Literal["c", "cuda"] = "c", **options: Any
+    prob: ODEProblem,
+    alg: Algorithm | None = None,
+    options: SolveOptions = DEFAULTS,
+    *,
+    target: Literal["c", "cuda"] = "c",
 ) -> str:
-    """Return the C program that solves a problem; with its reverse sweep where a gradient could be asked for.
+    """Return the C program that solves a problem, with its reverse sweep where a gradient may be asked for.
 
     Args:
         prob, alg, options: As of `solve`, of which one step is tried.
-        target: "c", the program that runs; or "cuda", the same for GPUs, one trajectory a thread, on which `solve` does
-            not run it yet.
+        target: "c" is the program that runs; "cuda" is the same for GPUs, one thread for each trajectory, which
+            `solve` does not launch yet.
 
     Raises:
         EngineRefused: The problem cannot be fused; says why.
@@ -33,6 +39,6 @@ def source(
     if target not in ("c", "cuda"):
         raise InputError("there is no such target", expected="'c' or 'cuda'", got=repr(target))
     with FUSED.noting() as kernels:
-        solve(prob, alg, **{**options, "engine": FUSED.name, "maxiters": 1})
+        solve_with(prob, alg, replace(options, engine=FUSED.name, maxiters=1))
     path, spec = kernels[-1]
     return FUSED.cuda(spec) if target == "cuda" else path.with_name("kernel.c").read_text(encoding="utf-8")

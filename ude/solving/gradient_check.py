@@ -1,10 +1,11 @@
-"""Is this gradient right? The adjoint, forward sensitivities and finite differences, side by side."""
+"""Check a gradient: the adjoint, forward sensitivities and finite differences, side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from torch.utils import _pytree as pytree
 from ude.errors import InputError
 from ude.methods import Algorithm
 from ude.problems.ode import ODEProblem, remake
-from ude.sensitivity import DiscreteAdjoint, ForwardSensitivity, SensitivityAlgorithm
+from ude.sensitivity import ForwardSensitivity
 from ude.solving.default_algorithm import default_algorithm
+from ude.solving.options import DEFAULTS, SolveOptions
 from ude.solving.solution import Solution
-from ude.solving.solve import solve
+from ude.solving.solve import solve_with
 
 
 @dataclass(frozen=True)
@@ -36,21 +38,28 @@ class GradientCheck:
 
     Args:
         entries: Every number that was compared.
-        scale: The largest entry of the gradient; errors are relative to the larger of an entry and 1e-3 of this.
-        worst: The largest relative disagreement between the adjoint and the others.
-        sensealg, algorithm: What was checked.
+        sensealg, algorithm: Names of what was checked.
 
     >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 1.0), dict(k=2.0))
-    >>> check = ude.check_gradient(prob, lambda sol: sol.u[-1].sum(), abstol=1e-9, reltol=1e-9)
+    >>> tight = ude.solving.SolveOptions(abstol=1e-9, reltol=1e-9)
+    >>> check = ude.check_gradient(prob, lambda sol: sol.u[-1].sum(), options=tight)
     >>> check.worst < 1e-6, len(check.entries)  # by u0 and by k
     (True, 2)
     """
 
     entries: tuple[GradientEntry, ...]
-    scale: float
-    worst: float
     sensealg: str
     algorithm: str
+
+    @cached_property
+    def scale(self) -> float:
+        """The largest entry of the gradient; errors are relative to the larger of an entry and 1e-3 of this."""
+        return max((abs(entry.adjoint) for entry in self.entries), default=0.0)
+
+    @cached_property
+    def worst(self) -> float:
+        """The largest relative difference between the adjoint and the others."""
+        return max((self.error(entry) for entry in self.entries), default=0.0)
 
     def agrees(self, tolerance: float = 1e-5) -> bool:
         """Whether all ways agree to `tolerance` relative."""
@@ -78,69 +87,64 @@ def check_gradient(
     prob: ODEProblem,
     loss: Callable[[Solution], Tensor],
     alg: Algorithm | None = None,
+    options: SolveOptions = DEFAULTS,
     *,
-    sensealg: SensitivityAlgorithm | None = None,
     step: float = 1e-4,
     most: int = 12,
     seed: int = 0,
-    **options: Any,
 ) -> GradientCheck:
     """Compare the gradient of ``loss(solve(prob))`` by a sensitivity algorithm with two independent computations.
 
-    The forward sensitivities share the solver and nothing of the adjoint. The finite differences are of order four and
-    solve at a hundredth of the tolerance, so that jumps of the step control do not reach them.
+    The forward sensitivities share the solver, and nothing of the adjoint. The finite differences are of order four
+    and solve with a hundredth of the tolerances, so that jumps of the step control do not affect them.
 
     Args:
         prob: u0, the numbers in p, and the parameters of modules are all checked.
         loss: A scalar function of the solution.
-        alg, sensealg, options: As for `solve`.
-        step: Of the differences, relative to the size of the number, at least absolute.
-        most: At most so many numbers of each tensor are compared, drawn with `seed`.
+        alg, options: As for `solve`; ``options.sensealg`` is what is checked.
+        step: Of the differences, relative to the size of the number, or absolute for numbers below 1.
+        most: How many numbers of each tensor are compared at most, drawn with `seed`.
 
     Raises:
         InputError: The loss is not a scalar.
-        SolveFailed: A solve failed and the loss asked for its values.
+        SolveFailed: A solve failed and the loss reads its values.
 
     >>> prob = ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 1.0), dict(k=2.0))
-    >>> check_gradient(prob, lambda sol: sol.u[-1].sum(), abstol=1e-9, reltol=1e-9).agrees(1e-6)
+    >>> tight = ude.solving.SolveOptions(abstol=1e-9, reltol=1e-9)
+    >>> check_gradient(prob, lambda sol: sol.u[-1].sum(), options=tight).agrees(1e-6)
     True
     """
-    sensealg = DiscreteAdjoint() if sensealg is None else sensealg
     varied = _Varied.of(prob)
-    # tighter tolerances must not lead to another choice
-    alg = default_algorithm(prob, **_chosen_by(options))[0] if alg is None else alg
-    tight = {name: options.get(name, default) / 100 for name, default in (("abstol", 1e-6), ("reltol", 1e-3))}
+    # chosen before the tolerances are tightened, which must not lead to another choice
+    alg = default_algorithm(prob, options)[0] if alg is None else alg
+    tight = replace(options, abstol=_hundredth(options.abstol), reltol=_hundredth(options.reltol))
 
-    def value(**changes: Any) -> Tensor:
-        result = loss(solve(varied.problem, alg, **{**options, **changes}))
+    def value(with_options: SolveOptions) -> Tensor:
+        result = loss(solve_with(varied.problem, alg, with_options))
         if not isinstance(result, Tensor) or result.numel() != 1:
             got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
             raise InputError("the loss must be a scalar tensor", got=got, fix="Sum or average it.")
         return result
 
     gradients = []
-    for algorithm in (sensealg, ForwardSensitivity()):
-        parts = torch.autograd.grad(value(sensealg=algorithm).reshape(()), varied.tensors, allow_unused=True)
+    for sensealg in (options.sensitivity, ForwardSensitivity()):
+        scalar = value(replace(options, sensealg=sensealg)).reshape(())
+        parts = torch.autograd.grad(scalar, varied.tensors, allow_unused=True)
         gradients.append([torch.zeros_like(x) if g is None else g for g, x in zip(parts, varied.tensors, strict=True)])
     generator = torch.Generator().manual_seed(seed)
     entries = []
     for name, tensor, adjoint, forward in zip(varied.names, varied.tensors, *gradients, strict=True):
         for index in sorted(torch.randperm(tensor.numel(), generator=generator)[:most].tolist()):
-            differences = _differences(lambda: float(value(**tight)), tensor, index, step)
+            differences = _differences(lambda: float(value(tight)), tensor, index, step)
             label = name if tensor.ndim == 0 else f"{name}{list(_place(index, tensor))}"
             entries.append(
                 GradientEntry(label, float(adjoint.reshape(-1)[index]), float(forward.reshape(-1)[index]), differences)
             )
-    scale = max((abs(entry.adjoint) for entry in entries), default=0.0)
-    used = alg.name
-    check = GradientCheck(tuple(entries), scale, 0.0, sensealg.name, used)
-    worst = max((check.error(entry) for entry in entries), default=0.0)
-    return GradientCheck(tuple(entries), scale, worst, sensealg.name, used)
+    return GradientCheck(tuple(entries), options.sensitivity.name, alg.name)
 
 
-def _chosen_by(options: dict[str, Any]) -> dict[str, Any]:
-    """The options by which `solve` chooses an algorithm."""
-    return {name: options[name] for name in ("reltol", "abstol", "adaptive") if name in options}
+def _hundredth(tolerance: Any) -> Any:
+    return torch.as_tensor(tolerance, dtype=torch.float64) / 100
 
 
 @dataclass(frozen=True, eq=False)

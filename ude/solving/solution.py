@@ -1,112 +1,29 @@
-"""The result of a solve: values, dense output, statistics, and how it ended."""
+"""The result of a solve as data, and the functions that interpolate, split and plot it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ude.engines.base import SolveSpec
 from ude.engines.return_code import ADVICE, ReturnCode
 from ude.errors import InputError, SolveFailed
 from ude.events.event import Event
+from ude.problems.ode import ODEProblem
+from ude.solving.statistics import Statistics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, eq=False)
-class Statistics:
-    """What a solve cost and who ran it.
-
-    Args:
-        nf: Calls of f, each on the whole batch.
-        accepted_steps, rejected_steps: One count a trajectory, shape ``(*batch)``.
-        engine: Name of the engine that ran.
-        why_not: For every engine that was considered first, the sentence that says why it did not run.
-        algorithm, sensealg: Names of what was used; sensealg is "none" when no gradient was possible.
-        seconds: Wall-clock time of the forward solve.
-        njacs, nw: Jacobians df/du and factorizations of implicit methods, each of the whole batch.
-        why_algorithm: Why `solve` chose this algorithm, one sentence; empty when it was given.
-        switches: Of an algorithm that switches (`AutoSwitch`), how often each trajectory changed its method
-            ``(*batch)``; None of others.
-        nproducts: Jacobian-vector and vector-Jacobian products that these took, each of the whole batch.
-
-    >>> stats = ude.solve(ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 1.0)), ude.Tsit5()).stats
-    >>> stats.algorithm, int(stats.accepted_steps) > 2, stats.nf > 12
-    ('Tsit5', True, True)
-    """
-
-    nf: int
-    accepted_steps: Int[Tensor, "*batch"]
-    rejected_steps: Int[Tensor, "*batch"]
-    engine: str
-    algorithm: str
-    sensealg: str
-    seconds: float
-    why_not: dict[str, str] = field(default_factory=dict)
-    njacs: int = 0
-    nw: int = 0
-    why_algorithm: str = ""
-    switches: Int[Tensor, "*batch"] | None = None
-    nproducts: int = 0
-
-
-class Ended(NamedTuple):
-    """Where each trajectory (B,) began, was to end and got to, and how it ended (`ReturnCode`)."""
-
-    t0: Float[Tensor, "B"]
-    t1: Float[Tensor, "B"]
-    reached: Float[Tensor, "B"]
-    retcode: Int[Tensor, "B"]
-
-
-class Counts(Protocol):
-    """What a solve cost, over the whole batch (B trajectories)."""
-
-    @property
-    def nf(self) -> int: ...
-    @property
-    def njacs(self) -> int: ...
-    @property
-    def nw(self) -> int: ...
-    @property
-    def nproducts(self) -> int: ...
-    @property
-    def accepted_steps(self) -> Int[Tensor, "B"]: ...
-    @property
-    def rejected_steps(self) -> Int[Tensor, "B"]: ...
-    @property
-    def switches(self) -> Int[Tensor, "B"] | None: ...
-
-
-def statistics_of(
-    counts: Counts, spec: SolveSpec, *, engine: str, sensealg: str, seconds: float, why: tuple[dict[str, str], str]
-) -> Statistics:
-    """The statistics of a solve; `why`: why other engines did not run, and why this algorithm was chosen."""
-    return Statistics(
-        nf=counts.nf,
-        accepted_steps=counts.accepted_steps.view(spec.batch),
-        rejected_steps=counts.rejected_steps.view(spec.batch),
-        engine=engine,
-        algorithm=spec.algorithm.name,
-        sensealg=sensealg,
-        seconds=seconds,
-        why_not=why[0],
-        njacs=counts.njacs,
-        nw=counts.nw,
-        why_algorithm=why[1],
-        switches=None if counts.switches is None else counts.switches.view(spec.batch),
-        nproducts=counts.nproducts,
-    )
-
-
+@dataclass(eq=False, repr=False)
 class Solution:
     """A solved problem.
 
@@ -119,9 +36,21 @@ class Solution:
     ``sol.stats``    `Statistics`
     ``sol.events``   what callbacks did, a tuple of `Event`
 
-    Asking for the values of a solution in which a trajectory failed raises `SolveFailed`; ``sol.partial`` gives
-    them all the same, NaN where a trajectory did not arrive. A trajectory that a callback ended has NaN at the times
-    after that in a batch; alone, it has no such times.
+    Reading the values of a solution in which a trajectory failed raises `SolveFailed`; ``sol.partial`` returns them
+    anyway, with NaN at times that a trajectory did not reach. In a batch, a trajectory that a callback ended has NaN
+    at later times; a single trajectory has no such times.
+
+    Args:
+        prob: The problem that was solved.
+        times: Saved times (B, T), a row for each trajectory.
+        partial: Saved states ``(*batch, T, n)``, NaN at times that a failed trajectory did not reach; reading them
+            never raises.
+        span: Start and end of the dense output, each (B,).
+        reached: The time that each trajectory reached (B,).
+        codes: `ReturnCode` of each trajectory as a number (B,).
+        dense: Dense output at the times (B, k), ``(*batch, k, n)``.
+        count: Combines the statistics when they are first read.
+        events: What callbacks did.
 
     >>> sol = ude.solve(ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 1.0), names="x"), ude.Tsit5(), saveat=0.25)
     >>> sol.t.tolist(), sol.success
@@ -130,45 +59,39 @@ class Solution:
     (0.905, 0.368)
     """
 
-    def __init__(
-        self,
-        times: Float[Tensor, "B T"],
-        values: Float[Tensor, "*batch T n"],
-        *,
-        names: tuple[str, ...] | Callable[[], tuple[str, ...]],
-        ended: Ended,
-        stats: Statistics | Callable[[], Statistics],
-        dense: Callable[[Float[Tensor, "B T"]], Tensor],
-        events: tuple[Event, ...] = (),
-    ) -> None:
-        self.events, self._names, self._stats = events, names, stats
-        self._times, self._values, self._dense = times, values, dense
-        self._span, self._codes = (ended.t0, ended.t1), ended.retcode
-        self.reached = self._reached = ended.reached
-        self._bad = [i for i, code in enumerate(ended.retcode.tolist()) if not ReturnCode(code).ok]
+    prob: ODEProblem
+    times: Float[Tensor, "B T"]
+    partial: Float[Tensor, "*batch T n"]
+    span: tuple[Float[Tensor, "B"], Float[Tensor, "B"]]
+    reached: Float[Tensor, "B"]
+    codes: Int[Tensor, "B"]
+    dense: Callable[[Float[Tensor, "B k"]], Float[Tensor, "*batch k n"]]
+    count: Callable[[], Statistics]
+    events: tuple[Event, ...] = ()
 
-    @property
+    def __post_init__(self) -> None:
+        self._failed = [i for i, code in enumerate(self.codes.tolist()) if not ReturnCode(code).ok]
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the states."""
-        if not isinstance(self._names, tuple):
-            self._names = self._names()
-        return self._names
+        return self.prob.state_names
 
-    @property
+    @cached_property
     def stats(self) -> Statistics:
-        """What the solve cost; written together at the first look, which in a training nobody takes."""
-        if not isinstance(self._stats, Statistics):
-            self._stats = self._stats()
-        return self._stats
+        """What the solve cost; combined at the first read, since a fit never reads it."""
+        return self.count()
 
     @property
     def batch(self) -> tuple[int, ...]:
-        return tuple(self._values.shape[:-2])
+        """Shape of the batch; () for a single trajectory."""
+        return tuple(self.partial.shape[:-2])
 
     @property
-    def t(self) -> Tensor:
-        first = self._times[0]
-        return first if bool((self._times == first).all()) else self._times.view(*self.batch, -1)
+    def t(self) -> Float[Tensor, "*batch time"]:
+        """Saved times; (time,) where all trajectories share them."""
+        first = self.times[0]
+        return first if bool((self.times == first).all()) else self.times.view(*self.batch, -1)
 
     @property
     def u(self) -> Float[Tensor, "*batch time state"]:
@@ -177,18 +100,13 @@ class Solution:
         Raises:
             SolveFailed: A trajectory failed; the message says which, when and what to try.
         """
-        if self._bad:
-            raise self._failure()
-        return self._values
-
-    @property
-    def partial(self) -> Float[Tensor, "*batch time state"]:
-        """Saved states with NaN where a failed trajectory did not arrive; never raises."""
-        return self._values
+        self.require_success()
+        return self.partial
 
     @property
     def retcode(self) -> Any:
-        codes = [ReturnCode(code) for code in self._codes.tolist()]
+        """How the solve ended: a `ReturnCode`, or an array of them of the batch's shape."""
+        codes = [ReturnCode(code) for code in self.codes.tolist()]
         if not self.batch:
             return codes[0]
         array = np.empty(len(codes), dtype=object)
@@ -197,49 +115,35 @@ class Solution:
 
     @property
     def success(self) -> Bool[Tensor, "*batch"]:
-        fine = torch.ones_like(self._codes, dtype=torch.bool)
-        fine[self._bad] = False
+        """Which trajectories did not fail."""
+        fine = torch.ones_like(self.codes, dtype=torch.bool)
+        fine[self._failed] = False
         return fine.view(self.batch)
 
-    def trajectory(self, i: int) -> Solution:
-        """The i-th trajectory of a batch as a solution of its own, still connected to the graph.
+    def require_success(self) -> None:
+        """Check that no trajectory failed.
 
-        Points with which a shorter trajectory was filled up to the longest are left out.
+        Raises:
+            SolveFailed: One did; the message says which, when and what to try.
         """
-        count = self._times.shape[0]
-        if not -count <= i < count:
-            raise InputError("no such trajectory", expected=f"an index below {count}", got=str(i))
-        i %= count
-        times, values = self._times[i], self._values.reshape(*self._times.shape, -1)[i]
-        kept = len(times) - int((times == times[-1]).flip(0).to(torch.int8).cumprod(0).sum()) + 1
-        if bool((times[1:] <= times[:-1]).any()) and bool((values[kept:] == values[kept - 1]).all()):
-            times, values = times[:kept], values[:kept]
-        stats = replace(
-            self.stats,
-            accepted_steps=self.stats.accepted_steps.reshape(-1)[i],
-            rejected_steps=self.stats.rejected_steps.reshape(-1)[i],
-            switches=None if self.stats.switches is None else self.stats.switches.reshape(-1)[i],
-        )
+        if not self._failed:
+            return
+        first = self._failed[0]
+        code = ReturnCode(int(self.codes[first]))
+        happened, advice = ADVICE[code]
+        who = f"{len(self._failed)} of {len(self.codes)} trajectories (first: {first})" if self.batch else "the solve"
+        raise SolveFailed(f"{who} failed with {code.name} at t={float(self.reached[first]):g}: {happened}", fix=advice)
 
-        def dense(asked: Tensor) -> Tensor:
-            return self._dense(asked.expand(count, -1)).reshape(count, asked.shape[1], -1)[i]
+    def trajectory(self, i: int) -> Solution:
+        """The i-th trajectory of a batch as a solution of its own; see `trajectory_of`."""
+        return trajectory_of(self, i)
 
-        return Solution(
-            times.unsqueeze(0),
-            values,
-            names=self.names,
-            ended=Ended(*(item[i : i + 1] for item in (*self._span, self._reached, self._codes))),
-            stats=stats,
-            dense=dense,
-            events=tuple(
-                Event(e.callback, e.which[i : i + 1], e.t[i : i + 1], e.before[i : i + 1], e.after[i : i + 1])
-                for e in self.events
-                if bool(e.which[i])
-            ),
-        )
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Plot every state against time, return the figure and write it to `path`; see `plot_solution`."""
+        return plot_solution(self, path)
 
     def __len__(self) -> int:
-        return self._times.shape[-1]
+        return self.times.shape[-1]
 
     def __getitem__(self, key: str | int | slice) -> Tensor:
         if isinstance(key, str):
@@ -249,67 +153,118 @@ class Solution:
         return self.u[..., key, :]
 
     def __call__(self, t: Any) -> Tensor:
-        """Evaluate the dense output at a time or at a sequence of times inside the span.
-
-        Returns:
-            ``(*batch, state)`` for one time, ``(*batch, k, state)`` for k times; differentiable like `u`.
-
-        Raises:
-            InputError: A time lies outside the span.
-            SolveFailed: A trajectory failed.
-        """
-        if self._bad:
-            raise self._failure()
-        times = torch.as_tensor(t, dtype=self._times.dtype, device=self._times.device)
-        if times.ndim > 1:
-            raise InputError("sol(t) takes one time or a list of times", got=f"shape {tuple(times.shape)}")
-        low, high = torch.minimum(*self._span).max(), torch.maximum(*self._span).min()
-        outside = times.reshape(-1)
-        outside = outside[~((outside >= low) & (outside <= high))]
-        if outside.numel():
-            raise InputError(
-                "sol(t) is asked outside its span",
-                expected=f"times from {float(low):g} to {float(high):g}",
-                got=f"{float(outside[0]):g}",
-                fix="Solve over a longer tspan.",
-            )
-        count = self._times.shape[0]
-        values = self._dense(times.reshape(1, -1).expand(count, -1)).view(*self.batch, -1, len(self.names))
-        return values if times.ndim else values[..., 0, :]
-
-    def plot(self, path: str | Path | None = None) -> Figure:
-        """Draw every state against time (the dense output where there is one) and return the figure.
-
-        Args:
-            path: Also write it there (PNG, SVG or PDF by its suffix).
-        """
-        from ude.reporting import plots
-
-        with torch.no_grad():
-            low, high = float(torch.minimum(*self._span).max()), float(torch.maximum(*self._span).min())
-            t = torch.linspace(low, high, 400, dtype=self._times.dtype, device=self._times.device)
-            u = self(t)
-        figure = plots.solution(
-            t.cpu().numpy(), u.cpu().numpy(), self.names, t_saved=self._times.cpu().numpy(), u_saved=self._saved()
-        )
-        if path is not None:
-            figure.savefig(path)
-        return figure
-
-    def _saved(self) -> np.ndarray:
-        return self._values.detach().reshape(*self._times.shape, -1).cpu().numpy()
-
-    def _failure(self) -> SolveFailed:
-        bad = self._bad
-        code = ReturnCode(int(self._codes[bad[0]]))
-        happened, advice = ADVICE[code]
-        who = "the solve" if not self.batch else f"{len(bad)} of {len(self._codes)} trajectories (first: {bad[0]})"
-        reached = float(self._reached[bad[0]])
-        return SolveFailed(f"{who} failed with {code.name} at t={reached:g}: {happened}", fix=advice)
+        """Evaluate the dense output at one time or a list of times; see `interpolate`."""
+        return interpolate(self, t)
 
     def __repr__(self) -> str:
-        ended = ", ".join(sorted({ReturnCode(code).name for code in self._codes.tolist()}))
+        ended = ", ".join(sorted({ReturnCode(code).name for code in self.codes.tolist()}))
         return (
-            f"Solution({ended}; u {tuple(self._values.shape)}, states {', '.join(self.names)}; "
+            f"Solution({ended}; u {tuple(self.partial.shape)}, states {', '.join(self.names)}; "
             f"{self.stats.algorithm} in the {self.stats.engine} engine)"
         )
+
+
+def interpolate(solution: Solution, t: Any) -> Tensor:
+    """Evaluate the dense output of a solution inside its span.
+
+    Args:
+        t: One time, or times (k,).
+
+    Returns:
+        ``(*batch, state)`` for one time, ``(*batch, k, state)`` for k times; differentiable like ``solution.u``.
+
+    Raises:
+        InputError: A time lies outside the span.
+        SolveFailed: A trajectory failed.
+    """
+    solution.require_success()
+    times = torch.as_tensor(t, dtype=solution.times.dtype, device=solution.times.device)
+    if times.ndim > 1:
+        raise InputError("sol(t) takes one time or a list of times", got=f"shape {tuple(times.shape)}")
+    low, high = _common_span(solution)
+    flat = times.reshape(-1)
+    outside = flat[~((flat >= low) & (flat <= high))]
+    if outside.numel():
+        raise InputError(
+            "the times of sol(t) must lie within its span",
+            expected=f"times from {low:g} to {high:g}",
+            got=f"{float(outside[0]):g}",
+            fix="Solve over a longer tspan.",
+        )
+    values = solution.dense(flat.expand(len(solution.times), -1))
+    values = values.view(*solution.batch, -1, solution.partial.shape[-1])
+    return values if times.ndim else values[..., 0, :]
+
+
+def trajectory_of(solution: Solution, i: int) -> Solution:
+    """Select the i-th trajectory of a batch as a solution of its own, still connected to the graph.
+
+    The points that fill a shorter trajectory up to the length of the longest are left out.
+
+    Raises:
+        InputError: There is no such trajectory.
+    """
+    count = len(solution.times)
+    if not -count <= i < count:
+        raise InputError("no such trajectory", expected=f"an index below {count}", got=str(i))
+    i %= count
+    times, values = solution.times[i], solution.partial.reshape(*solution.times.shape, -1)[i]
+    kept = len(times) - int((times == times[-1]).flip(0).to(torch.int8).cumprod(0).sum()) + 1
+    if bool((times[1:] <= times[:-1]).any()) and bool((values[kept:] == values[kept - 1]).all()):
+        times, values = times[:kept], values[:kept]
+
+    def count_one() -> Statistics:
+        stats = solution.stats
+        return replace(
+            stats,
+            accepted_steps=stats.accepted_steps.reshape(-1)[i],
+            rejected_steps=stats.rejected_steps.reshape(-1)[i],
+            switches=None if stats.switches is None else stats.switches.reshape(-1)[i],
+        )
+
+    row = slice(i, i + 1)
+    return Solution(
+        prob=solution.prob,
+        times=times.unsqueeze(0),
+        partial=values,
+        span=(solution.span[0][row], solution.span[1][row]),
+        reached=solution.reached[row],
+        codes=solution.codes[row],
+        dense=lambda asked: solution.dense(asked.expand(count, -1)).reshape(count, asked.shape[1], -1)[i],
+        count=count_one,
+        events=tuple(
+            Event(event.callback, event.which[row], event.t[row], event.before[row], event.after[row])
+            for event in solution.events
+            if bool(event.which[i])
+        ),
+    )
+
+
+def plot_solution(solution: Solution, path: str | Path | None = None) -> Figure:
+    """Plot every state against time, by the dense output between the saved points.
+
+    Args:
+        path: File to write the figure to (PNG, SVG or PDF by its suffix); None writes none.
+    """
+    from ude.reporting import plots  # imports matplotlib, which is slow
+
+    with torch.no_grad():
+        t = torch.linspace(*_common_span(solution), 400, dtype=solution.times.dtype, device=solution.times.device)
+        u = interpolate(solution, t)
+        saved = solution.partial.detach().reshape(*solution.times.shape, -1)
+    figure = plots.solution(
+        t.cpu().numpy(),
+        u.cpu().numpy(),
+        solution.names,
+        t_saved=solution.times.cpu().numpy(),
+        u_saved=saved.cpu().numpy(),
+    )
+    if path is not None:
+        figure.savefig(path)
+    return figure
+
+
+def _common_span(solution: Solution) -> tuple[float, float]:
+    """The earliest and the latest time inside the spans of all trajectories."""
+    start, end = solution.span
+    return float(torch.minimum(start, end).max()), float(torch.maximum(start, end).min())

@@ -1,20 +1,19 @@
-"""solve: validate -> engine -> sensitivity -> Solution."""
+"""`solve`: validate the arguments, choose an engine, integrate, attach the sensitivity, return a `Solution`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, overload
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines import ENGINES, EngineChoice, SolveSpec, choose_engine
-from ude.engines.jacobian import require_right
 from ude.engines.return_code import ReturnCode
-from ude.engines.structure import started
 from ude.errors import InputError
 from ude.events import EventRun, preset_times, solve_with_events
 from ude.events.callbacks import (
@@ -27,17 +26,21 @@ from ude.events.callbacks import (
 )
 from ude.events.step_checks import with_domains
 from ude.methods import Algorithm, Controller, InitializationAlgorithm
-from ude.problems.interpolation import interpolations_in
+from ude.problems.ensemble import EnsembleProblem
+from ude.problems.find_interpolations import interpolations_in
 from ude.problems.ode import ODEProblem
+from ude.problems.steady_state import SteadyStateProblem
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solving.default_algorithm import default_algorithm
-from ude.solving.ensemble import EnsembleProblem, EnsembleSolution, solve_ensemble
-from ude.solving.solution import Ended, Solution, Statistics, statistics_of
-from ude.solving.steady_state import SteadyStateProblem, TerminateSteadyState, solve_steady_state
-from ude.solving.validation import SolveOptions, tracked, validate
+from ude.solving.ensemble import EnsembleSolution, solve_ensemble
+from ude.solving.options import SolveOptions
+from ude.solving.solution import Solution
+from ude.solving.statistics import statistics_of
+from ude.solving.steady_state import TerminateSteadyState, solve_steady_state
+from ude.solving.validation import is_tracked, validate, validate_start
 
 
-# The overloads leave the options to the implementation, where they are spelled once.
+# The overloads leave the options to the implementation, where they are listed once.
 @overload
 def solve(prob: ODEProblem, alg: Algorithm | None = ..., **options: Any) -> Solution: ...
 
@@ -52,25 +55,25 @@ def solve(  # type: ignore[misc]
     prob: ODEProblem | EnsembleProblem,
     alg: Algorithm | None = None,
     *,
-    saveat: Any = None,
-    abstol: Any = 1e-6,
-    reltol: Any = 1e-3,
-    dt: float | None = None,
-    adaptive: bool = True,
-    dtmin: float = 0.0,
-    dtmax: float = float("inf"),
-    maxiters: int = 100_000,
-    force_dtmin: bool = False,
-    controller: Controller | None = None,
-    isoutofdomain: Callable[..., Any] | None = None,
-    unstable_check: Callable[..., Any] | None = None,
-    internalnorm: Callable[..., Any] | None = None,
-    sensealg: SensitivityAlgorithm | None = None,
-    engine: str = "auto",
-    callback: Callback | Sequence[Callback] | None = None,
-    tstops: Any = None,
-    max_events: int = 10_000,
-    initializealg: InitializationAlgorithm | None = None,
+    saveat: Any = SolveOptions.saveat,
+    abstol: Any = SolveOptions.abstol,
+    reltol: Any = SolveOptions.reltol,
+    dt: float | None = SolveOptions.dt,
+    adaptive: bool = SolveOptions.adaptive,
+    dtmin: float = SolveOptions.dtmin,
+    dtmax: float = SolveOptions.dtmax,
+    maxiters: int = SolveOptions.maxiters,
+    force_dtmin: bool = SolveOptions.force_dtmin,
+    controller: Controller | None = SolveOptions.controller,
+    isoutofdomain: Callable[..., Any] | None = SolveOptions.isoutofdomain,
+    unstable_check: Callable[..., Any] | None = SolveOptions.unstable_check,
+    internalnorm: Callable[..., Any] | None = SolveOptions.internalnorm,
+    sensealg: SensitivityAlgorithm | None = SolveOptions.sensealg,
+    engine: str = SolveOptions.engine,
+    callback: Callback | Sequence[Callback] | None = SolveOptions.callback,
+    tstops: Any = SolveOptions.tstops,
+    max_events: int = SolveOptions.max_events,
+    initializealg: InitializationAlgorithm | None = SolveOptions.initializealg,
     trajectories: int | None = None,
     batch_size: int = 4096,
     batched: bool = True,
@@ -128,150 +131,92 @@ def solve(  # type: ignore[misc]
     Traceback (most recent call last):
     ude.errors.InputError: saveat must increase: saveat[1]=0.2 follows saveat[0]=0.5. Sort it, ...
     """
-    options = SolveOptions(
-        saveat=saveat,
-        abstol=abstol,
-        reltol=reltol,
-        dt=dt,
-        adaptive=adaptive,
-        dtmin=dtmin,
-        dtmax=dtmax,
-        maxiters=maxiters,
-        force_dtmin=force_dtmin,
-        controller=controller,
-        isoutofdomain=isoutofdomain,
-        unstable_check=unstable_check,
-        internalnorm=internalnorm,
-        initializealg=initializealg,
-    )
-    request = _Request(options, sensealg, engine, callback, tstops, max_events)
-    if isinstance(prob, EnsembleProblem):
-        return _solve_variants(prob, alg, request, trajectories, (batch_size, batched))
-    if trajectories is not None:
-        raise InputError(
-            "trajectories belongs to an ensemble", fix="Wrap the problem: EnsembleProblem(prob, prob_func)."
-        )
-    return _solve(prob, alg, request)
-
-
-class _Request(NamedTuple):
-    """What `solve` was asked beside problem and algorithm."""
-
-    options: SolveOptions
-    sensealg: SensitivityAlgorithm | None
-    engine: str
-    callback: Callback | Sequence[Callback] | None
-    tstops: Any
-    max_events: int
-
-
-def _solve(prob: ODEProblem, alg: Algorithm | None, request: _Request) -> Solution:
-    """One problem: the solve that an engine has ready, if there is one; else validate and choose an engine."""
-    options, chosen = request.options, request.sensealg or _USUAL
-    # without callbacks and stops, the whole solve may be ready
-    plain = request.callback is None and request.tstops is None
-    preparing = [one for one in ENGINES if request.engine in ("auto", one.name)] if plain else []
-    asked = (alg, request.sensealg, *options)
-    if alg is not None:
-        for one in preparing:
-            ready = one.recall(prob, asked, options.saveat)
-            if ready is not None:
-                return _run(prob, ready, chosen, EngineChoice(one))
-    given, why_algorithm = alg, ""
-    if alg is None:
-        alg, why_algorithm = default_algorithm(
-            prob, reltol=options.reltol, abstol=options.abstol, adaptive=options.adaptive
-        )
-    spec = validate(prob, alg, options, chosen)
-    for one in preparing:
-        if one.is_ready(spec):  # it was compared with f before: nothing is left to be checked
-            if given is not None:
-                one.prepare(prob, asked, options.saveat, spec)
-            return _run(prob, spec, chosen, EngineChoice(one), why_algorithm)
-    return _solve_checked(prob, spec, request, why_algorithm)
-
-
-def _solve_checked(prob: ODEProblem, spec: SolveSpec, request: _Request, why_algorithm: str) -> Solution:
-    """Check f at the start, then solve: for a steady state, as a whole, or segment by segment between events."""
-    callbacks = flatten_callbacks(request.callback)
-    if not spec.adaptive and any(isinstance(item, PositiveDomain) for item in callbacks):
-        raise InputError("PositiveDomain needs steps that can change", got="adaptive=False", fix="Leave it out.")
-    spec = _checked(spec)
-    if spec.saveat is None and not spec.algorithm.reports_steps:
-        raise InputError(f"{spec.algorithm.name} does not tell its own steps", fix="Give saveat.")
-    u0, p = spec.start or (prob.u0, ())
-    if isinstance(prob, SteadyStateProblem):
-        return solve_steady_state(
-            prob,
-            spec,
-            (u0, p),
-            (request.sensealg, why_algorithm),
-            lambda ode, inner, until: _solve(ode, inner, request._replace(callback=[until, *callbacks], sensealg=None)),
-        )
-    chosen = request.sensealg or _USUAL
-    callbacks = tuple(one.bound(prob.f) if isinstance(one, TerminateSteadyState) else one for one in callbacks)
-    spec = replace(spec, checks=with_domains(spec.checks, callbacks, spec.abstol, u0))
-    stops = _stops(request.tstops, spec)
-    if spec.adaptive and spec.algorithm.reports_steps:
-        stops = torch.cat([stops, *(item.stops(spec.t0, spec.t1) for item in interpolations_in(prob.f, prob.p))], -1)
-    if not callbacks and not stops.shape[1]:
-        return _run(prob, spec, chosen, choose_engine(ENGINES, spec, request.engine), why_algorithm)
-    # segments between stops start anew each time, which is no work for an engine that prepares a whole solve
-    spec = replace(spec, start=None, compact=isinstance(chosen, DiscreteAdjoint))
-    watched = replace(spec, watch=_never_stop) if callbacks else spec
-    choice = choose_engine(ENGINES, watched, request.engine)
-    run = EventRun(
-        spec=spec,
-        engine=choice.engine,
-        sensealg=chosen,
-        p=p,
-        tracked=tracked(u0, p),
-        callbacks=callbacks,
-        tstops=stops,
-        max_events=request.max_events,
-    )
-    return _run_with_events(prob, run, u0, choice.why_not, why_algorithm)
-
-
-_USUAL = DiscreteAdjoint()
-
-
-def _solve_variants(
-    ensemble: EnsembleProblem,
-    alg: Algorithm | None,
-    request: _Request,
-    trajectories: int | None,
-    batches: tuple[int, bool],
-) -> EnsembleSolution:
-    """Solve an ensemble with the arguments that `solve` was given."""
+    given = locals()
+    options = SolveOptions(*[given[name] for name in _OPTIONS])
+    if not isinstance(prob, EnsembleProblem):
+        if trajectories is not None:
+            raise InputError("trajectories requires an EnsembleProblem", fix="Use EnsembleProblem(prob, prob_func).")
+        return solve_with(prob, alg, options)
     if trajectories is None:
         raise InputError("an ensemble needs a number of variants", fix="Give trajectories=100.")
-    if any(isinstance(item, SavingCallback) for item in flatten_callbacks(request.callback)):
+    if any(isinstance(item, SavingCallback) for item in flatten_callbacks(callback)):
         raise InputError(
-            "an ensemble is several solves, each of which would write SavedValues anew",
+            "an ensemble is several solves, each of which would overwrite SavedValues",
             fix="Solve a batch: an ODEProblem with u0 of shape (trajectories, state).",
         )
-    batch_size, batched = batches
     return solve_ensemble(
-        ensemble,
-        lambda one: _solve(one, alg, request),
+        prob,
+        lambda one: solve_with(one, alg, options),
         trajectories=trajectories,
         batch_size=batch_size,
         batched=batched,
     )
 
 
-def _checked(spec: SolveSpec) -> SolveSpec:
-    """Call f at the start and check what it returns; the start of a DAE is made consistent."""
-    if spec.start is None:
-        raise AssertionError("`validate` gives a start")
-    u0, p = spec.start
-    spec = replace(spec, first_du=_first_derivative(spec.f, u0, p, spec.t0, spec.batch))
-    require_right(spec, u0.detach(), p)
-    if spec.mass is None:
-        return spec
-    u0, spec = started(spec, u0, p)
-    return replace(spec, start=(u0, p))
+_OPTIONS = tuple(field.name for field in fields(SolveOptions))
+
+
+def solve_with(prob: ODEProblem, alg: Algorithm | None, options: SolveOptions) -> Solution:
+    """`solve` for a single problem, with its options as one object."""
+    # without callbacks and stops, the whole solve may be ready
+    plain = options.callback is None and options.tstops is None
+    engines = [one for one in ENGINES if options.engine in ("auto", one.name)] if plain else []
+    asked = (alg, *vars(options).values())
+    if alg is not None:
+        for engine in engines:
+            ready = engine.recall(prob, asked, options.saveat)
+            if ready is not None:
+                return _run(prob, ready, options, EngineChoice(engine))
+    why_algorithm = ""
+    if alg is None:
+        alg, why_algorithm = default_algorithm(prob, options)
+    spec = validate(prob, alg, options)
+    for engine in engines:
+        if engine.is_ready(spec):  # it was compared with f before: nothing is left to be checked
+            if asked[0] is not None:
+                engine.prepare(prob, asked, options.saveat, spec)
+            return _run(prob, spec, options, EngineChoice(engine), why_algorithm)
+    return _solve_validated(prob, spec, options, why_algorithm)
+
+
+def _solve_validated(prob: ODEProblem, spec: SolveSpec, options: SolveOptions, why_algorithm: str) -> Solution:
+    """Solve where f is still to be called for the first time."""
+    callbacks = flatten_callbacks(options.callback)
+    if not spec.adaptive and any(isinstance(item, PositiveDomain) for item in callbacks):
+        raise InputError("PositiveDomain requires adaptive steps", got="adaptive=False", fix="Leave it out.")
+    spec = validate_start(spec)
+    if spec.saveat is None and not spec.algorithm.reports_steps:
+        raise InputError(f"{spec.algorithm.name} does not report its own steps", fix="Give saveat.")
+    u0, p = spec.start or (prob.u0, ())
+    if isinstance(prob, SteadyStateProblem):
+        inner = replace(options, sensealg=None)
+        return solve_steady_state(
+            prob,
+            spec,
+            (options.sensealg, why_algorithm),
+            lambda ode, alg, until: solve_with(ode, alg, replace(inner, callback=[until, *callbacks])),
+        )
+    callbacks = tuple(one.bound(prob.f) if isinstance(one, TerminateSteadyState) else one for one in callbacks)
+    spec = replace(spec, checks=with_domains(spec.checks, callbacks, spec.abstol, u0))
+    stops = _stops(options.tstops, spec)
+    if spec.adaptive and spec.algorithm.reports_steps:
+        stops = torch.cat([stops, *(item.stops(spec.t0, spec.t1) for item in interpolations_in(prob.f, prob.p))], -1)
+    if not callbacks and not stops.shape[1]:
+        return _run(prob, spec, options, choose_engine(ENGINES, spec, options.engine), why_algorithm)
+    # each segment between stops is a solve of its own, which an engine that prepares a whole solve cannot run
+    spec = replace(spec, start=None, compact=isinstance(options.sensitivity, DiscreteAdjoint))
+    choice = choose_engine(ENGINES, replace(spec, watch=_never_stop) if callbacks else spec, options.engine)
+    run = EventRun(
+        spec=spec,
+        engine=choice.engine,
+        sensealg=options.sensitivity,
+        p=p,
+        tracked=is_tracked(u0, p),
+        callbacks=callbacks,
+        tstops=stops,
+        max_events=options.max_events,
+    )
+    return _run_with_events(prob, run, u0, choice.why_not, why_algorithm)
 
 
 def _never_stop(t: Tensor, u: Tensor, t_next: Tensor, u_next: Tensor, moved: Tensor) -> Tensor:
@@ -288,114 +233,80 @@ def _run_with_events(
     prob: ODEProblem, run: EventRun, u0: Tensor, why_not: dict[str, str], why_algorithm: str
 ) -> Solution:
     spec = run.spec
-    result = solve_with_events(run, u0)
+    began = time.perf_counter()
+    solved = solve_with_events(run, u0)
+    seconds, result = time.perf_counter() - began, solved.result
     times, values = result.times, result.values
     if not spec.batch and bool((result.retcode == ReturnCode.Terminated).all()):
-        sign = spec.sign
-        kept = (times[0] * sign) <= (result.t_end * sign)
+        kept = (times[0] * spec.sign) <= (result.t_end * spec.sign)
         times, values = times[:, kept], values[:, kept]
     return Solution(
-        times,
-        values.view(*spec.batch, *values.shape[1:]),
-        names=prob.state_names,
-        ended=Ended(spec.t0, result.t_end, result.t_end, result.retcode),
-        stats=statistics_of(
+        prob=prob,
+        times=times,
+        partial=values.view(*spec.batch, *values.shape[1:]),
+        span=(spec.t0, result.t_end),
+        reached=result.t_end,
+        codes=result.retcode,
+        dense=lambda asked: solved.dense(asked).view(*spec.batch, asked.shape[1], -1),
+        count=partial(
+            statistics_of,
             result,
             spec,
             engine=run.engine.name,
             sensealg=run.sensealg.name if run.tracked or values.requires_grad else "none",
-            seconds=result.seconds,
-            why=(why_not, why_algorithm),
+            seconds=seconds,
+            why_not=why_not,
+            why_algorithm=why_algorithm,
         ),
-        dense=lambda asked: result.dense(asked).view(*spec.batch, asked.shape[1], -1),
-        events=result.events,
+        events=solved.events,
     )
 
 
 def _run(
-    prob: ODEProblem,
-    spec: SolveSpec,
-    sensealg: SensitivityAlgorithm,
-    choice: EngineChoice,
-    why_algorithm: str = "",
+    prob: ODEProblem, spec: SolveSpec, options: SolveOptions, choice: EngineChoice, why_algorithm: str = ""
 ) -> Solution:
-    engine, batch = choice.engine, spec.batch
+    engine, batch, sensealg = choice.engine, spec.batch, options.sensitivity
     u0, p = spec.start or (prob.u0, ())
     began = time.perf_counter()
     result = engine.forward(spec, u0.detach(), p)
     seconds = time.perf_counter() - began
     switched = result.switches is not None and bool(result.switches.any())
     for other in ENGINES:
-        # only those that were asked and waited learn from it, and none from the work of an implicit method
+        # only an engine that was asked and waits learns from it, and none from the work of an implicit method
         if other.name in choice.why_not and not switched:
             other.learn(spec, result.nf)
     name, why_not = engine.name, choice.why_not
     if result.handed_on is not None:
         name, reason = result.handed_on
         why_not = {**why_not, engine.name: reason}
-    differentiable = spec.gradient
     solved = Solved(engine, spec, result.record, result.record.u_end, result.fresh)
 
     def read(times: Tensor, values: Tensor | None = None) -> Tensor:
         if values is None:
             values = engine.interpolate(spec, result.record, p, times)
         shape = (*batch, *values.shape[1:])
-        if differentiable and torch.is_grad_enabled():
+        if spec.gradient and torch.is_grad_enabled():
             if isinstance(sensealg, DiscreteAdjoint):
                 return sensealg.attach(solved, times, values.view(shape), u0, p)
             values = sensealg.attach(solved, times, values, u0, p)
         return values.view(shape)
 
-    def statistics() -> Statistics:
-        attached = sensealg.name if differentiable else "none"
-        return statistics_of(
-            result, spec, engine=name, sensealg=attached, seconds=seconds, why=(why_not, why_algorithm)
-        )
-
     return Solution(
-        result.times,
-        read(result.times, result.values),
-        names=lambda: prob.state_names,
-        ended=Ended(spec.t0, spec.t1, result.t_end, result.retcode),
-        stats=statistics,
+        prob=prob,
+        times=result.times,
+        partial=read(result.times, result.values),
+        span=(spec.t0, spec.t1),
+        reached=result.t_end,
+        codes=result.retcode,
         dense=read,
+        count=partial(
+            statistics_of,
+            result,
+            spec,
+            engine=name,
+            sensealg=sensealg.name if spec.gradient else "none",
+            seconds=seconds,
+            why_not=why_not,
+            why_algorithm=why_algorithm,
+        ),
     )
-
-
-def _first_derivative(
-    f: Callable[..., Any], u0: Tensor, p: Sequence[Tensor], t0: Tensor, batch: tuple[int, ...]
-) -> Float[Tensor, "B n"]:
-    """Evaluate f once at the start, as its author sees it, and check what comes back."""
-    state = u0.detach().view(*batch, u0.shape[-1])
-    constants = tuple(leaf.detach() for leaf in p)
-    du = f(state, constants, t0.view(batch))
-    if not isinstance(du, Tensor):
-        raise InputError(
-            "f(u, p, t) must return a tensor",
-            expected=f"shape {tuple(state.shape)}",
-            got=type(du).__name__,
-            fix="Stack the derivatives: torch.stack([...], -1).",
-        )
-    if du.shape != state.shape:
-        raise InputError(
-            "f(u, p, t) must return the shape of u",
-            expected=str(tuple(state.shape)),
-            got=str(tuple(du.shape)),
-            # (B,) with (B, 1) makes (B, B), which is what p.k * u does
-            fix="Parameters of a batch have no axis of states: write p.k[..., None] * u."
-            if batch and du.shape == (*batch, batch[-1])
-            else "Stack the derivatives along the last axis: torch.stack([...], -1).",
-        )
-    if du.dtype != state.dtype:
-        raise InputError(
-            "f(u, p, t) must return the dtype of u0",
-            expected=str(state.dtype),
-            got=str(du.dtype),
-            fix="Make the parameters and networks of f that dtype (module.double()), or give u0 in theirs.",
-        )
-    if du.requires_grad:
-        raise InputError(
-            "f depends on trainable tensors that are not in p, so no gradient would reach them",
-            fix="Give them as p=dict(...) (modules too), or make f an nn.Module that owns them.",
-        )
-    return du.reshape(u0.shape)

@@ -1,56 +1,36 @@
-"""States that no longer change: ``0 = f(u, p)``."""
+"""Find states that no longer change, ``0 = f(u, p)``, by integration or by Newton's iteration."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ude.engines import SolveSpec
+from ude.engines import ForwardResult, SolveSpec
+from ude.engines.jacobian import Jacobians
 from ude.engines.return_code import ReturnCode
-from ude.engines.work import Work
 from ude.errors import InputError
 from ude.events.callbacks import Callback, DiscreteCallback, terminate
 from ude.methods import Algorithm, KenCarp4, Rodas5P
 from ude.problems.ode import ODEProblem
-from ude.sensitivity.steady_state_adjoint import SteadyStateAdjoint
-from ude.solving.solution import Ended, Solution, statistics_of
+from ude.problems.steady_state import SteadyStateProblem
+from ude.sensitivity import SensitivityAlgorithm, SteadyStateAdjoint
+from ude.solving.solution import Solution
+from ude.solving.statistics import statistics_of
 
-# Where an unlimited integration ends: far beyond every time scale, and within the range of float32.
+# The end of an unlimited integration: far beyond every time scale, and within the range of float32.
 _FOREVER = 1e30
-# Up to this many states a dense Jacobian a step costs less than the further stages of a method that keeps Jacobians.
-_SMALL = 50
-# A damping factor below this says that no step in Newton's direction helps.
+#: Up to this many states, a dense Jacobian in each step costs less than the additional stages of a method that reuses
+#: Jacobians.
+FEW_STATES = 50
+# Below this damping factor no step in Newton's direction helps.
 _SMALLEST_DAMPING = 2.0**-30
-
-
-@dataclass(frozen=True, eq=False)
-class SteadyStateProblem(ODEProblem):
-    """Find u with ``f(u, p, t) = 0``, starting from u0.
-
-    The solution has one save, at ``t = inf``: ``sol[-1]`` is the state ``(*batch, state)``. Its gradient by p is that
-    of the implicit function theorem (`SteadyStateAdjoint`); by u0 it is zero.
-
-    Args:
-        f: As for `ODEProblem`. It should not depend on t; methods that do not integrate call it at t = 0.
-        u0: Where the search starts ``(*batch, state)``.
-        p, names: As for `ODEProblem`.
-
-    Raises:
-        InputError: u0, p or names cannot be used.
-
-    >>> decay = SteadyStateProblem(lambda u, p, t: p.supply - p.rate * u, [0.0], dict(supply=3.0, rate=2.0))
-    >>> from ude.solving import solve
-    >>> round(float(solve(decay)[-1]), 6)
-    1.5
-    """
-
-    tspan: tuple[Any, Any] = field(init=False, default=(0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -87,7 +67,7 @@ class DynamicSS(SteadyStateAlgorithm):
     def __post_init__(self) -> None:
         _check_tolerances(self.abstol, self.reltol)
         if not self.tspan > 0:
-            raise InputError("DynamicSS needs a length of time", expected="a positive tspan", got=repr(self.tspan))
+            raise InputError("tspan of DynamicSS must be positive", got=f"tspan={self.tspan!r}")
 
 
 @dataclass(frozen=True)
@@ -120,12 +100,12 @@ class SSRootfind(SteadyStateAlgorithm):
     def __post_init__(self) -> None:
         _check_tolerances(self.abstol, self.reltol)
         if self.maxiters < 1:
-            raise InputError("maxiters allows no step", expected="at least 1", got=repr(self.maxiters))
+            raise InputError("maxiters must be at least 1", got=f"maxiters={self.maxiters!r}")
 
 
 def _check_tolerances(abstol: float, reltol: float) -> None:
     if not abstol > 0 or not reltol >= 0:
-        raise InputError("tolerances of a steady state must be positive", got=f"abstol={abstol!r}, reltol={reltol!r}")
+        raise InputError("abstol must be positive and reltol zero or more", got=f"abstol={abstol!r}, reltol={reltol!r}")
 
 
 @dataclass(frozen=True)
@@ -165,35 +145,19 @@ class TerminateSteadyState(Callback):
         return DiscreteCallback(steady, terminate)
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    u: Float[Tensor, "B n"]
-    retcode: Int[Tensor, "B"]
-    reached: Float[Tensor, "B"]
-    accepted_steps: Int[Tensor, "B"]
-    rejected_steps: Int[Tensor, "B"]
-    nf: int
-    njacs: int = 0
-    nw: int = 0
-    nproducts: int = 0
-    switches: Tensor | None = None
-
-
 def solve_steady_state(
     prob: SteadyStateProblem,
     spec: SolveSpec,
-    variables: tuple[Tensor, Any],
-    chosen: tuple[Any, str],
+    chosen: tuple[SensitivityAlgorithm | None, str],
     integrate: Callable[[ODEProblem, Algorithm, Callback], Solution],
 ) -> Solution:
     """Solve a validated `SteadyStateProblem`.
 
     Args:
-        variables: u0 (B, n) and the leaves p.
-        chosen: The sensitivity algorithm (None lets this choose), and why the algorithm was chosen.
+        chosen: The sensitivity algorithm (None is `SteadyStateAdjoint()`), and why the algorithm was chosen.
         integrate: Solves an `ODEProblem` with the options of this solve.
     """
-    (u0, p), (sensealg, why) = variables, chosen
+    sensealg, why = chosen
     if sensealg is not None and not isinstance(sensealg, SteadyStateAdjoint):
         raise InputError(
             f"{sensealg.name} differentiates solves in time",
@@ -201,40 +165,44 @@ def solve_steady_state(
             fix="For the gradient of the way there, solve an ODEProblem with callback=TerminateSteadyState().",
         )
     sensealg = SteadyStateAdjoint() if sensealg is None else sensealg
+    u0, p = spec.start or (prob.u0, ())
     began = time.perf_counter()
     with torch.no_grad():
         if isinstance(spec.algorithm, DynamicSS):
-            found = _integrate(prob, spec, spec.algorithm, integrate)
+            result = _integrate(prob, spec, spec.algorithm, integrate)
         elif isinstance(spec.algorithm, SSRootfind):
-            found = _newton(spec, spec.algorithm, u0.detach(), tuple(leaf.detach() for leaf in p))
+            result = _newton(spec, spec.algorithm, u0.detach(), tuple(leaf.detach() for leaf in p))
         else:
             raise InputError(
-                "alg cannot solve a SteadyStateProblem",
+                "a SteadyStateProblem requires an algorithm for steady states",
                 expected="DynamicSS(), DynamicSS(Rodas5P()) or SSRootfind()",
                 got=spec.algorithm.name,
             )
     seconds = time.perf_counter() - began
     tracked = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in p)
-    arrived = found.retcode == ReturnCode.Success
-    u = torch.where(arrived.unsqueeze(-1), found.u, float("nan"))
+    arrived = result.retcode == ReturnCode.Success
+    u = torch.where(arrived.unsqueeze(-1), result.values[:, 0], float("nan"))
     if tracked:
         u = sensealg.attach_steady(spec, u, arrived, p)
-    forever = torch.full_like(spec.t0, float("inf"))
-    values = u.unsqueeze(1).view(*spec.batch, 1, u.shape[-1])
+    values = u.view(*spec.batch, 1, u.shape[-1])
     return Solution(
-        forever.unsqueeze(-1),
-        values,
-        names=prob.state_names,
-        ended=Ended(forever, forever, found.reached, found.retcode),
-        stats=statistics_of(
-            found,
+        prob=prob,
+        times=result.times,
+        partial=values,
+        span=(result.times[:, 0], result.times[:, 0]),
+        reached=result.t_end,
+        codes=result.retcode,
+        dense=lambda asked: values.reshape(len(asked), 1, -1).expand(-1, asked.shape[1], -1),
+        count=partial(
+            statistics_of,
+            result,
             spec,
             engine="torch",
             sensealg=sensealg.name if tracked else "none",
             seconds=seconds,
-            why=({}, why),
+            why_not={},
+            why_algorithm=why,
         ),
-        dense=lambda asked: values.reshape(len(asked), 1, -1).expand(-1, asked.shape[1], -1),
     )
 
 
@@ -243,62 +211,60 @@ def _integrate(
     spec: SolveSpec,
     method: DynamicSS,
     integrate: Callable[[ODEProblem, Algorithm, Callback], Solution],
-) -> _Found:
+) -> ForwardResult:
     ode = ODEProblem(prob.f, prob.u0.detach(), (0.0, min(method.tspan, _FOREVER)), prob.p, prob.names)
     alg = method.alg
     if alg is None:
-        alg = Rodas5P() if prob.u0.shape[-1] <= _SMALL else KenCarp4()
+        alg = Rodas5P() if prob.u0.shape[-1] <= FEW_STATES else KenCarp4()
     sol = integrate(ode, alg, TerminateSteadyState(method.abstol, method.reltol))
-    codes = torch.tensor([int(code) for code in _flat(sol.retcode)], device=spec.t0.device)
-    # the end of the span is no steady state, and a terminated trajectory is one
-    codes = torch.where(codes == ReturnCode.Success, int(ReturnCode.NotSteady), codes)
+    # a trajectory that was terminated is steady, and one that reached the end of its span is not
+    codes = torch.where(sol.codes == ReturnCode.Success, int(ReturnCode.NotSteady), sol.codes)
     codes = torch.where(codes == ReturnCode.Terminated, int(ReturnCode.Success), codes)
-    count, states = len(spec.t0), prob.u0.shape[-1]
-    return _Found(
-        u=sol.partial.reshape(count, -1, states)[:, -1],
+    stats = sol.stats
+    return ForwardResult(
+        times=torch.full_like(spec.t0, float("inf")).unsqueeze(-1),
+        values=sol.partial.reshape(len(spec.t0), -1, prob.u0.shape[-1])[:, -1:],
+        record=None,
         retcode=codes,
-        reached=sol.reached.reshape(count),
-        accepted_steps=sol.stats.accepted_steps.reshape(count),
-        rejected_steps=sol.stats.rejected_steps.reshape(count),
-        nf=sol.stats.nf,
-        njacs=sol.stats.njacs,
-        nw=sol.stats.nw,
-        switches=sol.stats.switches,
+        t_end=sol.reached,
+        accepted_steps=stats.accepted_steps.reshape(-1),
+        rejected_steps=stats.rejected_steps.reshape(-1),
+        nf=stats.nf,
+        njacs=stats.njacs,
+        nw=stats.nw,
+        switches=None if stats.switches is None else stats.switches.reshape(-1),
+        nproducts=stats.nproducts,
     )
 
 
-def _flat(codes: Any) -> list[ReturnCode]:
-    return [codes] if isinstance(codes, ReturnCode) else list(codes.reshape(-1))
-
-
-def _newton(spec: SolveSpec, method: SSRootfind, u: Tensor, p: tuple[Tensor, ...]) -> _Found:
-    """Damped Newton iterations of every trajectory."""
-    work, t = Work(spec, p), torch.zeros_like(spec.t0)
-    open_ = torch.ones_like(t, dtype=torch.bool)
-    converged, steps, rejected = ~open_, torch.zeros_like(open_, dtype=torch.int64), torch.zeros_like(t)
-    for _ in range(method.maxiters):
+def _newton(spec: SolveSpec, method: SSRootfind, u: Tensor, p: tuple[Tensor, ...]) -> ForwardResult:
+    """Iterate damped Newton steps, each trajectory by itself, from u (B, n)."""
+    jacobians, t = Jacobians(spec, p), torch.zeros_like(spec.t0)
+    active = torch.ones_like(t, dtype=torch.bool)
+    converged, steps, rejected = ~active, torch.zeros_like(active, dtype=torch.int64), torch.zeros_like(t)
+    iterations = 0
+    while iterations < method.maxiters and bool(active.any()):
+        iterations += 1
         scale = method.abstol + method.reltol * u.abs()
-        du, jacobian, _ = work.linearize(u, t)
-        work.factorizations += 1
+        du, jacobian, _ = jacobians.linearize(u, t)
         lu, pivots, _ = torch.linalg.lu_factor_ex(jacobian)
         change = -torch.linalg.lu_solve(lu, pivots, du.unsqueeze(-1)).squeeze(-1)
         size = _norm(change, scale)
-        u, moved, tries = _damped(work, (lu, pivots), (u, t), (change, size, scale), open_)
-        done = open_ & (size <= 1.0)
-        steps, rejected = steps + open_, rejected + tries
-        converged = converged | done
-        open_ = open_ & ~done & moved
-        if not bool(open_.any()):
-            break
-    return _Found(
-        u=u,
+        u, moved, tries = _damped(jacobians, (lu, pivots), (u, t), (change, size, scale), active)
+        done = active & (size <= 1.0)
+        steps, rejected = steps + active, rejected + tries
+        converged, active = converged | done, active & ~done & moved
+    return ForwardResult(
+        times=torch.full_like(t, float("inf")).unsqueeze(-1),
+        values=u.unsqueeze(1),
+        record=None,
         retcode=torch.where(converged, int(ReturnCode.Success), int(ReturnCode.NotSteady)),
-        reached=t,
+        t_end=t,
         accepted_steps=steps,
         rejected_steps=rejected.to(torch.int64),
-        nf=work.calls,
-        njacs=work.jacobians,
-        nw=work.factorizations,
+        nf=jacobians.calls,
+        njacs=jacobians.jacobians,
+        nw=iterations,
     )
 
 
@@ -307,11 +273,11 @@ def _norm(x: Tensor, scale: Tensor) -> Float[Tensor, "B"]:
 
 
 def _damped(
-    work: Work,
+    f: Jacobians,
     factors: tuple[Tensor, Tensor],
     start: tuple[Tensor, Tensor],
     direction: tuple[Tensor, Tensor, Tensor],
-    open_: Bool[Tensor, "B"],
+    active: Bool[Tensor, "B"],
 ) -> tuple[Tensor, Bool[Tensor, "B"], Float[Tensor, "B"]]:
     """Go along Newton's direction (change, its size, the scale of sizes) as far as the next correction shrinks.
 
@@ -321,12 +287,12 @@ def _damped(
     (u, t), (change, size, scale) = start, direction
     damping, tries = torch.ones_like(t), torch.zeros_like(t)
     # a last step below the tolerance is taken as it is: rounding may not let it shrink further
-    moved = open_ & torch.isfinite(size) & (size <= 1.0)
+    moved = active & torch.isfinite(size) & (size <= 1.0)
     after = torch.where(moved.unsqueeze(-1), u + change, u)
-    searching = open_ & torch.isfinite(size) & ~moved
+    searching = active & torch.isfinite(size) & ~moved
     while bool(searching.any()):
         trial = torch.where(searching.unsqueeze(-1), u + damping.unsqueeze(-1) * change, after)
-        again = torch.linalg.lu_solve(*factors, work(trial, t).unsqueeze(-1)).squeeze(-1)
+        again = torch.linalg.lu_solve(*factors, f(trial, t).unsqueeze(-1)).squeeze(-1)
         good = searching & (_norm(again, scale) <= (1 - damping / 4) * size)
         after, moved = torch.where(good.unsqueeze(-1), trial, after), moved | good
         searching = searching & ~good

@@ -1,10 +1,11 @@
-"""From the arguments of `solve` to a validated `SolveSpec`."""
+"""Turn the arguments of `solve` into a validated `SolveSpec`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,9 +13,11 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ude.engines import SolveSpec
-from ude.engines.structure import structure_of
+from ude.engines.jacobian import require_right
+from ude.engines.structure import started, structure_of
 from ude.errors import InputError
 from ude.events.step_checks import step_checks
+from ude.events.times import regular_times, require_inside, time_rows
 from ude.methods import (
     Algorithm,
     BrownFullBasicInit,
@@ -25,30 +28,12 @@ from ude.methods import (
     PIController,
 )
 from ude.problems.ode import ODEProblem, flatten, remake
-from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm
+from ude.sensitivity import DiscreteAdjoint
+from ude.solving.options import SolveOptions
 
 
-class SolveOptions(NamedTuple):
-    """The arguments of `solve` that describe one solve, as given; `solve` documents them and holds the defaults."""
-
-    saveat: Any
-    abstol: Any
-    reltol: Any
-    dt: float | None
-    adaptive: bool
-    dtmin: float
-    dtmax: float
-    maxiters: int
-    force_dtmin: bool
-    controller: Controller | None
-    isoutofdomain: Callable[..., Any] | None
-    unstable_check: Callable[..., Any] | None
-    internalnorm: Callable[..., Any] | None
-    initializealg: InitializationAlgorithm | None
-
-
-def validate(prob: ODEProblem, alg: Algorithm, options: SolveOptions, sensealg: SensitivityAlgorithm) -> SolveSpec:
-    """Validate; f is not called, so that the derivative at the start is still to be asked for (`UNKNOWN`).
+def validate(prob: ODEProblem, alg: Algorithm, options: SolveOptions) -> SolveSpec:
+    """Check the arguments of `solve` without a call of f; `first_du` is `UNKNOWN` until `validate_start` calls it.
 
     Raises:
         InputError: An argument cannot be used.
@@ -61,7 +46,7 @@ def validate(prob: ODEProblem, alg: Algorithm, options: SolveOptions, sensealg: 
     structure = structure_of(prob, alg)
     f, p = flatten(prob if structure.f is None else remake(prob, f=structure.f))
     _check_numbers(options)
-    gradient = tracked(u0, p)
+    gradient, sensealg = is_tracked(u0, p), options.sensitivity
     return SolveSpec(
         f=f,
         batch=batch,
@@ -79,13 +64,7 @@ def validate(prob: ODEProblem, alg: Algorithm, options: SolveOptions, sensealg: 
         adaptive=options.adaptive,
         maxiters=options.maxiters,
         force_dtmin=options.force_dtmin,
-        checks=step_checks(
-            f,
-            batch,
-            isoutofdomain=options.isoutofdomain,
-            unstable_check=options.unstable_check,
-            internalnorm=options.internalnorm,
-        ),
+        checks=step_checks(f, batch, options.isoutofdomain, options.unstable_check, options.internalnorm),
         compact=isinstance(sensealg, DiscreteAdjoint) or not gradient,
         checkpoints=sensealg.checkpoints if gradient and isinstance(sensealg, DiscreteAdjoint) else "all",
         start=(u0, p),
@@ -97,12 +76,68 @@ def validate(prob: ODEProblem, alg: Algorithm, options: SolveOptions, sensealg: 
     )
 
 
-#: The derivative at the start, before it was asked for.
+def validate_start(spec: SolveSpec) -> SolveSpec:
+    """Call f at the start, check what it returns, and make the start of a DAE consistent.
+
+    Raises:
+        InputError: f does not return du/dt of u0's shape and dtype, or the user's Jacobian is wrong.
+    """
+    if spec.start is None:
+        raise TypeError("the solve has no start")
+    u0, p = spec.start
+    spec = replace(spec, first_du=_first_derivative(spec.f, u0, p, spec.t0, spec.batch))
+    require_right(spec, u0.detach(), p)
+    if spec.mass is None:
+        return spec
+    u0, spec = started(spec, u0, p)
+    return replace(spec, start=(u0, p))
+
+
+def _first_derivative(
+    f: Callable[..., Any], u0: Tensor, p: Sequence[Tensor], t0: Tensor, batch: tuple[int, ...]
+) -> Float[Tensor, "B n"]:
+    """Evaluate f once at the start, as its author sees it, and check what comes back."""
+    state = u0.detach().view(*batch, u0.shape[-1])
+    constants = tuple(leaf.detach() for leaf in p)
+    du = f(state, constants, t0.view(batch))
+    if not isinstance(du, Tensor):
+        raise InputError(
+            "f(u, p, t) must return a tensor",
+            expected=f"shape {tuple(state.shape)}",
+            got=type(du).__name__,
+            fix="Stack the derivatives: torch.stack([...], -1).",
+        )
+    if du.shape != state.shape:
+        raise InputError(
+            "f(u, p, t) must return the shape of u",
+            expected=str(tuple(state.shape)),
+            got=str(tuple(du.shape)),
+            # (B,) with (B, 1) makes (B, B), which is what p.k * u does
+            fix="Parameters of a batch have no axis of states: write p.k[..., None] * u."
+            if batch and du.shape == (*batch, batch[-1])
+            else "Stack the derivatives along the last axis: torch.stack([...], -1).",
+        )
+    if du.dtype != state.dtype:
+        raise InputError(
+            "f(u, p, t) must return the dtype of u0",
+            expected=str(state.dtype),
+            got=str(du.dtype),
+            fix="Make the parameters and networks of f that dtype (module.double()), or give u0 in theirs.",
+        )
+    if du.requires_grad:
+        raise InputError(
+            "f depends on trainable tensors that are not in p, so no gradient would reach them",
+            fix="Give them as p=dict(...) (modules too), or make f an nn.Module that owns them.",
+        )
+    return du.reshape(u0.shape)
+
+
+#: The derivative at the start, before f was called.
 UNKNOWN = torch.empty(0)
 
 
-def tracked(u0: Tensor, p: Sequence[Tensor]) -> bool:
-    """Whether a gradient by u0 or a leaf may be asked for."""
+def is_tracked(u0: Tensor, p: Sequence[Tensor]) -> bool:
+    """Whether the gradient with respect to u0 or a leaf may be asked for."""
     return torch.is_grad_enabled() and (u0.requires_grad or any(leaf.requires_grad for leaf in p))
 
 
@@ -110,7 +145,7 @@ def _initialization(given: InitializationAlgorithm | None) -> InitializationAlgo
     known = BrownFullBasicInit, CheckInit, NoInit
     if given is not None and not isinstance(given, known):
         raise InputError(
-            "initializealg is none that ude has",
+            "initializealg must be an initialization algorithm",
             expected=f"one of {', '.join(f'{one.__name__}()' for one in known)}",
             got=repr(given),
         )
@@ -125,7 +160,7 @@ def _times(value: float | Tensor, u0: Tensor) -> Float[Tensor, "B"]:
     return torch.full((u0.shape[0],), value, dtype=u0.dtype, device=u0.device)
 
 
-# Times of so few trajectories are kept for the next solve.
+# For at most this many trajectories the times are kept for the next solve.
 _FEW = 1024
 
 
@@ -145,16 +180,20 @@ def _controller(controller: Controller | None) -> Controller:
 def _check_numbers(options: SolveOptions) -> None:
     dt, dtmin, dtmax = options.dt, options.dtmin, options.dtmax
     if dt is not None and not (0 < dt < float("inf")):
-        raise InputError("dt is not a step", expected="a positive number", got=repr(dt))
-    if not (0 <= dtmin < dtmax):
-        raise InputError("dtmin and dtmax are not bounds", expected="0 <= dtmin < dtmax", got=f"{dtmin!r}, {dtmax!r}")
+        raise InputError("dt must be positive and finite", got=f"dt={dt!r}")
+    if not (dtmin >= 0):
+        raise InputError("dtmin must be zero or more", got=f"dtmin={dtmin!r}")
+    if not (dtmin < dtmax):
+        raise InputError("dtmin must be less than dtmax", got=f"dtmin={dtmin!r}, dtmax={dtmax!r}")
     if options.maxiters < 1:
-        raise InputError("maxiters allows no step", expected="at least 1", got=repr(options.maxiters))
-    if not options.adaptive and dt is None:
-        raise InputError("adaptive=False needs a step", fix="Give dt.")
-    if not options.adaptive and (options.force_dtmin or options.isoutofdomain is not None):
+        raise InputError("maxiters must be at least 1", got=f"maxiters={options.maxiters!r}")
+    if options.adaptive:
+        return
+    if dt is None:
+        raise InputError("adaptive=False needs a step size", fix="Give dt.")
+    if options.force_dtmin or options.isoutofdomain is not None:
         raise InputError(
-            "force_dtmin and isoutofdomain need steps that can change", got="adaptive=False", fix="Leave them out."
+            "force_dtmin and isoutofdomain require adaptive steps", got="adaptive=False", fix="Leave them out."
         )
 
 
@@ -169,7 +208,7 @@ def _tolerance(value: Any, name: str, u0: Tensor) -> Tensor:
     tolerance = torch.as_tensor(value, dtype=u0.dtype, device=u0.device).detach()
     if tolerance.ndim > 1 or (tolerance.ndim == 1 and tolerance.shape[0] != u0.shape[1]):
         raise InputError(
-            f"{name} does not fit the state",
+            f"{name} must be one number or one number for each state",
             expected=f"a number or {u0.shape[1]} numbers",
             got=f"shape {tuple(tolerance.shape)}",
         )
@@ -185,17 +224,17 @@ def _save_times(saveat: Any, t0: Tensor, t1: Tensor, batch: tuple[int, ...]) -> 
         return None
     if not isinstance(saveat, Tensor):
         return _checked_times(saveat, t0, t1, batch)
-    # the same times again, as in training, have been checked
+    # in a fit the same times come again and again, and they have been checked
     known = _KNOWN_TIMES.get(saveat)
     asked = (saveat._version, batch, t0.dtype, t0.data_ptr(), t1.data_ptr(), t0._version, t1._version)
     if known is None or known[0] != asked:
-        # t0 and t1 are kept, so that no others can come to lie where they lie
+        # t0 and t1 are kept alive, so that no other tensors can get their addresses
         known = _KNOWN_TIMES[saveat] = (asked, _checked_times(saveat, t0, t1, batch), t0, t1)
     result: Tensor | None = known[1]
     return result
 
 
-# by the identity of the tensor that the user gave
+# keyed by the identity of the tensor that the user gave
 _KNOWN_TIMES: Any = WeakIdKeyDictionary()
 
 
@@ -203,66 +242,35 @@ def _checked_times(saveat: Any, t0: Tensor, t1: Tensor, batch: tuple[int, ...]) 
     times = torch.as_tensor(saveat, dtype=t0.dtype, device=t0.device).detach()
     if times.ndim == 0:
         return _regular_times(float(times), t0, t1)
-    if times.ndim == 1:
-        times = times.expand(len(t0), -1)
-    elif tuple(times.shape[:-1]) == batch:
-        times = times.reshape(len(t0), -1)
-    else:
-        raise InputError(
-            "saveat does not fit the batch",
-            expected=f"(time,) or {(*batch, 'time')}".replace("'", ""),
-            got=str(tuple(times.shape)),
-        )
-    _check_save_times(times, t0, t1)
-    return times.contiguous()
-
-
-def _regular_times(every: float, t0: Tensor, t1: Tensor) -> Float[Tensor, "B T"]:
-    if not every > 0:
-        raise InputError("saveat is not a step", expected="a positive number or times", got=repr(every))
-    span = t1 - t0
-    if bool((span != span[0]).any()):
-        raise InputError(
-            "saveat as a number needs trajectories of one length",
-            got="spans of different lengths",
-            fix="Give saveat as times of shape (*batch, time).",
-        )
-    length = float(span[0].abs())
-    count = int(length / every + 1e-9)
-    steps = torch.arange(count + 1, dtype=t0.dtype, device=t0.device) * every
-    if length - count * every > 1e-9 * length:
-        steps = torch.cat([steps, steps.new_tensor([length])])
-    else:
-        steps[-1] = length
-    sign = 1.0 if float(span[0]) >= 0 else -1.0
-    times = t0.unsqueeze(-1) + sign * steps
-    # the last save is the end itself, not the end plus a rounding error
-    times[:, -1] = t1
-    return times
-
-
-def _check_save_times(times: Tensor, t0: Tensor, t1: Tensor) -> None:
-    if times.shape[-1] == 0:
-        raise InputError("saveat is empty", expected="at least one time", fix="Leave it out to save every step.")
-    if not bool(torch.isfinite(times).all()):
+    rows = time_rows("saveat", times, t0, batch)
+    if rows.shape[-1] == 0:
+        raise InputError("saveat must have at least one time", got="none", fix="Leave it out to save every step.")
+    if not bool(torch.isfinite(rows).all()):
         raise InputError("saveat must be finite", got="NaN or infinity among the times")
-    sign = torch.where(t1 >= t0, 1.0, -1.0).to(times.dtype).unsqueeze(-1)
-    wrong = ((times[:, 1:] - times[:, :-1]) * sign < 0).nonzero()
+    sign = torch.where(t1 >= t0, 1.0, -1.0).to(rows.dtype).unsqueeze(-1)
+    wrong = ((rows[:, 1:] - rows[:, :-1]) * sign < 0).nonzero()
     if len(wrong):
-        lane, i = (int(x) for x in wrong[0])
-        word = "increase" if float(sign[lane]) > 0 else "decrease"
-        before, after = float(times[lane, i]), float(times[lane, i + 1])
+        row, i = (int(x) for x in wrong[0])
+        word = "increase" if float(sign[row]) > 0 else "decrease"
+        before, after = float(rows[row, i]), float(rows[row, i + 1])
         raise InputError(
             f"saveat must {word}",
             got=f"saveat[{i + 1}]={after:g} follows saveat[{i}]={before:g}",
             fix="Sort it, or swap tspan to integrate backwards.",
         )
-    low, high = torch.minimum(t0, t1).unsqueeze(-1), torch.maximum(t0, t1).unsqueeze(-1)
-    outside = ((times < low) | (times > high)).nonzero()
-    if len(outside):
-        lane, i = (int(x) for x in outside[0])
+    require_inside("saveat", rows, t0, t1)
+    return rows.contiguous()
+
+
+def _regular_times(every: float, t0: Tensor, t1: Tensor) -> Float[Tensor, "B T"]:
+    if not every > 0:
+        raise InputError("saveat must be a positive number or a list of times", got=repr(every))
+    span = t1 - t0
+    if bool((span != span[0]).any()):
         raise InputError(
-            "saveat lies outside tspan",
-            expected=f"times from {float(low[lane]):g} to {float(high[lane]):g}",
-            got=f"saveat[{i}]={float(times[lane, i]):g}",
+            "with saveat as a number all spans must have the same length",
+            got="spans of different lengths",
+            fix="Give saveat as times of shape (*batch, time).",
         )
+    times = regular_times(every, t0, t1)
+    return times[:, torch.isfinite(times[0])]

@@ -21,6 +21,7 @@ from tests.stiff_problems_for_tests import hires_problem, van_der_pol
 from ude.compile.build import why_no_compiler
 from ude.engines.fused.kernel import ARGUMENTS
 from ude.errors import InputError
+from ude.solving import SolveOptions
 
 pytestmark = pytest.mark.skipif(why_no_compiler() is not None, reason="there is no C compiler")
 
@@ -158,7 +159,7 @@ def test_values_steps_and_gradients_are_those_of_the_c_program(case, tmp_path):
     times = torch.linspace(float(prob.tspan[0]), float(prob.tspan[1]), 5, dtype=torch.float64)
     times[1] += 0.013  # inside a step, surely
     tolerances = {"reltol": 1e-6, "abstol": 1e-8}
-    text = ude.fused.source(prob, alg, target="cuda", saveat=times, **tolerances)
+    text = ude.fused.source(prob, alg, SolveOptions(saveat=times, **tolerances), target="cuda")
     assert ("__shared__" in text) is ("global" not in case)
     sol = ude.solve(prob, alg, engine="fused", saveat=times, **tolerances)
     weights = torch.sin(torch.arange(sol.u.numel(), dtype=torch.float64)).view(sol.u.shape)
@@ -186,7 +187,7 @@ def test_float32_is_as_good_as_the_c_program(tmp_path):
     p = {"a": torch.tensor(1.5), "b": torch.tensor(1.0), "c": torch.tensor(2.0)}
     prob = ude.ODEProblem(predator_prey, u0, (0.0, 1.0), p)
     times = torch.tensor([0.5, 1.0])
-    text = ude.fused.source(prob, ude.Tsit5(), target="cuda", saveat=times)
+    text = ude.fused.source(prob, ude.Tsit5(), SolveOptions(saveat=times), target="cuda")
     found = OnCpu(text, tmp_path).solve(prob, times, list(p.values()), reltol=1e-3, abstol=1e-6)
     close(found["values"], ude.solve(prob, ude.Tsit5(), engine="fused", saveat=times).u, 1e-5)
 
@@ -194,7 +195,7 @@ def test_float32_is_as_good_as_the_c_program(tmp_path):
 def test_the_grid_changes_no_value_and_no_order_of_a_threads_sums(tmp_path):
     prob, shared, own = own_rates(23)
     times = torch.tensor([1.0, 3.0], dtype=torch.float64)
-    program = OnCpu(ude.fused.source(prob, ude.Tsit5(), target="cuda", saveat=times), tmp_path)
+    program = OnCpu(ude.fused.source(prob, ude.Tsit5(), SolveOptions(saveat=times), target="cuda"), tmp_path)
     weights = torch.ones(23, 2, 2, dtype=torch.float64)
     found = [
         program.solve(prob, times, shared, own, grad=weights, reltol=1e-3, abstol=1e-6, grid=grid)
@@ -211,7 +212,9 @@ def test_endings_are_told_apart(tmp_path):
     ends = torch.tensor([2.0, 0.0, -1.0, 0.5], dtype=torch.float64)
     prob = ude.ODEProblem(lambda u, p, t: u * u, torch.ones(4, 1, dtype=torch.float64), (0.0, ends))
     times = torch.tensor([0.0], dtype=torch.float64)
-    program = OnCpu(ude.fused.source(prob, ude.Tsit5(), target="cuda", saveat=ends.unsqueeze(-1)), tmp_path)
+    program = OnCpu(
+        ude.fused.source(prob, ude.Tsit5(), SolveOptions(saveat=ends.unsqueeze(-1)), target="cuda"), tmp_path
+    )
     found = program.solve(prob, times, reltol=1e-6, abstol=1e-9)
     sol = ude.solve(prob, ude.Tsit5(), engine="fused", saveat=ends.unsqueeze(-1), reltol=1e-6, abstol=1e-9)
     assert found["code"].tolist() == [int(code) for code in sol.retcode]
@@ -223,7 +226,7 @@ def test_endings_are_told_apart(tmp_path):
 def test_a_trajectory_with_more_rows_than_there_is_room_for_says_so(tmp_path):
     prob, shared, own = own_rates(5)
     times = torch.tensor([0.01, 3.0], dtype=torch.float64)
-    program = OnCpu(ude.fused.source(prob, ude.Tsit5(), target="cuda", saveat=times), tmp_path)
+    program = OnCpu(ude.fused.source(prob, ude.Tsit5(), SolveOptions(saveat=times), target="cuda"), tmp_path)
     weights = torch.ones(5, 2, 2, dtype=torch.float64)
     enough = program.solve(prob, times, shared, own, grad=weights, reltol=1e-3, abstol=1e-6)["accepted"]
     short = program.solve(
@@ -238,7 +241,7 @@ def test_a_trajectory_that_turns_stiff_gives_up_alone(tmp_path):
     u0 = torch.tensor([2.0, 0.0], dtype=torch.float64).repeat(3, 1)
     prob = ude.ODEProblem(van_der_pol, u0, (0.0, 3.0), {"mu": mu})
     times = torch.tensor([3.0], dtype=torch.float64)
-    program = OnCpu(ude.fused.source(prob, target="cuda", saveat=times), tmp_path)
+    program = OnCpu(ude.fused.source(prob, options=SolveOptions(saveat=times), target="cuda"), tmp_path)
     found = program.solve(prob, times, own=[mu], reltol=1e-3, abstol=1e-6, grid=(1, 1))
     assert found["code"].tolist() == [0, -1, 0]
 

@@ -240,13 +240,16 @@ def test_gradients_know_nothing_of_the_conditions_on_steps():
         ({"controller": ude.methods.IController}, "controller must be a controller object: expected e.g. IController"),
         ({"controller": "pid"}, "controller must be a controller object"),
         ({"isoutofdomain": 3}, "isoutofdomain must be a function"),
-        ({"internalnorm": lambda e, t: e}, r"internalnorm must return one number a trajectory: expected shape \(\)"),
+        (
+            {"internalnorm": lambda e, t: e},
+            r"internalnorm must return one number for each trajectory: expected shape \(\)",
+        ),
         (
             {"isoutofdomain": lambda u, p, t: u < 0},
             r"isoutofdomain must return one number .* got shape \(2,\). Reduce over the last axis",
         ),
-        ({"unstable_check": lambda dt, u, p, t: u < 0}, "unstable_check must return one number a trajectory"),
-        ({"force_dtmin": True, "adaptive": False, "dt": 0.1}, "need steps that can change: got adaptive=False"),
+        ({"unstable_check": lambda dt, u, p, t: u < 0}, "unstable_check must return one number for each trajectory"),
+        ({"force_dtmin": True, "adaptive": False, "dt": 0.1}, "require adaptive steps: adaptive=False"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(options, text):

@@ -366,22 +366,22 @@ def test_errors_of_the_problems_name_what_is_wrong():
 
     span = (0.0, 1.0)
     assert text(lambda: ude.SecondOrderODEProblem(spring, [0.0, 1.0], [1.0], span)) == (
-        "du0 does not fit u0: expected shape (1,), got shape (2,)."
+        "du0 must have the shape of u0: expected shape (1,), got shape (2,)."
     )
     assert text(lambda: ude.SecondOrderODEProblem(spring, 0.0, [1.0], span)) == (
-        "du0 needs a state axis: expected shape (*batch, state), got a scalar. Write du0=[value]."
+        "du0 must have a state axis: expected shape (*batch, state), got a scalar. Write du0=[value]."
     )
     assert text(lambda: ude.SecondOrderODEProblem(spring, [0.0], [1.0], span, names="x, y")) == (
-        "names do not fit the positions: expected 1 names, got x, y."
+        "names must be one name for each position: expected 1 names, got x, y."
     )
     assert text(lambda: ude.SecondOrderODEProblem(3, [0.0], [1.0], span)) == (
         "f must be callable as f(du, u, p, t): int. Pass a function."
     )
     assert text(lambda: ude.DynamicalODEProblem(spring, spring, [[0.0]], [1.0], span)) == (
-        "v0 and u0 have different batches: expected v0 of shape (state,), got (1, 1)."
+        "v0 and u0 must have the same batch: expected v0 of shape (state,), got (1, 1)."
     )
     assert text(lambda: ude.DynamicalODEProblem(spring, spring, torch.zeros(1), [1.0], span)) == (
-        "v0 and u0 have different dtypes: expected torch.float64, got torch.float32."
+        "v0 and u0 must have the same dtype: expected torch.float64, got torch.float32."
     )
     prob = ude.SecondOrderODEProblem(lambda du, u, p, t: u[..., 0], [0.0], [1.0], span)
     assert text(lambda: ude.solve(prob)) == (
@@ -390,7 +390,7 @@ def test_errors_of_the_problems_name_what_is_wrong():
     )
     prob = ude.remake(ude.SecondOrderODEProblem(spring, [0.0], [1.0], span), names=None, u0=[1.0])
     assert text(lambda: ude.solve(prob)) == (
-        "the state of a partitioned problem is [v, u]: expected 1 velocities and 1 positions along the last axis, "
+        "the state of a partitioned problem must be [v, u]: expected 1 velocities and 1 positions along the last axis, "
         "got shape (1,). Join them: torch.cat([v, u], -1)."
     )
 

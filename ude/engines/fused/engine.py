@@ -40,7 +40,7 @@ from ude.engines.torch.engine import TorchEngine
 from ude.errors import EngineRefused
 from ude.methods import LU, Algorithm, AutoSwitch, ExplicitRungeKutta
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta
-from ude.problems.interpolation import interpolations_in
+from ude.problems.find_interpolations import interpolations_in
 from ude.problems.ode import FlatRightHandSide, ODEProblem
 from ude.problems.split import SplitFunction
 
