@@ -1,4 +1,9 @@
-"""Find states that no longer change, ``0 = f(u, p)``, by integration or by Newton's iteration."""
+"""Find states that no longer change, ``0 = f(u, p)``, by integration or by Newton's iteration.
+
+>>> prob = ude.SteadyStateProblem(lambda u, p, t: 2.0 - u, [0.0])
+>>> round(float(ude.solve(prob, ude.steady_state.SSRootfind())[-1]), 6)
+2.0
+"""
 
 from __future__ import annotations
 
