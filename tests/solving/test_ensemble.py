@@ -63,7 +63,7 @@ def test_chunks_and_reduction_keep_only_the_total():
     whole = ude.EnsembleProblem(ensemble.prob, ensemble.prob_func)
     each = ude.solve(whole, trajectories=7, saveat=1.0, **OPTIONS)
     assert solved.reduced == pytest.approx(float(each.u[:, -1, 0].sum()), rel=1e-9)
-    with pytest.raises(ude.errors.InputError, match="this ensemble kept no solutions"):
+    with pytest.raises(ude.errors.InputError, match="the ensemble must keep its solutions"):
         _ = solved.u
 
 
@@ -104,7 +104,7 @@ def test_a_failed_variant_is_its_own_affair():
         ),
         (
             lambda: ude.solve(ude.EnsembleProblem(lotka_volterra_problem()), trajectories=0),
-            "an ensemble needs trajectories: expected at least 1",
+            "trajectories and batch_size must be at least 1: trajectories=0",
         ),
         (
             lambda: ude.solve(ude.EnsembleProblem(lotka_volterra_problem(), lambda p, i: None), trajectories=2),

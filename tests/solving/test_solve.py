@@ -1,6 +1,10 @@
-"""The front door: what solve accepts, returns and refuses."""
+"""What solve accepts, returns and refuses."""
 
 from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import fields
 
 import matplotlib.figure
 import numpy as np
@@ -59,6 +63,25 @@ def test_saveat_as_a_step_or_as_times(saveat, expected):
 def test_saveat_as_a_step_backwards():
     sol = ude.solve(lotka_volterra_problem(tspan=(1.0, 0.0)), saveat=0.4)
     assert sol.t.tolist() == pytest.approx([1.0, 0.6, 0.2, 0.0])
+
+
+def test_every_option_of_solve_has_the_default_of_solve_options():
+    parameters = inspect.signature(ude.solve).parameters
+    of_ensembles = {"prob", "alg", "trajectories", "batch_size", "batched"}
+    defaults = {name: item.default for name, item in parameters.items() if name not in of_ensembles}
+    assert defaults == {field.name: field.default for field in fields(ude.solving.SolveOptions)}
+
+
+@pytest.mark.parametrize("every", [0.1, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("end", [0.7, -2.1, 3.0])
+def test_regular_times_have_the_distance_asked_for_and_end_at_the_end(every, dtype, end):
+    times = ude.solve(ude.ODEProblem(lambda u, p, t: -u, torch.ones(1, dtype=dtype), (0.0, end)), saveat=every).t
+    count = math.ceil(abs(end) / every - 1e-6)
+    assert len(times) == count + 1
+    expected = [math.copysign(min(k * every, abs(end)), end) for k in range(count + 1)]
+    np.testing.assert_allclose(times.numpy(), expected, rtol=1e-6)
+    assert times[-1] == torch.tensor(end, dtype=dtype)
 
 
 @pytest.mark.parametrize(

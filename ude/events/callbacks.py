@@ -2,6 +2,12 @@
 
 A condition and an affect are functions ``(u, p, t)`` of the same shapes as f: u ``(*batch, state)``, t ``(*batch)``.
 An affect returns the new state of the whole batch, which only the trajectories in which the event happened take.
+
+>>> dose = ude.PresetTimeCallback([1.0], lambda u, p, t: u + 1.0)
+>>> reset = ude.callbacks.PeriodicCallback(2.0, lambda u, p, t: 0.0 * u)
+>>> prob = ude.ODEProblem(lambda u, p, t: 0.0 * u, [0.0], (0.0, 3.0))
+>>> ude.solve(prob, ude.Tsit5(), saveat=1.5, callback=[dose, reset]).u[:, 0].tolist()
+[0.0, 1.0, 0.0]
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Problems: right-hand side, initial state, time span, parameters, and measured inputs."""
+"""Problems: right-hand side, initial state, time span, parameters, and measured inputs.
+
+>>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, u0=[1.0], tspan=(0.0, 1.0), p=dict(k=2.0))
+>>> float(ude.remake(prob, p=dict(k=3.0)).p.k)
+3.0
+"""
 
 from ude.problems.dynamical import DynamicalODEProblem, SecondOrderODEProblem
 from ude.problems.ensemble import EnsembleProblem

@@ -1,4 +1,9 @@
-"""`solve`: validate the arguments, choose an engine, attach the sensitivity, return a `Solution`."""
+"""`solve`: validate the arguments, choose an engine, attach the sensitivity, return a `Solution`.
+
+>>> prob = ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 1.0))
+>>> round(float(ude.solving.solve(prob, reltol=1e-8, abstol=1e-8).u[-1, 0]), 6)
+0.367879
+"""
 
 from ude.engines.return_code import ReturnCode
 from ude.solving import fused, steady_state

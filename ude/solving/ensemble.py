@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,12 +18,12 @@ from ude.solving.solution import Solution
 
 @dataclass(frozen=True, eq=False)
 class EnsembleSolution:
-    """What an ensemble kept, in order. ``ensemble[i]`` is the i-th solution (or output), ``ensemble.reduced`` the fold.
+    """Results of an ensemble in order: ``ensemble[i]`` is the i-th solution or output, ``ensemble.reduced`` the total.
 
     Args:
-        outputs: Solutions, or what output_func made of them; empty with a reduction.
-        reduced: The folded total of a reduction, else None.
-        batches: How many solves it took: 1 when all variants went into one batch.
+        outputs: Solutions, or what output_func returned for them; empty with a reduction.
+        reduced: The total of a reduction, else None.
+        batches: Number of solves: 1 when all variants were solved as one batch.
 
     >>> prob = ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 1.0))
     >>> total = ude.EnsembleProblem(
@@ -62,17 +62,9 @@ class EnsembleSolution:
     def _solutions(self) -> list[Solution]:
         if not self.outputs or not isinstance(self.outputs[0], Solution):
             raise InputError(
-                "this ensemble kept no solutions", got="an output_func or a reduction", fix="Use .outputs."
+                "the ensemble must keep its solutions", got="an output_func or a reduction", fix="Use .outputs."
             )
         return self.outputs
-
-
-@dataclass
-class _Group:
-    """Variants that can be one batch: same f, same structure, same dtype."""
-
-    members: list[int] = field(default_factory=list)
-    problems: list[ODEProblem] = field(default_factory=list)
 
 
 def solve_ensemble(
@@ -83,22 +75,26 @@ def solve_ensemble(
     batch_size: int,
     batched: bool,
 ) -> EnsembleSolution:
-    """Solve all variants with `solve_one`, in batches where `batched` and the variants allow it."""
+    """Solve all variants with `solve_one`, in batches where `batched` and the variants allow it.
+
+    Raises:
+        InputError: trajectories or batch_size is less than 1.
+    """
     if trajectories < 1 or batch_size < 1:
         raise InputError(
-            "an ensemble needs trajectories",
-            expected="at least 1",
+            "trajectories and batch_size must be at least 1",
             got=f"trajectories={trajectories}, batch_size={batch_size}",
         )
     outputs: list[Any] = []
     total, batches = ensemble.initial, 0
     for start in range(0, trajectories, batch_size):
-        indices = range(start, min(start + batch_size, trajectories))
-        chunk: dict[int, Solution] = {}
-        for group in _groups(ensemble, indices, batched):
+        problems = {i: ensemble.variant(i) for i in range(start, min(start + batch_size, trajectories))}
+        solved: dict[int, Solution] = {}
+        for members in _groups(problems, batched):
             batches += 1
-            chunk.update(zip(group.members, _solve_group(group, solve_one), strict=True))
-        kept = [chunk[i] if ensemble.output_func is None else ensemble.output_func(chunk[i], i) for i in indices]
+            solutions = _solve_group([problems[i] for i in members], solve_one)
+            solved.update(zip(members, solutions, strict=True))
+        kept = [solved[i] if ensemble.output_func is None else ensemble.output_func(solved[i], i) for i in problems]
         if ensemble.reduction is None:
             outputs += kept
         else:
@@ -106,53 +102,50 @@ def solve_ensemble(
     return EnsembleSolution(outputs, total if ensemble.reduction is not None else None, batches)
 
 
-def _groups(ensemble: EnsembleProblem, indices: Sequence[int], batched: bool) -> list[_Group]:
-    groups: dict[Any, _Group] = {}
-    for i in indices:
-        problem = ensemble.variant(i)
-        key = _key(problem) if batched else i
-        group = groups.setdefault(i if key is None else key, _Group())
-        group.members.append(i)
-        group.problems.append(problem)
+def _groups(problems: dict[int, ODEProblem], batched: bool) -> list[list[int]]:
+    """Divide the variants into batches."""
+    groups: dict[Any, list[int]] = {}
+    for i, problem in problems.items():
+        key = _key(problem) if batched else None
+        groups.setdefault(i if key is None else key, []).append(i)
     return list(groups.values())
 
 
 def _key(problem: ODEProblem) -> Any:
-    """What problems of one batch must share; None where a problem can only be solved by itself.
+    """What the problems of one batch must share; None where a problem can only be solved by itself.
 
-    A parameter that is a number becomes one number a trajectory, as f expects of a batch. One with axes of its own
-    would change its meaning, so it must be the same tensor in all variants.
+    A parameter that is a number becomes one number for each trajectory, as f expects of a batch. A parameter with axes
+    of its own would change its meaning, so it must be the same tensor in all variants.
     """
-    leaves, structure = pytree.tree_flatten(problem.p)
-    shared = tuple(
-        id(leaf) for leaf in leaves if isinstance(leaf, nn.Module) or (isinstance(leaf, Tensor) and leaf.ndim)
-    )
     if problem.u0.ndim != 1:
         return None
+    leaves, structure = pytree.tree_flatten(problem.p)
+    shared = tuple(id(leaf) for leaf in leaves if isinstance(leaf, nn.Module) or isinstance(leaf, Tensor) and leaf.ndim)
     return (id(problem.f), str(structure), shared, tuple(problem.u0.shape), problem.u0.dtype, problem.u0.device)
 
 
-def _solve_group(group: _Group, solve_one: Callable[[ODEProblem], Solution]) -> list[Solution]:
-    if len(group.problems) == 1:
-        return [solve_one(group.problems[0])]
-    first = group.problems[0]
-    flat = [pytree.tree_flatten(problem.p)[0] for problem in group.problems]
-    structure = pytree.tree_flatten(first.p)[1]
+def _solve_group(problems: list[ODEProblem], solve_one: Callable[[ODEProblem], Solution]) -> list[Solution]:
+    """Solve the problems of one batch, as one problem."""
+    first = problems[0]
+    if len(problems) == 1:
+        return [solve_one(first)]
+    columns = zip(*(pytree.tree_flatten(problem.p)[0] for problem in problems), strict=True)
     leaves = [
         torch.stack(column) if isinstance(column[0], Tensor) and column[0].ndim == 0 else column[0]
-        for column in (list(items) for items in zip(*flat, strict=True))
+        for column in columns
     ]
-    spans = [torch.stack([_number(problem.tspan[k], first.u0) for problem in group.problems]) for k in (0, 1)]
+    start, end = (
+        torch.stack(
+            [torch.as_tensor(problem.tspan[k], dtype=first.u0.dtype, device=first.u0.device) for problem in problems]
+        )
+        for k in (0, 1)
+    )
     together = remake(
         first,
-        u0=torch.stack([problem.u0 for problem in group.problems]),
-        tspan=tuple(spans),
-        p=pytree.tree_unflatten(leaves, structure),
+        u0=torch.stack([problem.u0 for problem in problems]),
+        tspan=(start, end),
+        p=pytree.tree_unflatten(leaves, pytree.tree_flatten(first.p)[1]),
         names=first.state_names,
     )
     solution = solve_one(together)
-    return [solution.trajectory(i) for i in range(len(group.problems))]
-
-
-def _number(value: float | Tensor, like: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    return [solution.trajectory(i) for i in range(len(problems))]

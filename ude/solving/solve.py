@@ -83,45 +83,47 @@ def solve(  # type: ignore[misc]
     Args:
         prob: The problem.
         alg: `Tsit5()`; `Vern7()` for tight tolerances; `KenCarp4()` or `Rodas5P()` for stiff problems;
-            `AutoTsit5(Rodas5P())`, which finds out; or `TorchDiffEq("dopri5")`. None chooses by `default_algorithm`
-            and says why in ``sol.stats.why_algorithm``.
-        saveat: A number (save every so much, and the end), times in the direction of integration, or one row of
-            times a trajectory ``(*batch, time)``. None saves every accepted step.
-        abstol, reltol: Tolerances of the local error, a number or one number a state: each step's root mean square of
-            ``error / (abstol + reltol |u|)`` is at most 1. Every trajectory of a batch has its own steps.
-        dt: First step; the step itself with ``adaptive=False``.
+            `AutoTsit5(Rodas5P())`, which detects stiffness; or `TorchDiffEq("dopri5")`. None chooses by
+            `default_algorithm` and says why in ``sol.stats.why_algorithm``.
+        saveat: A number (the distance of the saved times; the end is saved too), times in the direction of
+            integration, or a row of times for each trajectory ``(*batch, time)``. None saves every accepted step.
+        abstol, reltol: Tolerances of the local error, one number or one for each state: the root mean square of
+            ``error / (abstol + reltol |u|)`` of each step is at most 1. Every trajectory of a batch has its own steps.
+        dt: Size of the first step; of every step with ``adaptive=False``.
+        adaptive: Whether the error estimate controls the step size.
         dtmin, dtmax: Bounds of the step size. A step below dtmin ends the trajectory with a `ReturnCode`.
-        force_dtmin: Take a step of size dtmin whatever its error, and go on.
-        maxiters: Most steps, accepted or not, that a trajectory may try.
+        force_dtmin: Whether to accept a step of size dtmin whatever its error, and continue.
+        maxiters: Maximum number of steps, accepted or rejected, of each trajectory.
         controller: Step-size control: `PIController()` (the default), `IController()` or `PIDController(b1, b2, b3)`;
             qmin, qmax, gamma, qsteady_min and the like are its arguments.
         isoutofdomain: ``(u, p, t) -> (*batch)`` booleans. A step that ends where it holds is rejected and tried again
-            with the smallest factor of the controller; with force_dtmin it is taken at dtmin all the same.
-        unstable_check: ``(dt, u, p, t) -> (*batch)`` booleans. A trajectory whose accepted step ends where it holds is
-            given up as `Unstable`.
+            with the smallest factor of the controller; with force_dtmin it is accepted at dtmin anyway.
+        unstable_check: ``(dt, u, p, t) -> (*batch)`` booleans. A trajectory with an accepted step that ends where it
+            holds fails with `ReturnCode.Unstable`.
         internalnorm: ``(error, t) -> (*batch)``: the norm of the scaled errors ``(*batch, state)`` of a step, which is
-            accepted when it is at most 1; their root mean square unless given. It chooses the first step too; Newton's
-            iteration keeps the root mean square.
-        sensealg: How gradients are computed: `DiscreteAdjoint()` (the default), which may keep checkpoints only,
+            accepted when it is at most 1; their root mean square unless given. The first step depends on it
+            too; Newton's iteration uses the root mean square.
+        sensealg: How gradients are computed: `DiscreteAdjoint()` (the default), which can store checkpoints only,
             `BacksolveAdjoint()`, `InterpolatingAdjoint()`, `QuadratureAdjoint()`, `GaussAdjoint()`,
             `ForwardSensitivity()`, or `Autograd()` for second derivatives; docs/sensitivities.md compares them.
-        engine: "auto", or the name of an engine that then must be able to run it.
+        engine: "auto", or the name of an engine, which must then be able to run the solve.
         callback: Events and interventions: one callback, a `CallbackSet`, or a list of them.
         tstops: Times that steps must hit, (k,) or ``(*batch, k)``: where f or its derivatives jump, such as the knots
-            of a forcing. Those of an `Interpolation` that f uses are added where it pays (see its `known`).
-        max_events: Most events of a solve, all trajectories together; more end it with `ReturnCode.MaxEvents`.
+            of a forcing. Those of an `Interpolation` that f uses are added where that saves work (see its `known`).
+        max_events: Maximum number of events, all trajectories together; more end the solve with
+            `ReturnCode.MaxEvents`.
         initializealg: How the start of a DAE (an `ODEFunction` with a singular mass matrix) is made consistent:
             `BrownFullBasicInit()` (the default), `CheckInit()` or `NoInit()`.
-        trajectories: Of an `EnsembleProblem`, how many variants to solve.
-        batch_size, batched: Variants that share f and differ in u0, tspan and numbers in p are solved as batches of at
-            most so many; with ``batched=False``, or where they cannot be, one after another.
+        trajectories: How many variants of an `EnsembleProblem` to solve.
+        batch_size, batched: Variants that share f and differ in u0, tspan and numbers in p are solved in batches of at
+            most `batch_size`; others, and all with ``batched=False``, are solved one after another.
 
     Returns:
-        A `Solution`, or an `EnsembleSolution`. A trajectory that fails does not raise here: see `Solution.retcode`.
+        A `Solution`, or an `EnsembleSolution`. A failed trajectory raises no error here: see `Solution.retcode`.
 
     Raises:
-        InputError: An argument cannot be used, or f does not fit u0.
-        EngineRefused: The engine asked for cannot run this.
+        InputError: An argument is invalid, or f does not return the shape of u0.
+        EngineRefused: The requested engine cannot run the solve.
 
     >>> prob = ude.ODEProblem(lambda u, p, t: -p.k * u, [1.0], (0.0, 1.0), dict(k=2.0))
     >>> sol = ude.solve(prob, ude.Tsit5(), saveat=0.5, reltol=1e-8, abstol=1e-8)
@@ -157,7 +159,7 @@ _OPTIONS = tuple(field.name for field in fields(SolveOptions))
 
 
 def solve_with(prob: ODEProblem, alg: Algorithm | None, options: SolveOptions) -> Solution:
-    """`solve` for a single problem, with its options as one object."""
+    """Solve a single problem, with the options of `solve` as one object."""
     # without callbacks and stops, the whole solve may be ready
     plain = options.callback is None and options.tstops is None
     engines = [one for one in ENGINES if options.engine in ("auto", one.name)] if plain else []
@@ -180,7 +182,7 @@ def solve_with(prob: ODEProblem, alg: Algorithm | None, options: SolveOptions) -
 
 
 def _solve_validated(prob: ODEProblem, spec: SolveSpec, options: SolveOptions, why_algorithm: str) -> Solution:
-    """Solve where f is still to be called for the first time."""
+    """Solve a validated problem whose f was not called yet."""
     callbacks = flatten_callbacks(options.callback)
     if not spec.adaptive and any(isinstance(item, PositiveDomain) for item in callbacks):
         raise InputError("PositiveDomain requires adaptive steps", got="adaptive=False", fix="Leave it out.")

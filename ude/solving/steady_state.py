@@ -1,4 +1,9 @@
-"""Find states that no longer change, ``0 = f(u, p)``, by integration or by Newton's iteration."""
+"""Find states that no longer change, ``0 = f(u, p)``, by integration or by Newton's iteration.
+
+>>> prob = ude.SteadyStateProblem(lambda u, p, t: 2.0 - u, [0.0])
+>>> round(float(ude.solve(prob, ude.steady_state.SSRootfind())[-1]), 6)
+2.0
+"""
 
 from __future__ import annotations
 
@@ -40,16 +45,17 @@ class SteadyStateAlgorithm(Algorithm):
 
 @dataclass(frozen=True)
 class DynamicSS(SteadyStateAlgorithm):
-    """Integrate until nothing changes: finds the stable state that u0 leads to.
+    """Integrate until the state no longer changes, which finds the stable state that u0 leads to.
 
     A trajectory is steady when every ``|du/dt| <= max(abstol, reltol |u|)``; see `TerminateSteadyState`. The tolerances
     of the integration are those of `solve`.
 
     Args:
-        alg: The method that integrates; None means `Rodas5P()`, or `KenCarp4()` for more than 50 states. Near a steady
-            state stability alone limits the steps of explicit methods, and what they leave of the derivative.
-        abstol, reltol: Of the derivative.
-        tspan: For how long at most; a trajectory that is not steady then has `ReturnCode.NotSteady`.
+        alg: The method that integrates; None is `Rodas5P()`, or `KenCarp4()` for more than 50 states. Near a steady
+            state the steps of explicit methods are limited by stability alone, and with them the derivative that
+            remains.
+        abstol, reltol: Tolerances of the derivative.
+        tspan: Maximum length of the integration; a trajectory that is not steady then has `ReturnCode.NotSteady`.
 
     Raises:
         InputError: A tolerance or tspan is not positive.
@@ -72,19 +78,19 @@ class DynamicSS(SteadyStateAlgorithm):
 
 @dataclass(frozen=True)
 class SSRootfind(SteadyStateAlgorithm):
-    """Newton's iteration for f(u, p) = 0 with damped steps, each trajectory by itself. Finds unstable states too.
+    """Solve f(u, p) = 0 by a damped Newton iteration of each trajectory, which finds unstable states too.
 
     A step ``u - s J^-1 f`` is damped, s = 1, 1/2, ..., until the next correction with the same Jacobian is smaller by
     the factor 1 - s/4, which does not depend on the units of u and f. A trajectory has converged when the root mean
-    square of ``correction / (abstol + reltol |u|)`` is at most 1; else, after `maxiters` steps or where no damping
+    square of ``correction / (abstol + reltol |u|)`` is at most 1; otherwise, after `maxiters` steps or where no damping
     helps, it has `ReturnCode.NotSteady`.
 
     Args:
-        abstol, reltol: Of the state.
-        maxiters: Most steps.
+        abstol, reltol: Tolerances of the state.
+        maxiters: Maximum number of steps.
 
     Raises:
-        InputError: A tolerance is not positive, or maxiters allows no step.
+        InputError: A tolerance is not positive, or maxiters is less than 1.
 
     Source: P. Deuflhard, Newton Methods for Nonlinear Problems, 2011, chapter 3 (natural monotonicity test).
 
@@ -110,12 +116,13 @@ def _check_tolerances(abstol: float, reltol: float) -> None:
 
 @dataclass(frozen=True)
 class TerminateSteadyState(Callback):
-    """End a trajectory after the first step at whose end every ``|du/dt| <= max(abstol, reltol |u|)``. Its code is then
-    `Terminated`.
+    """End a trajectory, with `ReturnCode.Terminated`, after the first step that ends in a steady state.
+
+    A state is steady where every ``|du/dt| <= max(abstol, reltol |u|)``.
 
     Args:
-        abstol, reltol: Of the derivative.
-        min_t: Not before this time.
+        abstol, reltol: Tolerances of the derivative.
+        min_t: Earliest time at which to end; None is the start.
 
     Raises:
         InputError: A tolerance is not positive.
@@ -136,7 +143,7 @@ class TerminateSteadyState(Callback):
         _check_tolerances(self.abstol, self.reltol)
 
     def bound(self, f: Callable[[Tensor, Any, Tensor], Tensor]) -> DiscreteCallback:
-        """The callback for the right-hand side f."""
+        """Return the callback for the right-hand side f."""
 
         def steady(u: Tensor, p: Any, t: Tensor) -> Tensor:
             still = (f(u, p, t).abs() <= (self.reltol * u.abs()).clamp(min=self.abstol)).all(-1)
@@ -162,7 +169,7 @@ def solve_steady_state(
         raise InputError(
             f"{sensealg.name} differentiates solves in time",
             expected="sensealg=SteadyStateAdjoint() for a SteadyStateProblem",
-            fix="For the gradient of the way there, solve an ODEProblem with callback=TerminateSteadyState().",
+            fix="To differentiate a solve in time, give an ODEProblem with callback=TerminateSteadyState().",
         )
     sensealg = SteadyStateAdjoint() if sensealg is None else sensealg
     u0, p = spec.start or (prob.u0, ())

@@ -156,7 +156,7 @@ def _times(value: float | Tensor, u0: Tensor) -> Float[Tensor, "B"]:
     if isinstance(value, Tensor):
         return value.reshape(-1)
     if u0.shape[0] <= _FEW:
-        return _same_times(value, u0.shape[0], u0.dtype, u0.device)
+        return _constant(value, (u0.shape[0],), u0.dtype, u0.device)
     return torch.full((u0.shape[0],), value, dtype=u0.dtype, device=u0.device)
 
 
@@ -164,9 +164,9 @@ def _times(value: float | Tensor, u0: Tensor) -> Float[Tensor, "B"]:
 _FEW = 1024
 
 
-@lru_cache(maxsize=64)
-def _same_times(value: float, count: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "B"]:
-    return torch.full((count,), value, dtype=dtype, device=device)
+@lru_cache(maxsize=128)
+def _constant(value: float, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.full(shape, value, dtype=dtype, device=device)
 
 
 def _controller(controller: Controller | None) -> Controller:
@@ -197,14 +197,9 @@ def _check_numbers(options: SolveOptions) -> None:
         )
 
 
-@lru_cache(maxsize=64)
-def _number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(value, dtype=dtype, device=device)
-
-
 def _tolerance(value: Any, name: str, u0: Tensor) -> Tensor:
     if isinstance(value, float) and 1e-300 <= value < float("inf"):
-        return _number(value, u0.dtype, u0.device)
+        return _constant(value, (), u0.dtype, u0.device)
     tolerance = torch.as_tensor(value, dtype=u0.dtype, device=u0.device).detach()
     if tolerance.ndim > 1 or (tolerance.ndim == 1 and tolerance.shape[0] != u0.shape[1]):
         raise InputError(
