@@ -6,8 +6,8 @@ from fractions import Fraction
 
 import pytest
 
+from tests.methods.order_conditions import additive_defects, colored_trees, rooted_trees
 from ude.methods.esdirk import DiagonallyImplicitTableau, KenCarp3, KenCarp4, KenCarp5
-from ude.methods.order_conditions import additive_defects, colored_trees, rooted_trees
 
 METHODS = [KenCarp3().tableau, KenCarp4().tableau, KenCarp5().tableau]
 # the published fractions have 25 correct digits

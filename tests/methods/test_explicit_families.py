@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy.integrate import DOP853
 
+from tests.methods.order_conditions import interpolant_defects, order_defects, size
 from ude.methods.explicit.dop853 import DP8
 from ude.methods.explicit.explicit_rk import BS3, DP5, ExplicitRungeKutta, Tsit5
 from ude.methods.explicit.low_order import RK4, Euler, Heun, Midpoint, Ralston
 from ude.methods.explicit.verner import Vern6, Vern7, Vern9
-from ude.methods.order_conditions import interpolant_defects, order_defects, size
 from ude.methods.tableau import ExplicitTableau, lower_triangle, numbers, table
 
 LOW = [Euler(), Midpoint(), Heun(), Ralston(), RK4()]

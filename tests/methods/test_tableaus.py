@@ -6,8 +6,8 @@ from fractions import Fraction
 
 import pytest
 
+from tests.methods.order_conditions import density, interpolant_defects, order_defects, rooted_trees, size
 from ude.methods import BS3, DP5, ExplicitRungeKutta, ExplicitTableau, Tsit5
-from ude.methods.order_conditions import density, interpolant_defects, order_defects, rooted_trees, size
 
 EXACT = [BS3(), DP5()]
 # Tsit5's published coefficients have 16 digits, so its conditions hold to rounding

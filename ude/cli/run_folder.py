@@ -23,7 +23,7 @@ from ude.untrusted import JSON, read_json, write_json
 if TYPE_CHECKING:
     from ude.fitting import Dataset
 
-MODEL, SETTINGS, DATA, FIT, DISCOVERY = "model.toml", "settings.json", "data.csv", "fit.json", "discovery.json"
+MODEL, SETTINGS, DATA, FIT = "model.toml", "settings.json", "data.csv", "fit.json"
 PACKAGES = ("torch", "numpy", "scipy", "sympy", "pandas", "matplotlib", "pyoperon", "pysr", "pysindy")
 
 _SETTINGS = {

@@ -65,13 +65,6 @@ class RosenbrockTableau:
             [[-entry for entry in row] + [1 / self.gamma] + [0] * (self.stages - i - 1) for i, row in enumerate(self.c)]
         )
 
-    def standard_form(self) -> tuple[list[list[Number]], list[list[Number]]]:
-        """The coefficients (alpha_ij) and (alpha_ij + gamma_ij) of the untransformed method, for order conditions."""
-        gamma = self.gamma_matrix()
-        padded = [list(row) + [0] * (self.stages - len(row)) for row in self.a]
-        alpha = _product(padded, gamma)
-        return alpha, [[x + y for x, y in zip(*rows, strict=True)] for rows in zip(alpha, gamma, strict=True)]
-
     def weights(self, transformed: Sequence[Number]) -> list[Number]:
         """Weights of the untransformed stages k for weights of the U."""
         return _product([list(transformed)], self.gamma_matrix())[0]

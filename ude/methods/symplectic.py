@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from fractions import Fraction
-from itertools import product
-from math import factorial
 from typing import ClassVar
 
 from ude.methods.explicit.explicit_rk import Algorithm
@@ -60,32 +58,6 @@ class SymplecticMethod(Algorithm):
     """
 
     tableau: ClassVar[SymplecticTableau]
-
-
-def word_defects(tableau: SymplecticTableau, length: int) -> dict[str, Number]:
-    """Order conditions of degree `length`: what the method's series has too much of every word in drifts and kicks.
-
-    The exact flow is ``exp(dt (D + K))``, in whose series every word of n letters D and K has the coefficient
-    ``1/n!``; the method's is ``prod_i exp(b_i dt D) exp(a_i dt K)``. A method has order p when the defects of all words
-    of 1 ... p letters are zero (a method for quadratic kinetic energy may leave a multiple of ``[K,[K,[K,D]]] = 0``).
-
-    Source: E. Hairer, Ch. Lubich, G. Wanner, Geometric Numerical Integration, III.4 and III.5.
-    """
-    flows = [(letter, x) for b, a in zip(tableau.b, tableau.a, strict=True) for letter, x in (("D", b), ("K", a)) if x]
-    defects: dict[str, Number] = {}
-    for letters in product("DK", repeat=length):
-        # coefficient of every beginning of the word in the product of the flows so far
-        so_far: list[Number] = [Fraction(1), *(Fraction(0) for _ in letters)]
-        for letter, x in flows:
-            for end in range(length, 0, -1):
-                term: Number = Fraction(1)
-                for count in range(1, end + 1):
-                    if letters[end - count] != letter:
-                        break
-                    term = term * x / count
-                    so_far[end] = so_far[end] + so_far[end - count] * term
-        defects["".join(letters)] = so_far[length] - Fraction(1, factorial(length))
-    return defects
 
 
 def _symmetric(half: Sequence[Number]) -> tuple[Number, ...]:

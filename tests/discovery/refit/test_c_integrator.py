@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
+from ude.compile.build import why_no_compiler
 from ude.discovery.refit import c_integrator as native
 from ude.discovery.refit.c_integrator import DONE, NOWHERE, SPENT, STIFF, FormulaProgram
 from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing
@@ -13,7 +14,7 @@ from ude.discovery.refit.integration import BudgetSpent, Integrator
 from ude.errors import EngineRefused
 from ude.models.equations.expression import sigmoid
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="needs a C compiler")
+pytestmark = pytest.mark.skipif(why_no_compiler() is not None, reason="needs a C compiler")
 
 X, Y, A, B, T = sp.symbols("x y a b t")
 TIMES = np.linspace(0.0, 2.0, 21)

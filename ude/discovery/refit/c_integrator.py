@@ -190,15 +190,6 @@ def _loaded(_: tuple[str, ...]) -> Callable[..., int] | EngineRefused:
     return function
 
 
-def available() -> bool:
-    """Whether the C program can be compiled and loaded here."""
-    try:
-        _library()
-    except EngineRefused:
-        return False
-    return True
-
-
 def _tableau() -> str:
     """The method's numbers as C."""
     own = DP8.tableau
