@@ -1,7 +1,7 @@
 """The tree of errors and their one message template.
 
 Every error that a user can cause says what is wrong, what was expected, what was
-got and how to mend it, in one sentence or two::
+got and how to fix it, in one sentence or two::
 
     saveat must increase: saveat[3]=0.5 follows saveat[2]=0.7. Sort it, or swap tspan to integrate backwards.
 

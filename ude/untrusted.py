@@ -26,15 +26,21 @@ _AGAIN = "The file was changed or damaged after it was written: restore it, or r
 _NAMES = {str: "text", int: "an integer", float: "a number", bool: "true or false", type(None): "null"}
 
 
+def sealed(content: Mapping[str, Any]) -> bytes:
+    """An object as JSON text with the checksum of all that follows in its first line, as `read_json` takes it."""
+    rest = ("," if content else "") + json.dumps(dict(content), indent=1).partition("{")[2] + "\n"
+    digest = hashlib.sha256(rest.encode()).hexdigest()
+    return f'{{\n "sha256": "{digest}"{rest}'.encode()
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write an object as JSON with the checksum of all that follows in its first line; the old file or the new one.
+    """Write an object, `sealed`, as a whole.
 
     Raises:
         OSError: It cannot be written.
     """
-    rest = ("," if content else "") + json.dumps(dict(content), indent=1).partition("{")[2] + "\n"
-    digest = hashlib.sha256(rest.encode()).hexdigest()
-    replace_file(path, lambda beside: beside.write_bytes(f'{{\n "sha256": "{digest}"{rest}'.encode()))
+    text = sealed(content)
+    replace_file(path, lambda beside: beside.write_bytes(text))
 
 
 def read_json(path: Path, schema: Any, *, latest: int | None = None) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import doctest
 import functools
 import inspect
 import pkgutil
-import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import torch
 
 import ude
+from tests.project.reference_for_tests import described
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # Back ends that are not here: PySR's Julia, a C compiler.
@@ -49,18 +49,12 @@ def test_examples_of_a_module_run(module: ModuleType, tmp_path: Path, monkeypatc
     assert runner.summarize(verbose=False).failed == 0, "".join(said)
 
 
-def _described() -> list[str]:
-    """What the reference describes, without the leading ``ude.``; protocols have nothing to run."""
-    pages = (Path(__file__).parents[2] / "docs" / "reference").glob("*.md")
-    names = {name for page in pages for name in re.findall(r"^::: ude\.([\w.]+)$", page.read_text("utf-8"), re.M)}
-    return sorted(names - {"search.SymbolicRegressor"})
-
-
 def test_the_reference_describes_every_public_name() -> None:
-    assert set(ude._MODULE_OF) <= set(_described())
+    assert set(ude._MODULE_OF) <= set(described())
 
 
-@pytest.mark.parametrize("name", _described())
+# protocols have nothing to run
+@pytest.mark.parametrize("name", sorted({*described()} - {"search.SymbolicRegressor"}))
 def test_public_name_has_an_example(name: str) -> None:
     text = inspect.getdoc(functools.reduce(getattr, name.split("."), ude)) or ""
     assert ">>>" in text

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import ude
+from tests.project.reference_for_tests import described
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -32,19 +33,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _listed() -> list[str]:
-    """What the reference describes, without the leading ``ude.``."""
-    return [n for path in REFERENCE.glob("*.md") for n in re.findall(r"^::: ude\.([\w.]+)$", path.read_text(), re.M)]
-
-
 def test_every_public_name_has_an_entry(site: Path) -> None:
     pages = "".join(path.read_text(encoding="utf-8") for path in (site / "reference").glob("*.html"))
     ids = set(re.findall(r'id="ude\.([\w.]+)"', pages))
-    assert set(_listed()) <= ids
+    assert set(described()) <= ids
 
 
 def test_every_public_name_is_listed_once() -> None:
-    listed = _listed()
+    listed = described()
     assert len(listed) == len(set(listed))
     assert set(ude._MODULE_OF) <= set(listed)
     for module in ("callbacks", "errors", "search", "stages", "optimizers", "uncertainty"):
@@ -52,7 +48,7 @@ def test_every_public_name_is_listed_once() -> None:
         assert {name for name in public if name[0].isupper()} <= {name.rpartition(".")[2] for name in listed}, module
 
 
-@pytest.mark.parametrize("name", sorted(_listed()))
+@pytest.mark.parametrize("name", sorted(described()))
 def test_public_name_has_a_docstring_of_its_own(name: str) -> None:
     value = functools.reduce(getattr, name.split("."), ude)
     name = name.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""The whole house passes its own checks: types, lint, format, and imports that only go down."""
+"""The whole package passes its own checks: types, lint, format, and imports that only go down."""
 
 from __future__ import annotations
 

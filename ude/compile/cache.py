@@ -23,7 +23,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ude.errors import InputError
+from ude.errors import DataError, InputError
+from ude.untrusted import parse_json, read_bytes
 
 #: What the cache consists of; nothing else in its folder is ever touched.
 _FOLDERS, _FILES = ("kernels", "metadata", "failed"), ("compilers.json",)
@@ -119,10 +120,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; an empty one where there is none that reads."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return parse_json(read_bytes(path), path)
+    except DataError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def put_metadata(key: str, data: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from ude.discovery.refit.closed_system import Array
 from ude.errors import InputError
+from ude.untrusted import replace_file
 
 
 def key_of(told: Sequence[Any], arrays: Iterable[Array | None]) -> str:
@@ -23,13 +24,13 @@ def key_of(told: Sequence[Any], arrays: Iterable[Array | None]) -> str:
     return code.hexdigest()
 
 
-def keep(path: Path, write: Callable[[], object]) -> None:
-    """Write a file by calling `write`, with its folder where there is none.
+def keep(path: Path, content: bytes) -> None:
+    """Write a file, and its folder where there is none.
 
     Raises InputError where that cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write()
+        replace_file(path, lambda beside: beside.write_bytes(content))
     except OSError as error:
         raise InputError(f"{path} cannot be written", got=str(error), fix="Choose another folder.") from error

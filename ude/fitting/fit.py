@@ -59,7 +59,7 @@ def fit(
     prior on the weights (see `losses.Prior`), the priors and the penalties.
 
     model:    a `Model` (`UDE`, `NeuralODE`, `FunctionModel`); it is copied, not changed
-    holdout:  the tail kept out of state, as in `Dataset.split`: 0.25, 5, "after 1915" or 0
+    holdout:  the tail kept out of training, as in `Dataset.split`: 0.25, 5, "after 1915" or 0
     validation: the tail of what is left, likewise; it is not trained on, and a stage of simulations ends, with the
               weights that predicted it best, once it is predicted worse and worse
     stages:   some of "derivatives", "multiple shooting", "single shooting", in this order, or objects such as
@@ -78,14 +78,14 @@ def fit(
     penalties: `ResidualPenalty`s and `MagnitudePenalty`
     callback: called with an `Iteration` after each; True ends the stage
     out:      a folder that keeps every evaluation, and the best fit so far at intervals. The same call after a crash, a
-              kill or Ctrl-C goes on where it was, and ends with the same bits as a run without interruption.
+              kill or Ctrl-C goes on where it was, and is bit-identical to a run without interruption.
 
     A condition or covariate of the data stands in the place of the model's fixed parameter of that name.
 
     Ctrl-C ends the training and returns the best fit so far, with ``interrupted=True``. If more than a
     quarter of the simulations break down on the way, one warning at the end says how many.
 
-    Raises InputError or DataError, before any state, for arguments that are not usable, a state of the model
+    Raises InputError or DataError, before any training, for arguments that are not usable, a state of the model
     without data, a model with nothing to fit, and a folder `out` that holds another fit.
 
     >>> t = np.linspace(0.0, 2.0, 9)

@@ -1,3 +1,3 @@
-"""Plots and pages drawn from plain arrays; knows nothing of the rest of the house."""
+"""Plots and pages drawn from plain arrays; knows nothing of the rest of the package."""
 
 from __future__ import annotations

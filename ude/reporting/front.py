@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from ude.reporting.contents import FrontPoint
-from ude.reporting.mathml import harmless
+from ude.reporting.safe_mathml import harmless
 
 Place = Callable[[float, float], tuple[float, float]]
 """(complexity, logarithm of the misfit) -> pixels."""

@@ -14,7 +14,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from ude.errors import InputError
-from ude.reporting.mathml import harmless
+from ude.reporting.safe_mathml import harmless
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --soft: #666; --line: #d8d8d8; --paper: #fff; --wash: #f4f4f2;

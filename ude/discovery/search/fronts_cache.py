@@ -20,7 +20,7 @@ from ude.discovery.candidate import Candidate, Samples, SymbolicRegressor
 from ude.discovery.constraints.term_constraints import TermConstraints
 from ude.discovery.search.fronts import fronts
 from ude.models.equations.expression import PRINTED_FUNCTIONS
-from ude.untrusted import JSON, read_json, write_json
+from ude.untrusted import JSON, read_json, sealed
 
 FOLDER = "fronts"
 _NAMED = {"pi": sp.pi, "E": sp.E}
@@ -98,7 +98,7 @@ def _write(path: Path, key: str, found: Sequence[Candidate]) -> None:
         rows = [_row(candidate) for candidate in found]
     except (ValueError, KeyError, TypeError, AttributeError):
         return
-    keep(path, lambda: write_json(path, {"key": key, "candidates": rows}))
+    keep(path, sealed({"key": key, "candidates": rows}))
 
 
 def _row(candidate: Candidate) -> dict[str, Any]:

@@ -70,8 +70,8 @@ class Worker:
     def rows(self) -> list[dict[str, Any]]:
         """The table that the ended process left. Raises as `run_worker` does."""
         folder = Path(self._folder.name)
-        if (folder / "equations.json").exists():
-            table = folder / "equations.json"
+        table = folder / "equations.json"
+        if table.exists():
             content = parse_json(b'{"rows": %s}' % read_bytes(table), table)
             check(content, {"rows": [_ROW]}, self.engine.name)
             return list(content["rows"])

@@ -15,7 +15,7 @@ import sympy as sp
 from ude.discovery.cache_keys import keep, key_of
 from ude.discovery.refit.closed_system import Array, ClosedSystem, ObservedTrajectory
 from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
-from ude.untrusted import check, parse_json, replace_file
+from ude.untrusted import check, parse_json
 
 FOLDER = "refits"
 _ARRAYS = ("u0", "residuals", "jacobian", "slopes", "logarithmic")
@@ -101,4 +101,4 @@ def _write(path: Path, fit: EmbeddedFit) -> None:
     plain = np.array(json.dumps({name: getattr(fit, name) for name in _PLAIN}))
     content = io.BytesIO()
     np.savez(content, plain=plain, **arrays)
-    keep(path, lambda: replace_file(path, lambda beside: beside.write_bytes(content.getvalue())))
+    keep(path, content.getvalue())

@@ -302,7 +302,7 @@ class _Trial:
                 self.vary(combination, change.candidates, change.step)
 
     def misses_something(self) -> bool:
-        """Whether the residuals of the best hang together, so that it is not the whole truth."""
+        """Whether the residuals of the best are correlated, so that something is left unexplained."""
         alike = dependence(self.train, self.best.fit, self.options.floor)
         return any(own.deviations > DEPENDENT for own in alike.values())
 

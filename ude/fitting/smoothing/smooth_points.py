@@ -32,7 +32,7 @@ class SmoothPoints:
     def along(cls, data: Dataset, smoothing: Smoothing, total: int = 200) -> SmoothPoints:
         """About `total` points over all trajectories, at least two an interval of data, at most 4000.
 
-        SmoothPoints outside of the times at which every state was measured are left out where there are others.
+        Points outside of the times at which every state was measured are left out where there are others.
         """
         number = max(total // len(data), 4)
         most = max(4000 // len(data), 4)
