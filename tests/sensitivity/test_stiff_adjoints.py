@@ -295,10 +295,10 @@ def test_a_step_whose_own_jacobian_misleads_is_solved_again_all_the_same():
     start = torch.tensor([[0.0], [0.2]], dtype=torch.float64)
     alg = ude.methods.ImplicitEuler()
     spec = validate(ude.ODEProblem(f, start, (0.0, 1.0), dict(rate=rate)), alg, ude.solving.SolveOptions())
-    scheme = EsdirkScheme(spec, alg, (rate,))
+    scheme = EsdirkScheme(spec, (rate,))
     dt = torch.tensor([1.0, 0.01], dtype=torch.float64)
     step = (start, f(start, ude.problems.Parameters(rate=rate.detach()), dt), torch.zeros_like(dt), dt)
-    end, _ = scheme.advance(*step)
+    end, _ = scheme.advance(step)
     column, r = dt.unsqueeze(-1), float(rate.detach())
     assert float((end - start - column * (10 - r * end**3)).abs().max()) < 1e-13
     cotangents = Cotangents(torch.ones_like(start), torch.zeros_like(start))

@@ -349,3 +349,27 @@ def add(total: Tensor | None, part: Tensor | None) -> Tensor | None:
     if part is None or total is None:
         return total if part is None else part
     return total + part
+
+
+class LeafCotangents:
+    """Cotangents of the leaves of p that a gradient is wanted for, summed up during a reverse sweep.
+
+    Attributes:
+        live: The leaves as they enter f during the sweep, see `live_leaves`.
+        inputs: Those of them that a gradient is wanted for.
+    """
+
+    def __init__(self, p: Sequence[Tensor]) -> None:
+        self._wanted = differentiable(p)
+        self.live = live_leaves(p, self._wanted)
+        self.inputs = [leaf for leaf, need in zip(self.live, self._wanted, strict=True) if need]
+        self._totals: list[Tensor | None] = [None] * len(self.inputs)
+
+    def add(self, parts: Sequence[Tensor | None]) -> None:
+        """Add a share of each of `inputs`."""
+        self._totals = [add(total, part) for total, part in zip(self._totals, parts, strict=True)]
+
+    def result(self) -> tuple[Tensor | None, ...]:
+        """Return a cotangent of every leaf; None where no gradient is wanted or f does not depend on it."""
+        found = iter(self._totals)
+        return tuple(next(found) if need else None for need in self._wanted)

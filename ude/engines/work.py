@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ude.engines.base import SolveSpec
@@ -38,6 +38,19 @@ class Work(Jacobians):
         """Count on from what was counted before the batch became smaller."""
         self.calls, self.jacobians, self.products = before.calls, before.jacobians, before.products
         self.factorizations = before.factorizations
+
+    def renew(self, old: Jacobian | None, which: Bool[Tensor, "B"], u: Tensor, t: Tensor) -> Jacobian:
+        """df/du with those of some trajectories taken again at (u, t); all of them where there is no old one."""
+        if isinstance(old, FreeJacobian):
+            return old.moved(which, u, t)
+        new = self.df_du(u, t)
+        if isinstance(old, Tensor) and isinstance(new, Tensor):
+            return torch.where(which.view(-1, 1, 1), new, old)
+        return new
+
+    def gather(self, old: Jacobian | None, index: Int[Tensor, "k"]) -> Jacobian | None:
+        """A df/du of the whole batch for the trajectories in `index`, which this work is of."""
+        return old.gather(self, index) if isinstance(old, FreeJacobian) else None if old is None else old[index]
 
     def df_du(self, u: Tensor, t: Tensor) -> Jacobian:
         """df/du in the form that the linear solver of the method takes."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import ude
 
-pullback = importlib.import_module("ude.engines.torch.pullback")
+pullback = importlib.import_module("ude.engines.torch.families.explicit")
 parallel = importlib.import_module("ude.engines.torch.parallel_pullback")
 METHODS = [ude.methods.BS3(), ude.Tsit5(), ude.Vern7(), ude.methods.DP8()]
 

@@ -12,8 +12,8 @@ from ude.engines.base import Checkpoints, StepRecord
 
 #: What a step starts from: the state, and the derivative of methods that carry it over.
 Start = tuple[Tensor, Tensor | None]
-#: Takes a recorded step again: (u, k1, t, dt) -> what the next one starts from.
-Advance = Callable[[Tensor, Tensor | None, Tensor, Tensor], Start]
+#: Takes the step in a row of a record again from its start: what the next one starts from.
+Advance = Callable[[int, Start], Start]
 
 
 class Keeper:
@@ -86,13 +86,10 @@ class Starts:
         even = 0 if record.fan is None else -(-(row - here) // record.fan)
         while here < row:
             for at in range(here, min(row, here + (even or -(-(row - here) // 2)))):
-                start = self._take(at, start)
+                start = self._advance(at, start)
                 here = at + 1
             self._held.append((here, start))
         return start
-
-    def _take(self, row: int, start: Start) -> Start:
-        return self._advance(*start, self._record.t[row], self._record.dt[row])
 
     def _nearest(self, kept: tuple[int, ...], row: int) -> tuple[int, Start]:
         """The last state held at or before this row."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ude.engines.base import StepRecord
 from ude.engines.torch.checkpoints import Starts
-from ude.engines.torch.stages import extend
+from ude.engines.torch.stages import extend, locate
 
 #: Computes the stages of a recorded step again: row -> (stages, B, n).
 StagesOf = Callable[[int], Float[Tensor, "stages B n"]]
@@ -61,6 +61,37 @@ class DenseOutput:
         return torch.baddbmm(
             self._u[self._lane, row].unsqueeze(1), powers, self._coefficients[self._lane, row]
         ).squeeze(1)
+
+
+def read_dense(
+    record: StepRecord,
+    times: Float[Tensor, "B T"],
+    sign: Float[Tensor, "B"],
+    interpolant: Float[Tensor, "stages powers"],
+    starts: Starts,
+    stages: StagesOf,
+) -> Float[Tensor, "B T n"]:
+    """Evaluate the continuous extension at `times`, which may be in any order."""
+    rows, (batch, states) = record.dt.shape[0], record.u.shape[1:]
+    if rows == 0:
+        return record.u[0].unsqueeze(1).expand(batch, times.shape[1], states).clone()
+    row, theta = locate(record.t, record.dt, times, sign)
+    row = row.clamp(max=rows - 1)
+    # reads at the ends of a step are its states, and need no stage
+    nearest = row + (theta == 1.0)
+    if record.kept is None:
+        values = record.u.transpose(0, 1).gather(1, nearest.unsqueeze(-1).expand(-1, -1, states))
+    else:
+        values = record.u.new_empty(batch, times.shape[1], states)
+        for i in nearest.unique().tolist():
+            lane, save = (nearest == i).nonzero(as_tuple=True)
+            values[lane, save] = starts(i)[0][lane]
+    inside = (theta != 0.0) & (theta != 1.0)
+    for i in row[inside].unique().tolist():
+        lane, save = (inside & (row == i)).nonzero(as_tuple=True)
+        k = stages(i)[:, lane].transpose(0, 1)
+        values[lane, save] = extend(interpolant, starts(i)[0][lane], record.dt[i, lane], theta[lane, save], k)
+    return values
 
 
 @lru_cache(maxsize=16)

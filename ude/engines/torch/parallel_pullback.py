@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.base import SolveSpec, StepRecord, add, as_batch
+from ude.engines.base import LeafCotangents, SolveSpec, StepRecord, as_batch
 from ude.engines.torch.dense_reads import DenseReads
 from ude.engines.torch.stages import TableauTensors
 
@@ -77,20 +77,19 @@ def pullback_parallel(
     numbers: TableauTensors,
     record: StepRecord,
     rows: range,
-    variables: tuple[Sequence[Tensor], Sequence[Tensor]],
+    leaves: LeafCotangents,
     cotangents: tuple[DenseReads, Float[Tensor, "B n"]],
-) -> tuple[Float[Tensor, "B n"], list[Tensor | None]]:
-    """The same as `pullback.sweep`."""
-    (leaves, inputs), (reads, adjoint) = variables, cotangents
-    batch = record.dt.shape[1]
-    chunk = max(1, MOST_POINTS // (len(numbers.a) * batch))
-    totals: list[Tensor | None] = [None] * len(inputs)
+) -> Float[Tensor, "B n"]:
+    """Pull the cotangents of what is read in these rows, and of their end, back to their start."""
+    reads, adjoint = cotangents
+    chunk = max(1, MOST_POINTS // (len(numbers.a) * record.dt.shape[1]))
     for low in reversed(range(rows.start, rows.stop, chunk)):
         high = min(rows.stop, low + chunk)
         steps = _Steps(record.u[low:high], record.t[low:high], record.dt[low:high])
-        adjoint, parts = _pull(spec, numbers, steps, leaves, inputs, adjoint, _reads(numbers, steps, reads, low, high))
-        totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
-    return adjoint, totals
+        read = _reads(numbers, steps, reads, low, high)
+        adjoint, parts = _pull(spec, numbers, steps, (leaves.live, leaves.inputs), adjoint, read)
+        leaves.add(parts)
+    return adjoint
 
 
 def _reads(
@@ -124,11 +123,11 @@ def _pull(
     spec: SolveSpec,
     numbers: TableauTensors,
     steps: _Steps,
-    leaves: Sequence[Tensor],
-    inputs: Sequence[Tensor],
+    variables: tuple[Sequence[Tensor], Sequence[Tensor]],
     adjoint: Float[Tensor, "B n"],
     read: tuple[Tensor, Tensor, bool],
 ) -> tuple[Float[Tensor, "B n"], Sequence[Tensor | None]]:
+    leaves, inputs = variables
     of_state, of_stages, inside = read
     rows = (*numbers.a, *numbers.extra_a)
     used = [i for i in range(len(rows)) if i < numbers.end_count or (inside and numbers.read[i])]

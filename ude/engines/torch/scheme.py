@@ -1,17 +1,22 @@
-"""What a family of methods hands the stepper: how to try one step of the whole batch."""
+"""What a family of methods implements: trying a step, and reading, repeating and reversing recorded steps.
+
+A new family is one file in `families/` with a subclass of `Scheme`, usually of `OneStepScheme` (see `one_step`), listed
+in `engine.FAMILIES`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Self
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ude.engines.base import SolveSpec
-from ude.engines.jacobian import FreeJacobian, Jacobian
+from ude.engines.base import ForwardResult, LeafCotangents, SolveSpec, StepRecord
+from ude.engines.torch.checkpoints import Starts
+from ude.engines.torch.dense import StagesOf, gauss_nodes
 from ude.engines.work import Work
 
 
@@ -55,106 +60,6 @@ class Part:
     implicit: bool
 
 
-def renewed(work: Work, old: Jacobian | None, which: Bool[Tensor, "B"], u: Tensor, t: Tensor) -> Jacobian:
-    """df/du with those of some trajectories taken again at (u, t); all of them where there is no old one."""
-    if isinstance(old, FreeJacobian):
-        return old.moved(which, u, t)
-    new = work.df_du(u, t)
-    if isinstance(old, Tensor) and isinstance(new, Tensor):
-        return torch.where(which.view(-1, 1, 1), new, old)
-    return new
-
-
-def gathered(work: Work, old: Jacobian | None, index: Int[Tensor, "k"]) -> Jacobian | None:
-    """df/du of some trajectories, which `work` is of."""
-    return old.gather(work, index) if isinstance(old, FreeJacobian) else None if old is None else old[index]
-
-
-class Scheme(Protocol):
-    """A method bound to one solve."""
-
-    #: The estimated error behaves like dt to this power.
-    error_order: int
-    #: Whether the derivative at the start of a step is carried over from the step before and cannot be computed from
-    #: the state alone; it is then recorded with the state.
-    carries_derivative: bool
-    #: Coefficients of the dense output (stages, powers).
-    interpolant: Tensor
-    work: Work
-
-    def attempt(self, u: Tensor, k1: Tensor, t: Tensor, dt: Tensor) -> Trial:
-        """Try a step of signed size dt (B,) from u (B, n) at t (B,); a trajectory with dt = 0 stands still."""
-
-    def derivative_after(self, trial: Trial, t: Tensor) -> Tensor:
-        """Return the derivative that the next step starts with."""
-
-    def settle(self, accepted: Bool[Tensor, "B"]) -> None:
-        """Learn which trajectories accepted the trial."""
-
-
-@runtime_checkable
-class LazyScheme(Protocol):
-    """A scheme whose dense output needs further stages, evaluated only in steps inside which something is read."""
-
-    #: How many; none at all for some methods.
-    extra_stages: int
-    #: Weights of the stages in the new state (stages, 1).
-    step_weights: Tensor
-
-    def complete(self, u: Tensor, t: Tensor, dt: Tensor, k: Float[Tensor, "stages B n"]) -> Tensor:
-        """Add the further stages to the stages k of the step of size dt (B,) from u (B, n) at t (B,)."""
-
-
-@runtime_checkable
-class ChangesMethods(Protocol):
-    """A scheme that changes the method of a trajectory between two steps."""
-
-    #: Which trajectories use the implicit method, one a lane (see `lanes`), and how often each changed.
-    stiff: Any
-    switches: Any
-
-    def switch(self, u: Tensor, k1: Tensor, t: Tensor) -> tuple[Tensor, Any] | None:
-        """After `settle`: the derivatives that the next step starts with and the factors of the step sizes, of a step
-        after which some trajectory changes its method; else None."""
-
-
-@runtime_checkable
-class SelfControlled(Protocol):
-    """A scheme that chooses its steps itself, with an order of each trajectory, and starts every solve afresh.
-
-    A step is accepted when its scaled error is at most 1.
-    """
-
-    def factor(self, accept: Any, error: Any) -> Any:
-        """Return the next step in units of the one tried, of those that accepted it and of those that did not.
-
-        An infinite error gives the smallest factor there is.
-        """
-
-
-@runtime_checkable
-class GatheringScheme(Protocol):
-    """A scheme that can go on with some of its trajectories alone; others keep their batch to the end."""
-
-    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> Scheme:
-        """Return the scheme of these trajectories, which remembers of them what this one does."""
-
-
-class ReversibleScheme(Scheme, Protocol):
-    """A scheme that pulls cotangents back through a recorded step."""
-
-    def stages(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> Float[Tensor, "stages B n"]:
-        """Compute the stages of a recorded step again."""
-
-    def advance(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Take a recorded step again: the new state, and the derivative that is carried on."""
-
-    def pull_step(
-        self, start: tuple[Tensor, Tensor | None, Tensor, Tensor], cotangents: Cotangents, inputs: Sequence[Tensor]
-    ) -> tuple[Cotangents, Sequence[Tensor | None]]:
-        """Pull cotangents of a step's end back to its start (u, k1, t, dt), and to the leaves `inputs`."""
-
-
 @dataclass(frozen=True, eq=False)
 class Cotangents:
     """Cotangents at one end of a step.
@@ -169,3 +74,152 @@ class Cotangents:
     k1: Float[Tensor, "B n"]
     start: Float[Tensor, "B n"] | None = None
     stages: Float[Tensor, "stages B n"] | None = None
+
+
+class Scheme(ABC):
+    """A method bound to one solve: all that the torch engine knows of it."""
+
+    #: Whether the derivative at the start of a step is carried over from the step before and cannot be computed from
+    #: the state alone; it is then recorded with the state.
+    carries_derivative: bool = False
+    #: Stages of the dense output that are evaluated only in steps inside which something is read (`complete`).
+    extra_stages: int = 0
+    #: Whether the method chooses its steps itself (`factor`), with an order of each trajectory.
+    chooses_steps: ClassVar[bool] = False
+    #: Of a method that changes its method between two steps: which trajectories use the implicit one and how often
+    #: each changed, one a lane (see `lanes`); None of all others.
+    stiff: Any = None
+    switches: Any = None
+
+    #: The estimated error behaves like dt to this power; a method that switches has one of each trajectory.
+    error_order: Any
+    #: The order of the dense output's end, for quadratures along the solution.
+    order: int
+    #: Coefficients of the dense output (stages, powers), and weights of the stages in the new state (stages, 1).
+    interpolant: Tensor
+    step_weights: Tensor
+
+    def __init__(self, spec: SolveSpec, p: Sequence[Tensor]) -> None:
+        """Bind the algorithm of a solve to it and to the leaves p.
+
+        Raises:
+            EngineRefused: The method cannot run this system.
+        """
+        self.spec, self.work = spec, self._work(spec, p)
+
+    def _work(self, spec: SolveSpec, p: Sequence[Tensor]) -> Work:
+        return Work(spec, p)
+
+    # which solves
+
+    @classmethod
+    @abstractmethod
+    def serves(cls, spec: SolveSpec) -> bool:
+        """Whether the algorithm of a solve is of this family."""
+
+    @classmethod
+    def why_not(cls, spec: SolveSpec) -> str | None:
+        """Return one sentence that says why a solve with a method of this family cannot run, or None when it can."""
+        return None
+
+    # the steps of a solve
+
+    def check_start(self, u0: Float[Tensor, "B n"]) -> None:
+        """Refuse, before the first step, a system for which the method would be wrong."""
+        return None
+
+    @abstractmethod
+    def attempt(self, u: Tensor, k1: Tensor, t: Tensor, dt: Tensor) -> Trial:
+        """Try a step of signed size dt (B,) from u (B, n) at t (B,); a trajectory with dt = 0 stands still."""
+
+    @abstractmethod
+    def derivative_after(self, trial: Trial, t: Tensor) -> Tensor:
+        """Return the derivative that the next step starts with."""
+
+    def settle(self, accepted: Bool[Tensor, "B"]) -> None:
+        """Learn which trajectories accepted the trial."""
+        return None
+
+    def factor(self, accept: Any, error: Any) -> Any:
+        """With `chooses_steps`: the next step in units of the one tried, one a lane; an infinite error gives the
+        smallest factor there is. A step is then accepted when its scaled error is at most 1."""
+        raise NotImplementedError
+
+    def switch(self, u: Tensor, k1: Tensor, t: Tensor) -> tuple[Tensor, Any] | None:
+        """After `settle`: the derivatives that the next step starts with and the factors of the step sizes, of a step
+        after which some trajectory changes its method; else None."""
+        return None
+
+    def complete(self, u: Tensor, t: Tensor, dt: Tensor, k: Float[Tensor, "stages B n"]) -> Tensor:
+        """Add the `extra_stages` to the stages k of the step of size dt (B,) from u (B, n) at t (B,)."""
+        return k
+
+    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> Self:
+        """Return the scheme of some trajectories alone, which remembers of them what this one does."""
+        taken = type(self)(spec, p)
+        taken.work.go_on(self.work)
+        return taken
+
+    # the steps of a record
+
+    def complete_record(self, result: ForwardResult) -> ForwardResult:
+        """Add to the record of a solve what the method alone knows of its steps."""
+        return result
+
+    def of_record(self, record: StepRecord) -> tuple[Scheme, StepRecord]:
+        """Return the method that took all steps of a record, and the record as it reads it."""
+        return self, record
+
+    @abstractmethod
+    def starts(self, record: StepRecord) -> Starts:
+        """Return what every recorded step started from."""
+
+    @abstractmethod
+    def stages_of(self, record: StepRecord, starts: Starts) -> StagesOf:
+        """Return the function that computes the stages of a recorded step again, as `interpolant` reads them."""
+
+    @abstractmethod
+    def pull(
+        self,
+        record: StepRecord,
+        reads: tuple[Float[Tensor, "B T"], Float[Tensor, "B T n"]],
+        leaves: LeafCotangents,
+        carried: Float[Tensor, "B n"] | None = None,
+        *,
+        first: bool = True,
+    ) -> Cotangents:
+        """Pull cotangents back through every recorded step, from the last to the first.
+
+        The result is the exact derivative of the steps taken, their sizes held constant. The scheme is bound to
+        ``leaves.live``.
+
+        Args:
+            reads: Times at which the dense output was read, and the cotangents of what was read.
+            leaves: Receives the cotangents of the leaves.
+            carried: Cotangent of the derivative carried over at the end, of a record that another follows.
+            first: Whether the first step started with f(u0) itself; otherwise the cotangent of what it started with is
+                handed on.
+
+        Returns:
+            Those of the first state and of the derivative carried over there.
+        """
+
+    @abstractmethod
+    def replay(self, record: StepRecord, u0: Float[Tensor, "B n"], times: Float[Tensor, "B T"]) -> Tensor:
+        """Take the recorded steps again with an autograd graph, and read them at `times`: (B, T, n)."""
+
+    def quadrature_nodes(
+        self, record: StepRecord, rule: Literal["own", "gauss"]
+    ) -> Iterator[tuple[Float[Tensor, "B n"], Float[Tensor, "B"], Float[Tensor, "B"]]]:
+        """Yield (state, time, weight) of a quadrature along the solution, of the order of the method.
+
+        The stages of implicit methods are no quadrature of their order (those of a Rosenbrock method are not values of
+        the solution at all), so both rules are Gauss's unless a family knows better.
+        """
+        stages = self.stages_of(record, self.starts(record))
+        yield from gauss_nodes(record, self.interpolant, stages, self.order // 2 + 1)
+
+
+def needs_fixed_steps(spec: SolveSpec) -> str:
+    """Say why a method without an error estimate cannot run an adaptive solve."""
+    return f"{spec.algorithm.name} estimates no error, so it needs adaptive=False and dt"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from ude.engines.torch.compaction import (
     same_alone,
 )
 from ude.engines.torch.lanes import BatchArithmetic, lanes_for
-from ude.engines.torch.scheme import ChangesMethods, GatheringScheme, LazyScheme, Part, Scheme, SelfControlled, Trial
+from ude.engines.torch.scheme import Part, Scheme, Trial
 from ude.engines.torch.stages import extend, locate
 from ude.engines.work import Work
 from ude.methods.controller import FACTOR_GRID, SMALLEST_ERROR
@@ -99,7 +99,7 @@ class _Rows:
         after_start = self.saveat * self.sign.unsqueeze(-1) >= (t[0] * self.sign).unsqueeze(-1)
         lane, save = ((row < held) & after_start).nonzero(as_tuple=True)
         picked, theta = row[lane, save], theta[lane, save]
-        if isinstance(scheme, LazyScheme) and scheme.extra_stages:
+        if scheme.extra_stages:
             # reads at the ends of a step are its states, for which no further stage is evaluated
             inside = (theta != 0.0) & (theta != 1.0)
             for i in picked[inside].unique().tolist():
@@ -203,7 +203,7 @@ def _whole_batch(spec: SolveSpec, scheme: Scheme, u0: Tensor) -> _Batch:
         rejected=zeros,
         codes=zeros if spec.failed is None else lanes.read(spec.failed * float(ReturnCode.InitialFailure)),
         before=zeros,
-        narrow_at=len(u0) // 2 if may_compact(spec) and isinstance(scheme, GatheringScheme) else 0,
+        narrow_at=len(u0) // 2 if may_compact(spec) else 0,
     )
 
 
@@ -211,11 +211,11 @@ def _run(batch: _Batch, iterations: int) -> int:
     """Try steps until all have ended, few enough are left, or the iterations are used up; returns those used so far."""
     spec, lanes, state = batch.spec, batch.lanes, batch.state
     sign, end = lanes.read(spec.sign), lanes.read(spec.t1)
-    attempt = _attempt(spec, batch.scheme, lanes)
+    attempt = _Attempt(spec, batch.scheme, lanes)
     running = lanes.count(state.active)
     while running > batch.narrow_at and iterations < spec.maxiters:
         iterations += 1
-        accept, code = attempt(state, sign, end, batch.rows)
+        accept, code = attempt(state, batch.rows, sign, end)
         live = state.active
         batch.accepted = batch.accepted + lanes.where(accept, 1.0, 0.0)
         batch.rejected = batch.rejected + lanes.where(lanes.negate(accept) & live, 1.0, 0.0)
@@ -228,8 +228,6 @@ def _run(batch: _Batch, iterations: int) -> int:
 def _narrower(batch: _Batch, per_trajectory: tuple[bool, ...] | None) -> tuple[_Batch | None, tuple[bool, ...] | None]:
     """The trajectories that still run as a batch of their own, where f bears it; and which leaves were gathered."""
     spec, scheme, state, p = batch.spec, batch.scheme, batch.state, batch.scheme.work.p
-    if not isinstance(scheme, GatheringScheme):
-        return None, per_trajectory
     index = state.active.nonzero().squeeze(-1)
     # with a mass matrix the derivative at the start is not f there
     known = spec.first_du if spec.mass is None else None
@@ -275,107 +273,161 @@ def _narrower(batch: _Batch, per_trajectory: tuple[bool, ...] | None) -> tuple[_
     ), guess
 
 
-def _attempt(
-    spec: SolveSpec, scheme: Scheme, lanes: BatchArithmetic
-) -> Callable[[_State, Any, Any, _Rows], tuple[Any, Any]]:
-    """Build the function that tries one step of every trajectory and moves those that accept it."""
-    resolution = 16 * torch.finfo(spec.t0.dtype).eps
-    tiny = 1e3 * torch.finfo(spec.t0.dtype).tiny
-    switching = scheme if isinstance(scheme, ChangesMethods) else None
-    controller, checks = spec.controller, spec.checks
-    controls_itself = isinstance(scheme, SelfControlled)
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A step that is tried: its size and signed size, start and end, one a lane, and the latter as tensors."""
 
-    def smallest_step(t: Any) -> Any:
-        return lanes.maximum(abs(t) * resolution, max(spec.dtmin, tiny))
+    size: Any
+    taken: Any
+    last: Any
+    at_smallest: Any
+    t: Tensor
+    dt: Tensor
 
-    def attempt(state: _State, sign: Any, end: Any, rows: _Rows) -> tuple[Any, Any]:
+
+@dataclass(frozen=True, eq=False)
+class _Verdict:
+    """What became of a trial, one a lane.
+
+    Args:
+        error: The scaled error, infinite where it is not finite.
+        judged: The same, infinite too where the user's domain was left.
+        outside: Who left that domain; None without one.
+        solved: Who solved the stages; None when there is nothing to solve.
+    """
+
+    error: Any
+    judged: Any
+    finite: Any
+    outside: Any
+    solved: Any
+    accept: Any
+
+
+class _Attempt:
+    """Tries one step of every trajectory and moves those that accept it."""
+
+    def __init__(self, spec: SolveSpec, scheme: Scheme, lanes: BatchArithmetic) -> None:
+        self._spec, self._scheme, self._lanes = spec, scheme, lanes
+        self._controller, self._checks = spec.controller, spec.checks
+        self._resolution = 16 * torch.finfo(spec.t0.dtype).eps
+        self._tiny = max(spec.dtmin, 1e3 * torch.finfo(spec.t0.dtype).tiny)
+
+    def __call__(self, state: _State, rows: _Rows, sign: Any, end: Any) -> tuple[Any, Any]:
+        """Return who accepted the step, and the `ReturnCode` of whoever cannot go on, 0 for all others."""
+        spec, scheme, lanes = self._spec, self._scheme, self._lanes
         remaining = (end - state.t) * sign
         last = state.dt >= remaining * (1 - 1e-10)
         size = lanes.where(state.active, lanes.minimum(state.dt, remaining), remaining * 0.0)
+        taken = size * sign
+        at_smallest = spec.force_dtmin and size <= self._smallest_step(state.t)
+        step = _Step(size, taken, last, at_smallest, lanes.tensor(state.t), lanes.tensor(taken))
         before = state.t
-        t, dt = lanes.tensor(before), lanes.tensor(size * sign)
-        trial = scheme.attempt(state.u, state.k1, t, dt)
-        u = trial.u
-        stretch: Any = None
+        trial = scheme.attempt(state.u, state.k1, step.t, step.dt)
         # that of the methods with which this step was tried
         order = scheme.error_order
-        error, finite = _scaled_error(spec, lanes, state.u, trial, t)
-        judged = error
-        if checks.isoutofdomain is not None:
-            outside = checks.isoutofdomain(u, scheme.work.p, t + dt)
+        verdict = self._judge(state, step, trial, order)
+        stretch = self._move(state, rows, step, trial, verdict.accept, end) if lanes.any(verdict.accept) else None
+        if spec.adaptive:
+            self._choose_step(state, step, trial, verdict, order, stretch)
+        codes = self._codes(state, step, trial, verdict, before)
+        if self._checks.unstable_check is not None:
+            given_up = self._checks.unstable_check(step.dt, state.u, scheme.work.p, step.t + step.dt)
+            codes = lanes.where(verdict.accept & lanes.read(given_up), float(ReturnCode.Unstable), codes)
+        return verdict.accept, codes
+
+    def _smallest_step(self, t: Any) -> Any:
+        return self._lanes.maximum(abs(t) * self._resolution, self._tiny)
+
+    def _judge(self, state: _State, step: _Step, trial: Trial, order: Any) -> _Verdict:
+        spec, lanes = self._spec, self._lanes
+        error, finite = _scaled_error(spec, lanes, state.u, trial, step.t)
+        judged, outside = error, None
+        if self._checks.isoutofdomain is not None:
+            outside = self._checks.isoutofdomain(trial.u, self._scheme.work.p, step.t + step.dt)
             outside = lanes.read(outside) & finite
             judged = lanes.where(outside, float("inf"), error)
-        within = judged <= 1.0 if controls_itself else controller.accepts(lanes, judged, state.memory, order)
+        own = self._scheme.chooses_steps
+        within = judged <= 1.0 if own else self._controller.accepts(lanes, judged, state.memory, order)
         accept = finite & within & state.active
-        at_smallest = spec.force_dtmin and size <= smallest_step(before)
         if spec.force_dtmin:
-            accept = accept | (finite & at_smallest & state.active)
+            accept = accept | (finite & step.at_smallest & state.active)
         solved = None if trial.converged is None else lanes.read(trial.converged)
         if solved is not None:
             accept = accept & solved
-        if lanes.any(accept):
-            state.t = lanes.where(accept, lanes.where(last, end, state.t + size * sign), state.t)
-            taken = lanes.tensor(lanes.where(accept, size * sign, size * 0.0))
-            # before the row is added: the dense output may be made of this derivative too
-            k1 = scheme.derivative_after(trial, t + dt)
-            if trial.parts:
-                rows.add_parts(trial, lanes.tensor(state.t), taken, (state.u, state.k1), k1)
-            else:
-                rows.add(lanes.tensor(state.t), taken, (state.u, state.k1), Part(scheme, trial.k, None, False))
-            if spec.watch is not None:
-                moved = lanes.tensor(accept).to(torch.bool)
-                stop = spec.watch(t, state.u, lanes.tensor(state.t), u, moved) & moved
-                state.stopped = state.stopped | lanes.read(stop)
-            scheme.settle(lanes.tensor(accept).to(torch.bool))
-            state.u, state.k1 = lanes.select(accept, u, state.u), lanes.select(accept, k1, state.k1)
-            switched = None if switching is None else switching.switch(state.u, state.k1, lanes.tensor(state.t))
-            if switched is not None:
-                state.k1, stretch = switched
-        if spec.adaptive:
-            if isinstance(scheme, SelfControlled):
-                factor = scheme.factor(accept, judged)
-            else:
-                factor = controller.factor(lanes, judged, state.memory, accept, order)
-            if checks.scalefactor is not None:
-                again: Any = checks.scalefactor
-                if not isinstance(scheme, SelfControlled):
-                    again = lanes.minimum(controller.factor(lanes, error, state.memory, accept, order), again)
-                factor = lanes.where(outside & lanes.negate(accept), again, factor)
-            if solved is not None and trial.shrink is not None:
-                factor = lanes.where(solved, factor, lanes.read(trial.shrink))
-            factor = factor if stretch is None else factor * stretch
-            proposed = lanes.minimum(size * factor, spec.dtmax)
-            # a step cut short by the end says little about the next: whoever goes on from here keeps the longer one
-            proposed = lanes.where(accept & last, lanes.maximum(proposed, state.dt), proposed)
-            state.dt = lanes.where(state.active, proposed, state.dt)
-            learnt = controller.remember(lanes, error, state.memory)
-            state.memory = tuple(lanes.where(accept, new, old) for new, old in zip(learnt, state.memory, strict=True))
-        smallest = smallest_step(state.t)
+        return _Verdict(error, judged, finite, outside, solved, accept)
+
+    def _move(self, state: _State, rows: _Rows, step: _Step, trial: Trial, accept: Any, end: Any) -> Any:
+        """Move whoever accepted; returns factors of the step sizes where a method changed, else None."""
+        scheme, lanes, watch = self._scheme, self._lanes, self._spec.watch
+        state.t = lanes.where(accept, lanes.where(step.last, end, state.t + step.taken), state.t)
+        reached, taken = lanes.tensor(state.t), lanes.tensor(lanes.where(accept, step.taken, step.taken * 0.0))
+        moved = lanes.tensor(accept).to(torch.bool)
+        # before the row is added: the dense output may be made of this derivative too
+        k1 = scheme.derivative_after(trial, step.t + step.dt)
+        if trial.parts:
+            rows.add_parts(trial, reached, taken, (state.u, state.k1), k1)
+        else:
+            rows.add(reached, taken, (state.u, state.k1), Part(scheme, trial.k, None, False))
+        if watch is not None:
+            stop = watch(step.t, state.u, reached, trial.u, moved) & moved
+            state.stopped = state.stopped | lanes.read(stop)
+        scheme.settle(moved)
+        state.u, state.k1 = lanes.select(accept, trial.u, state.u), lanes.select(accept, k1, state.k1)
+        switched = scheme.switch(state.u, state.k1, reached)
+        if switched is None:
+            return None
+        state.k1, stretch = switched
+        return stretch
+
+    def _choose_step(
+        self, state: _State, step: _Step, trial: Trial, verdict: _Verdict, order: Any, stretch: Any
+    ) -> None:
+        """Choose the step that each trajectory tries next, and let the controller remember this one."""
+        spec, lanes, controller, accept = self._spec, self._lanes, self._controller, verdict.accept
+        own = self._scheme.chooses_steps
+        if own:
+            factor = self._scheme.factor(accept, verdict.judged)
+        else:
+            factor = controller.factor(lanes, verdict.judged, state.memory, accept, order)
+        if self._checks.scalefactor is not None:
+            again: Any = self._checks.scalefactor
+            if not own:
+                again = lanes.minimum(controller.factor(lanes, verdict.error, state.memory, accept, order), again)
+            factor = lanes.where(verdict.outside & lanes.negate(accept), again, factor)
+        if verdict.solved is not None and trial.shrink is not None:
+            factor = lanes.where(verdict.solved, factor, lanes.read(trial.shrink))
+        factor = factor if stretch is None else factor * stretch
+        proposed = lanes.minimum(step.size * factor, spec.dtmax)
+        # a step cut short by the end says little about the next: whoever goes on from here keeps the longer one
+        proposed = lanes.where(accept & step.last, lanes.maximum(proposed, state.dt), proposed)
+        state.dt = lanes.where(state.active, proposed, state.dt)
+        learnt = controller.remember(lanes, verdict.error, state.memory)
+        state.memory = tuple(lanes.where(accept, new, old) for new, old in zip(learnt, state.memory, strict=True))
+
+    def _codes(self, state: _State, step: _Step, trial: Trial, verdict: _Verdict, before: Any) -> Any:
+        """Who cannot go on, and why; and no step may be smaller than allowed."""
+        spec, lanes, accept = self._spec, self._lanes, verdict.accept
+        smallest = self._smallest_step(state.t)
         # a step that is NaN, as it is where u0 is, is no step either
         too_small = lanes.negate(state.dt >= smallest)
         if spec.force_dtmin:
             # at the smallest step only a state that is not finite, or stages that cannot be solved, are an end
-            stuck = lanes.negate(accept) & (at_smallest | (not spec.adaptive))
+            stuck = lanes.negate(accept) & (step.at_smallest | (not spec.adaptive))
             state.dt = lanes.maximum(state.dt, smallest)
         else:
             stuck = lanes.negate(accept) & (too_small | (not spec.adaptive))
         code = float(ReturnCode.DtLessThanMin)
-        if solved is not None and trial.shrink is not None:
+        if verdict.solved is not None and trial.shrink is not None:
             # a step that is tried again with a new Jacobian is not lost yet
-            stuck = stuck & (solved | (lanes.read(trial.shrink) < 1.0))
-            code = lanes.where(solved, code, float(ReturnCode.ConvergenceFailure))
+            stuck = stuck & (verdict.solved | (lanes.read(trial.shrink) < 1.0))
+            code = lanes.where(verdict.solved, code, float(ReturnCode.ConvergenceFailure))
         # into a singularity some methods step without an error, by steps that no longer change the time
         stuck = stuck | (accept & (state.t == before) & too_small)
         # a small last step or a cautious controller is no failure: only a rejection at the smallest step is
         state.dt = lanes.maximum(state.dt, spec.dtmin) if spec.dtmin else state.dt
-        failed = lanes.where(finite, code, float(ReturnCode.Unstable))
-        codes = lanes.where(stuck, failed, failed * 0.0)
-        if checks.unstable_check is not None:
-            given_up = accept & lanes.read(checks.unstable_check(dt, state.u, scheme.work.p, t + dt))
-            codes = lanes.where(given_up, float(ReturnCode.Unstable), codes)
-        return accept, codes
-
-    return attempt
+        failed = lanes.where(verdict.finite, code, float(ReturnCode.Unstable))
+        return lanes.where(stuck, failed, failed * 0.0)
 
 
 def _scaled_error(spec: SolveSpec, lanes: BatchArithmetic, old: Tensor, trial: Trial, t: Tensor) -> tuple[Any, Any]:
@@ -472,50 +524,26 @@ def _first_step(spec: SolveSpec, f: Work, order: int, u0: Tensor, sign: Tensor) 
 
 def _result(batches: Sequence[_Batch], per_trajectory: tuple[bool, ...]) -> ForwardResult:
     whole, spec = batches[0], batches[0].spec
-    records = []
-    for batch in batches:
-        dt = torch.stack(batch.rows.dt) if batch.rows.dt else batch.state.u.new_empty(0, len(batch.state.u))
-        part = batch.rows.keeper.record(torch.stack(batch.rows.t), dt, batch.state.u)
-        if any(batch.rows.implicit):
-            part = replace(part, implicit=tuple(batch.rows.implicit), goes_on=batch.rows.goes_on)
-        records.append(part)
-
-    def gathered(items: Sequence[Any]) -> Tensor:
-        """A number or row a trajectory, of each batch, as the last batch that it ran in left it."""
-        total = whole.lanes.tensor(items[0])
-        for batch, item in zip(batches[1:], items[1:], strict=True):
-            total = total.index_copy(0, batch.index, item)
-        return total
-
+    records = [_record_of(batch) for batch in batches]
     record: StepRecord | CompactRecord = records[0]
     if len(batches) > 1:
         segments = tuple(RecordPart(batch.index, part) for batch, part in zip(batches, records, strict=True))
-        record = CompactRecord(segments, _gathered_rows([batch.state.u for batch in batches], batches), per_trajectory)
-    accepted = gathered([batch.accepted for batch in batches]).to(torch.int64)
-    t_end = gathered([batch.state.t for batch in batches])
-    if spec.saveat is None or whole.rows.values is None:
-        # what had been counted when the next batch took some away stayed with this one
-        counts = [batch.lanes.tensor(batch.accepted - batch.before).to(torch.int64) for batch in batches]
-        times, values = _joined(batches, records, counts, t_end)
-    else:
-        # a span of length zero takes no step, and every save of it is the initial state
-        still = (spec.t0 == spec.t1).view(-1, 1, 1)
-        saved = _gathered_rows([batch.rows.values for batch in batches if batch.rows.values is not None], batches)
-        times, values = spec.saveat, torch.where(still, whole.start.unsqueeze(1), saved)
+        record = CompactRecord(segments, _gathered(batches, [batch.state.u for batch in batches]), per_trajectory)
+    t_end = _gathered(batches, [batch.state.t for batch in batches])
+    times, values = _saved(batches, records, t_end)
     work = batches[-1].scheme.work
     switches = stiff = None
-    switching = [batch.scheme for batch in batches if isinstance(batch.scheme, ChangesMethods)]
-    if switching:  # a scheme stays what it is: all of them or none
-        switches = gathered([scheme.switches for scheme in switching]).to(torch.int64)
-        stiff = gathered([scheme.stiff for scheme in switching]).to(torch.bool)
+    if whole.scheme.stiff is not None:
+        switches = _gathered(batches, [batch.scheme.switches for batch in batches]).to(torch.int64)
+        stiff = _gathered(batches, [batch.scheme.stiff for batch in batches]).to(torch.bool)
     return ForwardResult(
         times=times,
         values=values,
         record=record,
-        retcode=gathered([batch.codes for batch in batches]).to(torch.int64),
+        retcode=_gathered(batches, [batch.codes for batch in batches]).to(torch.int64),
         t_end=t_end,
-        accepted_steps=accepted,
-        rejected_steps=gathered([batch.rejected for batch in batches]).to(torch.int64),
+        accepted_steps=_gathered(batches, [batch.accepted for batch in batches]).to(torch.int64),
+        rejected_steps=_gathered(batches, [batch.rejected for batch in batches]).to(torch.int64),
         nf=work.calls,
         njacs=work.jacobians,
         nw=work.factorizations,
@@ -524,22 +552,46 @@ def _result(batches: Sequence[_Batch], per_trajectory: tuple[bool, ...]) -> Forw
         nproducts=work.products,
         # a long step at the end says nothing to a scheme that starts again at its lowest order
         control=None
-        if isinstance(whole.scheme, SelfControlled)
+        if whole.scheme.chooses_steps
         else StepControl(
-            dt=gathered([batch.state.dt for batch in batches]),
+            dt=_gathered(batches, [batch.state.dt for batch in batches]),
             jumped=torch.zeros_like(spec.t0, dtype=torch.bool),
             memory=tuple(
-                gathered([batch.state.memory[place] for batch in batches]) for place in range(len(whole.state.memory))
+                _gathered(batches, [batch.state.memory[place] for batch in batches])
+                for place in range(len(whole.state.memory))
             ),
         ),
     )
 
 
-def _gathered_rows(parts: Sequence[Tensor], batches: Sequence[_Batch]) -> Tensor:
-    total = parts[0]
-    for part, batch in zip(parts[1:], batches[1:], strict=True):
-        total = total.index_copy(0, batch.index, part)
+def _record_of(batch: _Batch) -> StepRecord:
+    rows = batch.rows
+    dt = torch.stack(rows.dt) if rows.dt else batch.state.u.new_empty(0, len(batch.state.u))
+    record = rows.keeper.record(torch.stack(rows.t), dt, batch.state.u)
+    if any(rows.implicit):
+        record = replace(record, implicit=tuple(rows.implicit), goes_on=rows.goes_on)
+    return record
+
+
+def _gathered(batches: Sequence[_Batch], items: Sequence[Any]) -> Tensor:
+    """A number or row a trajectory, of each batch, as the last batch that it ran in left it."""
+    total = batches[0].lanes.tensor(items[0]) if not isinstance(items[0], Tensor) else items[0]
+    for batch, item in zip(batches[1:], items[1:], strict=True):
+        total = total.index_copy(0, batch.index, item)
     return total
+
+
+def _saved(batches: Sequence[_Batch], records: Sequence[StepRecord], t_end: Tensor) -> tuple[Tensor, Tensor]:
+    """The times and values that the solve hands out."""
+    whole, spec = batches[0], batches[0].spec
+    if spec.saveat is None or whole.rows.values is None:
+        # what had been counted when the next batch took some away stayed with this one
+        counts = [batch.lanes.tensor(batch.accepted - batch.before).to(torch.int64) for batch in batches]
+        return _joined(batches, records, counts, t_end)
+    # a span of length zero takes no step, and every save of it is the initial state
+    still = (spec.t0 == spec.t1).view(-1, 1, 1)
+    saved = _gathered(batches, [batch.rows.values for batch in batches if batch.rows.values is not None])
+    return spec.saveat, torch.where(still, whole.start.unsqueeze(1), saved)
 
 
 def _joined(
@@ -552,7 +604,7 @@ def _joined(
     for batch, count in zip(batches, counts, strict=True):
         total.index_add_(0, batch.index, count)
     length = int(total.max()) + 1
-    u_end = _gathered_rows([batch.state.u for batch in batches], batches)
+    u_end = _gathered(batches, [batch.state.u for batch in batches])
     times = t_end.unsqueeze(-1).repeat(1, length)
     values = u_end.unsqueeze(1).repeat(1, length, 1)
     offset = torch.zeros_like(total)

@@ -12,7 +12,7 @@ import torch
 
 from ude.engines.fused.codegen.explicit import interpolant
 from ude.engines.fused.codegen.texts import section, text_of
-from ude.engines.torch.families.esdirk import esdirk_tensors
+from ude.engines.torch.families.diagonally_implicit import tensors_of
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
 
 #: A dense LU of more states takes longer than anything that a kernel saves.
@@ -72,12 +72,12 @@ def _weighted(weights: Sequence[object], of: str = "k[{i}][n]") -> str:
 
 def _needed(tableau: DiagonallyImplicitTableau) -> tuple[bool, ...]:
     """Which stages the new state or the dense output need; the others serve the error estimate alone."""
-    return esdirk_tensors(tableau, torch.float64, torch.device("cpu")).needed
+    return tensors_of(tableau, torch.float64, torch.device("cpu")).needed
 
 
 def _solve_stages(tableau: DiagonallyImplicitTableau) -> str:
     """Stages one after another; `all` includes those of the error estimate alone, `again` starts from k as it is."""
-    numbers = esdirk_tensors(tableau, torch.float64, torch.device("cpu"))
+    numbers = tensors_of(tableau, torch.float64, torch.device("cpu"))
     lines = [
         "static void solve_stages(Context *c, Newton *w, const v_t *u, v_t t, v_t h, v_t k[][STATES], v_t *end,",
         "                         int all, int again) {",

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ude.engines.base import SolveSpec
+from ude.engines.base import ForwardResult, LeafCotangents, SolveSpec, StepRecord
 from ude.engines.linear import DenseFactors
-from ude.engines.torch.families.bdf_history import PAST, dense_stages, distances, leading, newton_terms
+from ude.engines.torch.checkpoints import Starts
+from ude.engines.torch.compaction import CompactRecord, in_one_piece
+from ude.engines.torch.dense import StagesOf
+from ude.engines.torch.families.bdf_history import PAST, History, dense_stages, distances, leading, newton_terms
+from ude.engines.torch.families.bdf_pullback import pullback_bdf, replay_bdf
 from ude.engines.torch.lanes import BatchArithmetic, TensorLanes, lanes_for
 from ude.engines.torch.newton import Newton
-from ude.engines.torch.scheme import Trial
+from ude.engines.torch.scheme import Cotangents, Scheme, Trial
 from ude.engines.work import Work
 from ude.methods.bdf import FBDF
 from ude.methods.controller import FACTOR_GRID, SMALLEST_ERROR
@@ -34,7 +39,7 @@ _WORTH = 1.2
 _HOPELESS = 3
 
 
-class BdfScheme:
+class BdfScheme(Scheme):
     """`FBDF` bound to a solve. All that belongs to a trajectory has the lanes as its last axis but the states'.
 
     Steps are accepted by the error of the order taken; `factor` then chooses order and step together.
@@ -43,13 +48,14 @@ class BdfScheme:
     algebraic variables are extrapolated, and their errors estimated, like the others.
     """
 
-    carries_derivative = False
+    chooses_steps = True
     # the first step is of order 1
     error_order = 1
 
-    def __init__(self, spec: SolveSpec, algorithm: FBDF, p: Sequence[Tensor]) -> None:
-        self.spec, self.algorithm = spec, algorithm
-        self.work = Work(spec, p)
+    def __init__(self, spec: SolveSpec, p: Sequence[Tensor]) -> None:
+        super().__init__(spec, p)
+        self.algorithm = cast(FBDF, spec.algorithm)
+        self.order = self.algorithm.max_order
         self.interpolant = torch.eye(PAST, dtype=spec.t0.dtype, device=spec.t0.device)
         self._alpha = leading(spec.t0)
         self._orders: list[Tensor] = []
@@ -73,12 +79,25 @@ class BdfScheme:
         self._solved = torch.ones_like(self._wanted)
         self._errors: Float[Tensor, "orders B"] | None = None
 
+    @classmethod
+    def serves(cls, spec: SolveSpec) -> bool:
+        return isinstance(spec.algorithm, FBDF)
+
+    @classmethod
+    def why_not(cls, spec: SolveSpec) -> str | None:
+        if spec.checkpoints == "all":
+            return None
+        return (
+            f"{spec.algorithm.name}'s steps are made of the states before them, so DiscreteAdjoint holds them all: "
+            "leave its checkpoints out"
+        )
+
     def _select(self, lanes: Int[Tensor, "B"]) -> None:
         self._lane = lanes
         self._position = torch.arange(len(lanes), device=lanes.device)
 
-    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> BdfScheme:
-        """The scheme of some of the present trajectories; the orders it takes are told by `orders` of this one too."""
+    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> Self:
+        # the copy adds the orders it takes to those of this scheme
         taken = copy(self)
         taken.spec, taken.work = spec, Work(spec, p)
         taken.work.go_on(self.work)
@@ -96,11 +115,35 @@ class BdfScheme:
             taken._factors = DenseFactors(self._factors.lu[index], self._factors.pivots[index])
         return taken
 
-    def orders(self) -> Int[Tensor, "rows B"]:
-        """The order of every accepted step, in the rows of the record; 0 where a trajectory stood still."""
-        if not self._orders:
-            return torch.zeros(0, self._width, dtype=torch.int64, device=self._lane.device)
-        return torch.stack(self._orders)
+    def complete_record(self, result: ForwardResult) -> ForwardResult:
+        """Add the order of every accepted step in the rows of the record; 0 where a trajectory stood still."""
+        found = result.record
+        record = in_one_piece(found) if isinstance(found, CompactRecord) else found
+        nothing = torch.zeros(0, self._width, dtype=torch.int64, device=self._lane.device)
+        orders = torch.stack(self._orders) if self._orders else nothing
+        return replace(result, record=replace(record, order=orders))
+
+    def starts(self, record: StepRecord) -> Starts:
+        # all states are held, since the steps are made of those before them
+        return Starts(record, lambda row, start: start)
+
+    def stages_of(self, record: StepRecord, starts: Starts) -> StagesOf:
+        return History(record).stages
+
+    def pull(
+        self,
+        record: StepRecord,
+        reads: tuple[Float[Tensor, "B T"], Float[Tensor, "B T n"]],
+        leaves: LeafCotangents,
+        carried: Float[Tensor, "B n"] | None = None,
+        *,
+        first: bool = True,
+    ) -> Cotangents:
+        zeros = torch.zeros_like(record.u[0])
+        return Cotangents(pullback_bdf(self.work, record, reads, leaves), zeros if carried is None else carried)
+
+    def replay(self, record: StepRecord, u0: Float[Tensor, "B n"], times: Float[Tensor, "B T"]) -> Tensor:
+        return replay_bdf(self.work, record, u0, times)
 
     def attempt(self, u: Tensor, k1: Tensor, t: Tensor, dt: Tensor) -> Trial:
         moving = (dt != 0).unsqueeze(-1)

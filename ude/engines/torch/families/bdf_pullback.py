@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.engines.base import SolveSpec, StepRecord, add, as_batch, differentiable, live_leaves
+from ude.engines.base import LeafCotangents, SolveSpec, StepRecord, as_batch
 from ude.engines.torch.families.bdf_history import History, base_weights, lagrange_weights, leading
+from ude.engines.torch.one_step import solve_with_graph
 from ude.engines.torch.stages import locate
 from ude.engines.work import Work
-
-# Newton's iteration with a constant matrix, started at the solution, gains one order of derivatives a step.
-_ORDERS_OF_DERIVATIVES = 2
 
 
 class _Reads:
@@ -53,48 +51,41 @@ class _Reads:
 
 
 def pullback_bdf(
-    spec: SolveSpec,
+    work: Work,
     record: StepRecord,
-    p: Sequence[Tensor],
-    times: Float[Tensor, "B T"],
-    grad: Float[Tensor, "B T n"],
-) -> tuple[Float[Tensor, "B n"], tuple[Tensor | None, ...]]:
+    reads: tuple[Float[Tensor, "B T"], Float[Tensor, "B T n"]],
+    leaves: LeafCotangents,
+) -> Float[Tensor, "B n"]:
     """Pull the cotangents of u(times) back through every recorded step, orders and step sizes held constant.
 
     A step solves ``M u = M sum_j beta_j u_{n-j} + (dt/alpha) f(u, p, t)``. With ``w = (M - dt/alpha J)^-T ubar`` and J
     at the new state, ``ubar_{n-j} += beta_j M^T w`` and ``pbar += (dt/alpha) (df/dp)^T w``. The cotangents of all
     states are held, as many numbers as the record.
     """
-    rows = record.dt.shape[0]
+    rows, (times, grad) = record.dt.shape[0], reads
     if rows == 0:
-        return grad.sum(1), tuple(None for _ in p)
+        return grad.sum(1)
     history = History(record)
     bar = torch.zeros_like(record.u)
-    _Reads(spec, history, times).pull(bar, grad)
-    wanted = differentiable(p)
-    leaves = live_leaves(p, wanted)
-    inputs = [leaf for leaf, need in zip(leaves, wanted, strict=True) if need]
-    work = Work(spec, leaves)
+    _Reads(work.spec, history, times).pull(bar, grad)
     alpha = leading(record.dt)
     lane = torch.arange(record.dt.shape[1], device=record.dt.device)
-    totals: list[Tensor | None] = [None] * len(inputs)
     for row in reversed(range(rows)):
         dt, order = record.dt[row], history.order[row]
         moved = (dt != 0).unsqueeze(-1)
         step = torch.where(dt == 0, 0.0, dt / alpha[order.clamp(min=1)])
         ends = record.t[row] + dt
         of_base, parts = _pull_equation(
-            work, (record.u[row + 1], ends, step), torch.where(moved, bar[row + 1], 0.0), inputs
+            work, (record.u[row + 1], ends, step), torch.where(moved, bar[row + 1], 0.0), leaves.inputs
         )
-        totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
+        leaves.add(parts)
         bar[row] += torch.where(moved, 0.0, bar[row + 1])
         index, r = history.step(row)
         weights = base_weights(r, order)
         for weight, before in zip(weights, index, strict=True):
             share = torch.where(moved, weight.unsqueeze(-1) * of_base, 0.0)
             bar.index_put_((before, lane), share, accumulate=True)
-    found = iter(totals)
-    return bar[0], tuple(next(found) if need else None for need in wanted)
+    return bar[0]
 
 
 def _pull_equation(
@@ -118,7 +109,7 @@ def _pull_equation(
 
 
 def replay_bdf(
-    spec: SolveSpec, record: StepRecord, u0: Float[Tensor, "B n"], p: Sequence[Tensor], times: Float[Tensor, "B T"]
+    work: Work, record: StepRecord, u0: Float[Tensor, "B n"], times: Float[Tensor, "B T"]
 ) -> Float[Tensor, "B T n"]:
     """Take the recorded steps again with a graph, and read them at `times`.
 
@@ -128,7 +119,7 @@ def replay_bdf(
     if not rows:
         return u0.unsqueeze(1).expand(-1, times.shape[1], -1)
     history = History(record)
-    work, alpha = Work(spec, p), leading(record.dt)
+    alpha = leading(record.dt)
     states = [u0]
     for row in range(rows):
         dt, order = record.dt[row], history.order[row]
@@ -139,7 +130,7 @@ def replay_bdf(
         base = sum((weight.unsqueeze(-1) * gather(j) for j, weight in enumerate(weights)), start=torch.zeros_like(u0))
         new = _solve_again(work, base, record.t[row] + dt, step, record.u[row + 1])
         states.append(torch.where((dt != 0).unsqueeze(-1), new, states[row]))
-    return _Reads(spec, history, times).read(torch.stack(states)).view(*times.shape, u0.shape[1])
+    return _Reads(work.spec, history, times).read(torch.stack(states)).view(*times.shape, u0.shape[1])
 
 
 def _gather(states: Sequence[Tensor], index: Tensor, j: int) -> Float[Tensor, "B n"]:
@@ -155,8 +146,6 @@ def _solve_again(work: Work, base: Tensor, t: Tensor, step: Tensor, solution: Te
     with torch.no_grad():
         factors = work.factor_dense(work.jacobian(solution, t), step)
     column = step.unsqueeze(-1)
-    f: Callable[[Tensor], Tensor] = lambda u: as_batch(work.spec, u, t, work.p)  # noqa: E731
-    new = solution.detach()
-    for _ in range(_ORDERS_OF_DERIVATIVES):
-        new = new - factors.solve(work.times_mass(new - base) - column * f(new))
-    return new
+    return solve_with_graph(
+        solution, lambda u: factors.solve(work.times_mass(u - base) - column * as_batch(work.spec, u, t, work.p))
+    )

@@ -5,33 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ude.engines.base import SolveSpec, add, as_batch
-from ude.engines.jacobian import Jacobian
-from ude.engines.torch.families.esdirk import EsdirkTensors, esdirk_tensors
-from ude.engines.torch.lanes import TensorLanes, lanes_for
+from ude.engines.linear import Factors
+from ude.engines.torch.checkpoints import Start
+from ude.engines.torch.families.diagonally_implicit import DiagonallyImplicitScheme
 from ude.engines.torch.newton import Newton, TightNewton
-from ude.engines.torch.scheme import Cotangents, Trial, gathered, renewed
+from ude.engines.torch.one_step import StepStart, TrackedStep, pull_through, solve_with_graph
+from ude.engines.torch.scheme import Cotangents, Trial
 from ude.engines.torch.stages import combine
 from ude.engines.work import Work
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
 from ude.problems.ode import FlatRightHandSide
 from ude.problems.split import SplitFunction
-
-# A Jacobian serves the next step too while Newton's iteration contracts at least this fast with it.
-_GOOD_RATE = 0.01
-# A trajectory whose stages do not converge with a new Jacobian halves its step.
-_SHRINK = 0.5
-# Newton's iteration with a constant matrix, started at the solution, gains one order of derivatives a step.
-_ORDERS_OF_DERIVATIVES = 2
-
-#: (u, t, dt) of a step.
-Start = tuple[Tensor, Tensor, Tensor]
 
 
 def split(spec: SolveSpec) -> SplitFunction | None:
@@ -88,7 +79,7 @@ def _explicit_rows(tableau: DiagonallyImplicitTableau, dtype: torch.dtype, devic
     return tuple(torch.tensor(row, dtype=dtype, device=device) for row in (*rows, beyond))
 
 
-class ImexScheme:
+class ImexScheme(DiagonallyImplicitScheme):
     """One of the additive methods bound to a solve of a split problem.
 
     The dense output is made of the stages ``f1_i + f2_i`` and of f at the new state, which is evaluated only in steps
@@ -96,81 +87,46 @@ class ImexScheme:
     since the explicit half moves it beyond the last one.
     """
 
-    carries_derivative = False
     extra_stages = 1
+    work: SplitWork
 
-    def __init__(self, spec: SolveSpec, algorithm: DiagonallyImplicitRungeKutta, p: Sequence[Tensor]) -> None:
-        tableau = algorithm.tableau
-        self.spec, self.algorithm = spec, algorithm
-        self.parts = SplitWork(spec, p)
-        self.work: Work = self.parts
-        self.numbers: EsdirkTensors = esdirk_tensors(tableau, spec.t0.dtype, spec.t0.device)
+    def __init__(self, spec: SolveSpec, p: Sequence[Tensor]) -> None:
+        super().__init__(spec, p)
+        tableau = self.algorithm.tableau
         self.rows = _explicit_rows(tableau, spec.t0.dtype, spec.t0.device)
         self.interpolant = spec.t0.new_tensor([[float(x) for x in row] for row in tableau.split_interpolant])
         self.step_weights = self.numbers.b.unsqueeze(-1)
-        self.error_order = min(tableau.order, tableau.embedded_order) + 1
-        self._lanes = lanes_for(spec.t0, spec.t0.shape[0])
-        self._jacobian: Jacobian | None = None
-        self._wanted = torch.ones_like(spec.t0, dtype=torch.bool)
-        self._fresh = torch.zeros_like(self._wanted)
-        self._seen = torch.zeros_like(spec.t0)
+        self.error_order = self.order = min(tableau.order, tableau.embedded_order) + 1
+
+    def _work(self, spec: SolveSpec, p: Sequence[Tensor]) -> Work:
+        return SplitWork(spec, p)
+
+    @classmethod
+    def serves(cls, spec: SolveSpec) -> bool:
+        additive = super().serves(spec) and cast(DiagonallyImplicitRungeKutta, spec.algorithm).tableau.a_explicit
+        return bool(additive) and split(spec) is not None
 
     def attempt(self, u: Tensor, k1: Tensor, t: Tensor, dt: Tensor) -> Trial:
-        factors = self.work.factor(self._current_jacobian(u, t), self.numbers.gamma * dt)
-        newton = Newton(
-            self.work,
-            factors,
-            self.numbers.gamma * dt,
-            self._scale(u),
-            self._lanes,
-            tolerance=self.algorithm.newton_tolerance,
-            maxiters=self.algorithm.newton_maxiters,
-        )
-        stages = self._solve_stages(newton, (u, t, dt))
+        newton, factors = self._newton(u, t, dt)
+        stages = self._solve_stages(newton, (u, None, t, dt))
         k = stages.implicit + stages.explicit
         error: Tensor | None = None
         if self.spec.adaptive and self.numbers.b_error is not None:
             error = factors.solve(combine(self.numbers.b_error, k) * dt.unsqueeze(-1))
-        converged = self._lanes.tensor(newton.converged).to(torch.bool)
-        self._seen = self._lanes.tensor(newton.rate)
-        shrink = torch.where(self._fresh, _SHRINK, 1.0).to(dt.dtype)
-        self._wanted = ~converged & ~self._fresh
-        return Trial(stages.end, k, error, converged, shrink)
+        return Trial(stages.end, k, error, *self._judge(newton, dt))
 
     def derivative_after(self, trial: Trial, t: Tensor) -> Tensor:
         # every step evaluates both parts at its start
         return torch.zeros_like(trial.u)
 
-    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> ImexScheme:
-        taken = ImexScheme(spec, self.algorithm, p)
-        taken.work.go_on(self.work)
-        # a batch stays one, even of a single trajectory: its numbers are tensors
-        taken._lanes = TensorLanes(spec.t0)
-        taken._jacobian = gathered(taken.work, self._jacobian, index)
-        taken._wanted, taken._fresh, taken._seen = self._wanted[index], self._fresh[index], self._seen[index]
-        return taken
-
-    def settle(self, accepted: Bool[Tensor, "B"]) -> None:
-        self._fresh = self._fresh & ~accepted
-        self._wanted = self._wanted | (accepted & (self._seen > _GOOD_RATE))
-
-    def _scale(self, u: Tensor) -> Tensor:
-        return u.abs() * self.spec.reltol + self.spec.abstol
-
-    def _current_jacobian(self, u: Tensor, t: Tensor) -> Jacobian:
-        if self._jacobian is None or bool(self._wanted.any()):
-            self._jacobian = renewed(self.work, self._jacobian, self._wanted, u, t)
-            self._fresh = self._fresh | self._wanted
-        return self._jacobian
-
-    def _solve_stages(self, newton: Newton | TightNewton, start: Start) -> _Stages:
-        numbers, (u, t, dt) = self.numbers, start
+    def _solve_stages(self, newton: Newton | TightNewton, start: StepStart) -> _Stages:
+        numbers, (u, _, t, dt) = self.numbers, start
         count = len(numbers.a)
         implicit, explicit = u.new_empty(count, *u.shape), u.new_empty(count, *u.shape)
         column = dt.unsqueeze(-1)
         step = numbers.gamma * column
         divisor = torch.where(step == 0, 1.0, step)
-        implicit[0], explicit[0] = self.work(u, t), self.parts.explicit(u, t)
+        implicit[0], explicit[0] = self.work(u, t), self.work.explicit(u, t)
         arguments = [u]
         for i in range(1, count):
             slope = combine(numbers.a[i], implicit[:i]) + combine(self.rows[i], explicit[:i])
@@ -179,39 +135,58 @@ class ImexScheme:
             z = newton.solve(base, time, step * combine(numbers.predictor[i], implicit[:i]))
             arguments.append(base + z)
             implicit[i] = z / divisor
-            explicit[i] = self.parts.explicit(arguments[i], time)
+            explicit[i] = self.work.explicit(arguments[i], time)
         end = torch.addcmul(arguments[numbers.end], column, combine(self.rows[-1], explicit))
         return _Stages(implicit, explicit, arguments, end)
 
-    def solved(self, start: Start) -> _Stages:
-        """Solve the stages of a recorded step as exactly as rounding allows."""
-        u, t, dt = start
+    def _solve_again(self, start: StepStart) -> _Stages:
+        """Solve the stages of a recorded step, to rounding and not to the tolerance of the first time."""
+        u, _, t, dt = start
         with torch.no_grad():
-            newton = TightNewton(
-                self.work,
-                self.work.df_du(u, t),
-                self.numbers.gamma * dt,
-                self._scale(u),
-                self._lanes,
-            )
-            return self._solve_stages(newton, start)
+            return self._solve_stages(self._tight_newton(u, t, dt), start)
 
     def complete(self, u: Tensor, t: Tensor, dt: Tensor, k: Float[Tensor, "stages B n"]) -> Tensor:
         end = torch.addcmul(u, dt.unsqueeze(-1), combine(self.numbers.b, k))
         return torch.cat([k, self.work.derivative(end, t + dt).unsqueeze(0)])
 
-    def stages(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> Float[Tensor, "stages B n"]:
-        found = self.solved((u, t, dt))
+    def stages(self, start: StepStart) -> Float[Tensor, "stages B n"]:
+        found = self._solve_again(start)
         with torch.no_grad():
-            at_end = self.work.derivative(found.end, t + dt)
+            at_end = self.work.derivative(found.end, start[2] + start[3])
         return torch.cat([found.implicit + found.explicit, at_end.unsqueeze(0)])
 
-    def advance(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> tuple[Tensor, None]:
-        """Take a recorded step again. Its stages are solved to rounding, not to the tolerance of the first time."""
-        return torch.where((dt != 0).unsqueeze(-1), self.solved((u, t, dt)).end, u), None
+    def advance(self, start: StepStart) -> Start:
+        return torch.where((start[3] != 0).unsqueeze(-1), self._solve_again(start).end, start[0]), None
+
+    def replay_step(self, start: StepStart, *, dense: bool) -> TrackedStep:
+        """Stages are solved without a graph; Newton steps from there have one."""
+        numbers, work, (u, _, t, dt) = self.numbers, self.work, start
+        found = self._solve_again((u.detach(), None, t, dt))
+        column = dt.unsqueeze(-1)
+        step = numbers.gamma * dt
+        implicit, explicit = [work(u, t)], [work.explicit(u, t)]
+        for i in range(1, len(numbers.a)):
+            slope = combine(numbers.a[i], torch.stack(implicit)) + combine(self.rows[i], torch.stack(explicit))
+            base = torch.addcmul(u, column, slope)
+            time = t + numbers.c[i] * dt
+            with torch.no_grad():
+                factors = work.factor(work.df_du(found.arguments[i], time), step, tight=True)
+
+            def correction(
+                stage: Tensor, base: Tensor = base, time: Tensor = time, factors: Factors = factors
+            ) -> Tensor:
+                return factors.solve(stage - work(torch.addcmul(base, step.unsqueeze(-1), stage), time))
+
+            stage = solve_with_graph(found.implicit[i], correction)
+            implicit.append(stage)
+            explicit.append(work.explicit(torch.addcmul(base, step.unsqueeze(-1), stage), time))
+        k = torch.stack(implicit) + torch.stack(explicit)
+        end = torch.where(column != 0, torch.addcmul(u, column, combine(numbers.b, k)), u)
+        every = torch.cat([k, work.derivative(end, t + dt).unsqueeze(0)]) if dense else None
+        return every, end, None
 
     def pull_step(
-        self, start: tuple[Tensor, Tensor | None, Tensor, Tensor], cotangents: Cotangents, inputs: Sequence[Tensor]
+        self, start: StepStart, cotangents: Cotangents, inputs: Sequence[Tensor]
     ) -> tuple[Cotangents, Sequence[Tensor | None]]:
         """Reverse a step by the implicit function theorem.
 
@@ -220,7 +195,7 @@ class ImexScheme:
         parts of f at earlier stages.
         """
         numbers, (u, _, t, dt) = self.numbers, start
-        found = self.solved((u, t, dt))
+        found = self._solve_again(start)
         column = dt.unsqueeze(-1)
         moved = column != 0
         totals: list[Tensor | None] = [None] * len(inputs)
@@ -229,7 +204,9 @@ class ImexScheme:
         of_stages = torch.zeros_like(found.implicit)
         if cotangents.stages is not None:
             of_stages = column * cotangents.stages[:-1]
-            pulled, parts = self._pull(self.work.derivative, found.end, t + dt, column * cotangents.stages[-1], inputs)
+            pulled, parts = pull_through(
+                lambda x: self.work.derivative(x, t + dt), found.end, column * cotangents.stages[-1], inputs
+            )
             of_end = of_end + torch.where(moved, pulled, 0.0)
             totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
         # u_next = u + dt sum b (f1 + f2), whatever Newton's iteration left of it
@@ -255,7 +232,7 @@ class ImexScheme:
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         t, dt = when
         time = t + self.numbers.c[i] * dt
-        y_bar, of_explicit = self._pull(self.parts.explicit, argument, time, bars[1], inputs)
+        y_bar, of_explicit = pull_through(lambda x: self.work.explicit(x, time), argument, bars[1], inputs)
         w = bars[0]
         if i:
             step = self.numbers.gamma * dt
@@ -263,42 +240,5 @@ class ImexScheme:
             w = factors.solve(w + step.unsqueeze(-1) * y_bar, transposed=True)
             # a trajectory that stands still has no cotangent here, whatever f1 is worth at its state
             w = torch.where((dt != 0).unsqueeze(-1), w, 0.0)
-        x_bar, of_implicit = self._pull(self.work, argument, time, w, inputs)
+        x_bar, of_implicit = pull_through(lambda x: self.work(x, time), argument, w, inputs)
         return y_bar + x_bar, [add(one, other) for one, other in zip(of_implicit, of_explicit, strict=True)]
-
-    def _pull(
-        self, f: Any, argument: Tensor, t: Tensor, cotangent: Tensor, inputs: Sequence[Tensor]
-    ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        x = argument.detach().requires_grad_()
-        with torch.enable_grad():
-            du = f(x, t)
-        if not du.requires_grad:
-            return torch.zeros_like(cotangent), [None] * len(inputs)
-        of_x, *parts = torch.autograd.grad(du, (x, *inputs), cotangent, allow_unused=True)
-        return (torch.zeros_like(cotangent) if of_x is None else of_x), parts
-
-
-def replay_imex_step(scheme: ImexScheme, u: Tensor, t: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, None]:
-    """A recorded step with a graph: stages solved without one, and Newton steps from there with it."""
-    numbers, work = scheme.numbers, scheme.parts
-    found = scheme.solved((u.detach(), t, dt))
-    column = dt.unsqueeze(-1)
-    step = numbers.gamma * dt
-    implicit, explicit = [work(u, t)], [work.explicit(u, t)]
-    argument = u
-    for i in range(1, len(numbers.a)):
-        slope = combine(numbers.a[i], torch.stack(implicit)) + combine(scheme.rows[i], torch.stack(explicit))
-        base = torch.addcmul(u, column, slope)
-        time = t + numbers.c[i] * dt
-        with torch.no_grad():
-            factors = work.factor(work.df_du(found.arguments[i], time), step, tight=True)
-        stage = found.implicit[i]
-        for _ in range(_ORDERS_OF_DERIVATIVES):
-            argument = torch.addcmul(base, step.unsqueeze(-1), stage)
-            stage = stage - factors.solve(stage - work(argument, time))
-        argument = torch.addcmul(base, step.unsqueeze(-1), stage)
-        implicit.append(stage)
-        explicit.append(work.explicit(argument, time))
-    k = torch.stack(implicit) + torch.stack(explicit)
-    end = torch.where(column != 0, torch.addcmul(u, column, combine(numbers.b, k)), u)
-    return torch.cat([k, work.derivative(end, t + dt).unsqueeze(0)]), end, None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,9 +14,10 @@ from torch import Tensor
 from ude.engines.base import SolveSpec, add, as_batch
 from ude.engines.jacobian import Jacobian
 from ude.engines.linear import Factors
-from ude.engines.torch.scheme import Cotangents, Trial, gathered
+from ude.engines.torch.checkpoints import Start
+from ude.engines.torch.one_step import OneStepScheme, StepStart, TrackedStep, pull_through
+from ude.engines.torch.scheme import Cotangents, Trial
 from ude.engines.torch.stages import combine
-from ude.engines.work import Work
 from ude.methods.rosenbrock import RosenbrockMethod, RosenbrockTableau
 
 # A trajectory whose iterative solver fails halves its step.
@@ -65,7 +66,7 @@ class _Linear:
     of_t: Float[Tensor, "B n"]
 
 
-class RosenbrockScheme:
+class RosenbrockScheme(OneStepScheme):
     """One of the Rosenbrock methods bound to a solve: one Jacobian and one factorization a step, no iteration.
 
     The equation of a stage is multiplied by ``gamma dt``, so that trajectories that stand still divide by nothing::
@@ -73,16 +74,17 @@ class RosenbrockScheme:
         (M - gamma dt J) U_i = gamma dt f(Y_i) + gamma M sum_j c_ij U_j + gamma dt^2 d_i f_t
     """
 
-    carries_derivative = False
-
-    def __init__(self, spec: SolveSpec, algorithm: RosenbrockMethod, p: Sequence[Tensor]) -> None:
-        tableau = algorithm.tableau
-        self.spec, self._algorithm = spec, algorithm
-        self.work = Work(spec, p)
+    def __init__(self, spec: SolveSpec, p: Sequence[Tensor]) -> None:
+        super().__init__(spec, p)
+        tableau = cast(RosenbrockMethod, spec.algorithm).tableau
         self.numbers = rosenbrock_tensors(tableau, spec.t0.dtype, spec.t0.device)
         self.interpolant = self.numbers.interpolant
-        self.error_order = min(tableau.order, tableau.embedded_order) + 1
+        self.error_order = self.order = min(tableau.order, tableau.embedded_order) + 1
         self._linear: _Linear | None = None
+
+    @classmethod
+    def serves(cls, spec: SolveSpec) -> bool:
+        return isinstance(spec.algorithm, RosenbrockMethod)
 
     def attempt(self, u: Tensor, k1: Tensor, t: Tensor, dt: Tensor) -> Trial:
         if self._linear is None:
@@ -100,12 +102,11 @@ class RosenbrockScheme:
     def derivative_after(self, trial: Trial, t: Tensor) -> Tensor:
         return trial.k[0]
 
-    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> RosenbrockScheme:
-        taken = RosenbrockScheme(spec, self._algorithm, p)
-        taken.work.go_on(self.work)
+    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> Self:
+        taken = super().gather(index, spec, p)
         if self._linear is not None:
             linear = self._linear
-            jacobian = gathered(taken.work, linear.jacobian, index)
+            jacobian = taken.work.gather(linear.jacobian, index)
             taken._linear = None if jacobian is None else _Linear(linear.du[index], jacobian, linear.of_t[index])
         return taken
 
@@ -148,22 +149,48 @@ class RosenbrockScheme:
                 failed = factors.failed if failed is None else failed | factors.failed
         return stages, arguments, failed
 
-    def stages(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> Float[Tensor, "stages B n"]:
+    def _take_again(self, start: StepStart) -> tuple[_Linear, Tensor, list[Tensor]]:
+        """The linearization at the start of a recorded step, its stages U and the arguments of f."""
+        u, _, t, dt = start
         with torch.no_grad():
             linear = _Linear(*self.work.with_time(u, t))
             factors = self.work.factor(linear.jacobian, self.numbers.gamma * dt)
-            return _per_time(self._stages(linear, factors, u, t, dt)[0], dt)
+            stages, arguments, _ = self._stages(linear, factors, u, t, dt)
+        return linear, stages, arguments
 
-    def advance(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> tuple[Tensor, None]:
-        """Take a recorded step again."""
-        with torch.no_grad():
-            linear = _Linear(*self.work.with_time(u, t))
-            factors = self.work.factor(linear.jacobian, self.numbers.gamma * dt)
-            new = u + combine(self.numbers.b, self._stages(linear, factors, u, t, dt)[0])
+    def stages(self, start: StepStart) -> Float[Tensor, "stages B n"]:
+        return _per_time(self._take_again(start)[1], start[3])
+
+    def advance(self, start: StepStart) -> Start:
+        u, dt = start[0], start[3]
+        new = u + combine(self.numbers.b, self._take_again(start)[1])
         return torch.where((dt != 0).unsqueeze(-1), new, u), None
 
+    def replay_step(self, start: StepStart, *, dense: bool) -> TrackedStep:
+        """The step with its Jacobian, factorization and solves in the graph; the matrix is formed even for GMRES."""
+        spec, numbers, p, (u, _, t, dt) = self.spec, self.numbers, self.work.p, start
+        time = t.detach().requires_grad_()
+        jacobian, of_t = _linearize(as_batch(spec, u, time, p), u, time)
+        step = (numbers.gamma * dt).unsqueeze(-1)
+        unit = torch.eye(u.shape[1], dtype=u.dtype, device=u.device)
+        mass = unit if spec.mass is None else spec.mass.matrix
+        # a trajectory that stands still solves with the identity, since M may be singular
+        matrix = torch.where(step.unsqueeze(-1) == 0, unit, mass - step.unsqueeze(-1) * jacobian)
+        lu, pivots = torch.linalg.lu_factor(matrix)
+        stages: list[Tensor] = []
+        for i in range(len(numbers.a)):
+            argument = u + combine(numbers.a[i], torch.stack(stages)) if numbers.used[i] else u
+            right = step * as_batch(spec, argument, t + numbers.alpha[i] * dt, p)
+            right = right + numbers.d[i] * step * dt.unsqueeze(-1) * of_t
+            if i:
+                right = right + numbers.gamma * self.work.times_mass(combine(numbers.c[i], torch.stack(stages)))
+            stages.append(torch.linalg.lu_solve(lu, pivots, right.unsqueeze(-1)).squeeze(-1))
+        together = torch.stack(stages)
+        end = torch.where((dt != 0).unsqueeze(-1), u + combine(numbers.b, together), u)
+        return _per_time(together, dt), end, None
+
     def pull_step(
-        self, start: tuple[Tensor, Tensor | None, Tensor, Tensor], cotangents: Cotangents, inputs: Sequence[Tensor]
+        self, start: StepStart, cotangents: Cotangents, inputs: Sequence[Tensor]
     ) -> tuple[Cotangents, Sequence[Tensor | None]]:
         """Reverse a step, the dependence of J and f_t on u and p included.
 
@@ -172,12 +199,9 @@ class RosenbrockScheme:
         which is pulled to u and p through ``sum_i rbar_i^T J(u, p) U_i``.
         """
         numbers, (u, _, t, dt) = self.numbers, start
-        with torch.no_grad():
-            linear = _Linear(*self.work.with_time(u, t))
-            # the stages as they were solved, and tightly what is pulled back through them
-            factors = self.work.factor(linear.jacobian, numbers.gamma * dt)
-            stages, arguments, _ = self._stages(linear, factors, u, t, dt)
-            factors = self.work.factor(linear.jacobian, numbers.gamma * dt, tight=True)
+        # the stages as they were solved, and tightly what is pulled back through them
+        linear, stages, arguments = self._take_again(start)
+        factors = self.work.factor(linear.jacobian, numbers.gamma * dt, tight=True)
         moved = (dt != 0).unsqueeze(-1)
         step = (numbers.gamma * dt).unsqueeze(-1)
         bars = numbers.b.view(-1, 1, 1) * cotangents.u
@@ -189,7 +213,8 @@ class RosenbrockScheme:
             # a trajectory that stands still has stages of size zero, which pull nothing
             right = torch.where(moved, factors.solve(bars[i], transposed=True), 0.0)
             rights[i] = right
-            y_bar, parts = self._pull_f(arguments[i], t + numbers.alpha[i] * dt, step * right, inputs)
+            time = t + numbers.alpha[i] * dt
+            y_bar, parts = pull_through(self._f(time), arguments[i], step * right, inputs)
             u_bar = u_bar + y_bar
             totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
             if i:
@@ -199,16 +224,8 @@ class RosenbrockScheme:
         totals = [add(total, part) for total, part in zip(totals, parts, strict=True)]
         return Cotangents(u_bar + of_u, cotangents.k1), totals
 
-    def _pull_f(
-        self, argument: Tensor, t: Tensor, cotangent: Tensor, inputs: Sequence[Tensor]
-    ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        x = argument.detach().requires_grad_()
-        with torch.enable_grad():
-            du = as_batch(self.spec, x, t, self.work.p)
-        if not du.requires_grad:
-            return torch.zeros_like(cotangent), [None] * len(inputs)
-        of_x, *parts = torch.autograd.grad(du, (x, *inputs), cotangent, allow_unused=True)
-        return (torch.zeros_like(cotangent) if of_x is None else of_x), parts
+    def _f(self, t: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda x: as_batch(self.spec, x, t, self.work.p)
 
     def _pull_linear(
         self, u: Tensor, t: Tensor, dt: Tensor, stages: Tensor, rights: Tensor, inputs: Sequence[Tensor]
@@ -239,3 +256,16 @@ class RosenbrockScheme:
 def _per_time(stages: Tensor, dt: Tensor) -> Tensor:
     """Divide by dt, so that dense output reads the stages of every family alike; zero where nothing moved."""
     return stages / torch.where(dt == 0, 1.0, dt).unsqueeze(-1)
+
+
+def _linearize(du: Tensor, u: Tensor, t: Tensor) -> tuple[Float[Tensor, "B n n"], Float[Tensor, "B n"]]:
+    """df/du and df/dt with a graph, one component of f after another."""
+    rows, slopes = [], []
+    for i in range(du.shape[1]):
+        of_u: Tensor | None = None
+        of_t: Tensor | None = None
+        if du.requires_grad:
+            of_u, of_t = torch.autograd.grad(du[:, i].sum(), (u, t), create_graph=True, allow_unused=True)
+        rows.append(torch.zeros_like(u) if of_u is None else of_u)
+        slopes.append(torch.zeros_like(t) if of_t is None else of_t)
+    return torch.stack(rows, 1), torch.stack(slopes, 1)

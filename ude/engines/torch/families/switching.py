@@ -7,20 +7,25 @@ there were no other; else both methods try a step of the whole batch in which th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from itertools import groupby
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ude.engines.base import SolveSpec
+from ude.engines.base import LeafCotangents, SolveSpec, StepRecord, as_batch
+from ude.engines.torch.checkpoints import Start, Starts
+from ude.engines.torch.dense_reads import DenseReads
 from ude.engines.torch.families.esdirk import EsdirkScheme
 from ude.engines.torch.families.explicit import ExplicitScheme
 from ude.engines.torch.families.rosenbrock import RosenbrockScheme
 from ude.engines.torch.lanes import lanes_for
-from ude.engines.torch.scheme import Part, Trial
-from ude.methods import AutoSwitch, DiagonallyImplicitRungeKutta, ExplicitTableau
+from ude.engines.torch.one_step import RowScheme, TrackedStep, step_start
+from ude.engines.torch.scheme import Cotangents, Part, Scheme, Trial
+from ude.methods import AutoSwitch, ExplicitTableau
 from ude.methods.switching import stability_size
 
 # Two stages that differ by less than this part of the tolerance, or by rounding, tell nothing of an eigenvalue: steps
@@ -33,29 +38,30 @@ ROUNDINGS = 1e3
 LOOK_EVERY = 5
 
 
-def implicit_scheme(spec: SolveSpec, algorithm: AutoSwitch, p: Sequence[Tensor]) -> EsdirkScheme | RosenbrockScheme:
-    """Bind the implicit one of two methods to a solve."""
-    if isinstance(algorithm.stiff, DiagonallyImplicitRungeKutta):
-        return EsdirkScheme(spec, algorithm.stiff, p)
-    return RosenbrockScheme(spec, algorithm.stiff, p)
-
-
-class SwitchingScheme:
+class SwitchingScheme(RowScheme):
     """An `AutoSwitch` bound to a solve.
+
+    Every row of its record is a step of one method, in which the trajectories of the other stand still. Dense output is
+    read as polynomials in theta, whose coefficients stand for stages.
 
     Attributes:
         stiff: Which trajectories use the implicit method, one a lane (see `lanes`).
         switches: How often each changed its method.
     """
 
-    def __init__(self, spec: SolveSpec, algorithm: AutoSwitch, p: Sequence[Tensor]) -> None:
-        self.spec, self.algorithm = spec, algorithm
-        self.implicit = implicit_scheme(spec, algorithm, p)
-        self.explicit = ExplicitScheme(spec, algorithm.nonstiff.tableau, p)
+    def __init__(self, spec: SolveSpec, p: Sequence[Tensor]) -> None:
+        super().__init__(spec, p)
+        self.algorithm = algorithm = cast(AutoSwitch, spec.algorithm)
+        stiff = replace(spec, algorithm=algorithm.stiff)
+        family = EsdirkScheme if EsdirkScheme.serves(stiff) else RosenbrockScheme
+        self.implicit: EsdirkScheme | RosenbrockScheme = family(stiff, p)
+        self.explicit = ExplicitScheme(replace(spec, algorithm=algorithm.nonstiff), p)
         # one count of what both cost
         self.work = self.explicit.work = self.implicit.work
         self.carries_derivative = self.implicit.carries_derivative
-        self.interpolant = self.explicit.interpolant
+        powers = max(self.explicit.interpolant.shape[1], self.implicit.interpolant.shape[1])
+        self.interpolant = torch.eye(powers, dtype=spec.t0.dtype, device=spec.t0.device)
+        self.order = max(self.explicit.order, self.implicit.order)
         size = stability_size(algorithm.nonstiff.tableau)
         self._bound, self._bound_of_norm = algorithm.nonstifftol * size, algorithm.stifftol * size
         self._twins = twin_weights(algorithm.nonstiff.tableau, spec.t0.dtype, spec.t0.device)
@@ -75,6 +81,16 @@ class SwitchingScheme:
         self._trials: tuple[Trial | None, Trial | None] = (None, None)
         self._to_explicit: Any = None
         self._changed = False
+
+    @classmethod
+    def serves(cls, spec: SolveSpec) -> bool:
+        return isinstance(spec.algorithm, AutoSwitch)
+
+    @classmethod
+    def why_not(cls, spec: SolveSpec) -> str | None:
+        if spec.adaptive:
+            return None
+        return f"{spec.algorithm.name} chooses by the steps it takes, so it needs adaptive=True"
 
     def _look(self) -> None:
         """Which methods are in use."""
@@ -174,9 +190,10 @@ class SwitchingScheme:
         if lanes.any(to_implicit):
             self.implicit.renew(lanes.tensor(to_implicit).to(torch.bool))
 
-    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> SwitchingScheme:
-        taken = SwitchingScheme(spec, self.algorithm, p)
-        taken.explicit, taken.implicit = self.explicit.gather(index, spec, p), self.implicit.gather(index, spec, p)
+    def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> Self:
+        taken = super().gather(index, spec, p)
+        taken.explicit = self.explicit.gather(index, taken.explicit.spec, p)
+        taken.implicit = self.implicit.gather(index, taken.implicit.spec, p)
         taken.work = taken.explicit.work = taken.implicit.work
         taken._lanes = self._lanes
         taken.stiff, taken.switches = self.stiff[index], self.switches[index]
@@ -229,6 +246,74 @@ class SwitchingScheme:
             found = found & lanes.read(tells)
         return found
 
+    def of_record(self, record: StepRecord) -> tuple[Scheme, StepRecord]:
+        # a solve in which only one of the methods took steps is a solve with that one
+        if record.implicit is None:
+            return self.explicit, replace(record, k1=None)
+        return (self.implicit if all(record.implicit) else self), record
+
+    def _method_of(self, record: StepRecord, row: int) -> ExplicitScheme | EsdirkScheme | RosenbrockScheme:
+        return self.implicit if _implicit_rows(record)[row] else self.explicit
+
+    def advance_row(self, record: StepRecord, row: int, start: Start) -> Start:
+        method = self._method_of(record, row)
+        if method is self.implicit:
+            return method.advance_row(record, row, start)
+        # what an ESDIRK method carries over stays with the trajectories that stand still here
+        (u, k1), dt = start, record.dt[row]
+        end, after = method.advance(step_start(record, row, (u, None)))
+        if k1 is None or after is None:
+            return end, None
+        return end, torch.where((dt != 0).unsqueeze(-1), after, k1)
+
+    def stages_of_row(self, record: StepRecord, row: int, start: Start) -> Float[Tensor, "powers B n"]:
+        method = self._method_of(record, row)
+        return self._coefficients(method, method.stages_of_row(record, row, start))
+
+    def _coefficients(self, method: RowScheme, k: Float[Tensor, "stages B n"]) -> Float[Tensor, "powers B n"]:
+        found = torch.einsum("sp,sbn->pbn", method.interpolant, k)
+        return torch.cat([found, k.new_zeros(len(self.interpolant) - len(found), *k.shape[1:])])
+
+    def pull_rows(
+        self, record: StepRecord, rows: range, at: tuple[Starts, DenseReads], end: Cotangents, leaves: LeafCotangents
+    ) -> Cotangents:
+        """Pull cotangents back through the steps of each method as that one does.
+
+        Where a trajectory changes to an ESDIRK method, the derivative that its first step starts with is f(u): its
+        cotangent goes on to u and the leaves there.
+        """
+        starts, begins = at[0], _begins(record)
+        for implicit, stretch in reversed(_stretches(record)):
+            if not implicit:
+                end = self.explicit.pull_rows(record, stretch, at, end, leaves)
+                continue
+            for row in reversed(stretch):
+                end = self.implicit.pull_rows(record, range(row, row + 1), at, end, leaves)
+                if self.carries_derivative and bool(begins[row].any()):
+                    here = begins[row].unsqueeze(-1)
+                    of_u = self.pull_derivative(starts(row)[0], record.t[row], torch.where(here, end.k1, 0.0), leaves)
+                    end = Cotangents(end.u + of_u, torch.where(here, 0.0, end.k1))
+        return end
+
+    def pull_beginning(self, record: StepRecord, start: Cotangents, leaves: LeafCotangents) -> Cotangents:
+        # done where implicit steps begin, be it the first row
+        return start
+
+    def replay_beginning(self, record: StepRecord, u: Float[Tensor, "B n"]) -> Tensor | None:
+        # the first implicit step computes what it starts with
+        return None
+
+    def replay_row(self, record: StepRecord, row: int, start: Start, *, dense: bool) -> TrackedStep:
+        method, (u, carried) = self._method_of(record, row), start
+        if method is self.implicit and self.carries_derivative:
+            begins = _begins(record)[row]
+            if carried is None or bool(begins.any()):
+                du = as_batch(self.spec, u, record.t[row], self.work.p)
+                carried = du if carried is None else torch.where(begins.unsqueeze(-1), du, carried)
+        k, end, after = method.replay_row(record, row, (u, carried), dense=dense)
+        coefficients = self._coefficients(method, k) if dense and k is not None else None
+        return coefficients, end, after if method is self.implicit else carried
+
 
 def _error(trial: Trial) -> Tensor:
     if trial.error is None:
@@ -245,3 +330,30 @@ def twin_weights(tableau: ExplicitTableau, dtype: torch.dtype, device: torch.dev
     last, before = tableau.a[-1], (*tableau.a[-2], 0.0)
     weights[1, : count - 1] = torch.tensor([float(x) - float(y) for x, y in zip(last, before, strict=True)])
     return weights
+
+
+def _implicit_rows(record: StepRecord) -> tuple[bool, ...]:
+    """Which rows are steps of the implicit method."""
+    return (False,) * record.dt.shape[0] if record.implicit is None else record.implicit
+
+
+def _stretches(record: StepRecord) -> list[tuple[bool, range]]:
+    """Rows of one method one after another, in order."""
+    found, first = [], 0
+    for implicit, rows in groupby(_implicit_rows(record)):
+        count = len(list(rows))
+        found.append((implicit, range(first, first + count)))
+        first += count
+    return found
+
+
+def _begins(record: StepRecord) -> Bool[Tensor, "rows B"]:
+    """Where a trajectory takes the first of some implicit steps: none before, or an explicit one."""
+    moved = record.dt != 0
+    begins = torch.zeros_like(moved)
+    continues = torch.zeros_like(moved[0]) if record.goes_on is None else record.goes_on
+    for row, implicit in enumerate(_implicit_rows(record)):
+        if implicit:
+            begins[row] = moved[row] & ~continues
+        continues = torch.where(moved[row], implicit, continues)
+    return begins

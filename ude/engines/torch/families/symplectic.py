@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ude.engines.base import SolveSpec
-from ude.engines.torch.scheme import Cotangents, Trial
-from ude.engines.work import Work
-from ude.errors import InputError
+from ude.engines.torch.checkpoints import Start
+from ude.engines.torch.one_step import OneStepScheme, StepStart, TrackedStep
+from ude.engines.torch.scheme import Trial, needs_fixed_steps
+from ude.errors import EngineRefused, InputError
 from ude.methods import SymplecticMethod
 from ude.problems.dynamical import DynamicalODEFunction
 from ude.problems.function import innermost
@@ -28,37 +30,45 @@ def partition(spec: SolveSpec) -> DynamicalODEFunction | None:
     return f if isinstance(f, DynamicalODEFunction) else None
 
 
-def why_not_symplectic(spec: SolveSpec, algorithm: SymplecticMethod) -> str | None:
-    """One sentence that says why a symplectic method cannot run the solve."""
-    f = partition(spec)
-    if f is None:
-        return f"{algorithm.name} needs a SecondOrderODEProblem or a DynamicalODEProblem, whose halves it moves in turn"
-    if algorithm.tableau.needs_second_order and not f.second_order:
-        return f"{algorithm.name} keeps its order only where u' = v, so it needs a SecondOrderODEProblem"
-    return None
-
-
-class SymplecticScheme:
+class SymplecticScheme(OneStepScheme):
     """A symplectic method bound to a solve.
 
     The stages handed on are the mean slope of the step and, for the dense output alone, the derivatives at both ends.
     Calls of f are counted by the evaluations of its first half.
     """
 
-    carries_derivative = False
     extra_stages = 2
 
-    def __init__(self, spec: SolveSpec, algorithm: SymplecticMethod, p: Sequence[Tensor]) -> None:
-        f = partition(spec)
-        if f is None:
-            raise TypeError(f"why_not was not asked: {why_not_symplectic(spec, algorithm)}")
-        self.spec, self.work = spec, Work(spec, p)
-        self.error_order = algorithm.tableau.order
+    def __init__(self, spec: SolveSpec, p: Sequence[Tensor]) -> None:
+        super().__init__(spec, p)
+        f, reason = partition(spec), self._needs_partition(spec)
+        if f is None or reason is not None:
+            # other sensitivities solve a larger system with the same method, which is no longer partitioned
+            raise EngineRefused(reason or "", fix="Use sensealg=DiscreteAdjoint(), which every method has.")
+        self._tableau = cast(SymplecticMethod, spec.algorithm).tableau
+        self.error_order = self.order = self._tableau.order
         self.interpolant = spec.t0.new_tensor(_HERMITE)
         self.step_weights = spec.t0.new_ones(1, 1)
-        self._f, self._algorithm = f, algorithm
-        self._reuse = algorithm.tableau.ends_with_first_kick
+        self._f = f
+        self._reuse = self._tableau.ends_with_first_kick
         self._force: Tensor | None = None
+
+    @classmethod
+    def serves(cls, spec: SolveSpec) -> bool:
+        return isinstance(spec.algorithm, SymplecticMethod)
+
+    @classmethod
+    def why_not(cls, spec: SolveSpec) -> str | None:
+        return cls._needs_partition(spec) or (needs_fixed_steps(spec) if spec.adaptive else None)
+
+    @staticmethod
+    def _needs_partition(spec: SolveSpec) -> str | None:
+        f, name = partition(spec), spec.algorithm.name
+        if f is None:
+            return f"{name} needs a SecondOrderODEProblem or a DynamicalODEProblem, whose halves it moves in turn"
+        if cast(SymplecticMethod, spec.algorithm).tableau.needs_second_order and not f.second_order:
+            return f"{name} keeps its order only where u' = v, so it needs a SecondOrderODEProblem"
+        return None
 
     def attempt(self, u: Tensor, k1: Tensor, t: Tensor, dt: Tensor) -> Trial:
         force = k1[:, : self._f.sizes[0]] if self._reuse else None
@@ -71,43 +81,29 @@ class SymplecticScheme:
             return torch.zeros_like(trial.u)
         return pad(self._force, (0, self._f.sizes[1]))
 
-    def settle(self, accepted: Bool[Tensor, "B"]) -> None:
-        """Nothing is kept from step to step."""
-
     def complete(self, u: Tensor, t: Tensor, dt: Tensor, k: Float[Tensor, "stages B n"]) -> Tensor:
         end = torch.addcmul(u, dt.unsqueeze(-1), k[0])
         return torch.stack([k[0], self.work(u, t), self.work(end, t + dt)])
 
-    def stages(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> Float[Tensor, "stages B n"]:
+    def stages(self, start: StepStart) -> Float[Tensor, "stages B n"]:
+        u, _, t, dt = start
         new, _ = self._step(u, None, t, dt)
         return torch.stack([self._mean_slope(u, new, dt), self.work(u, t), self.work(new, t + dt)])
 
-    def advance(self, u: Tensor, k1: Tensor | None, t: Tensor, dt: Tensor) -> tuple[Tensor, None]:
-        """Take a recorded step again."""
+    def advance(self, start: StepStart) -> Start:
+        u, _, t, dt = start
         with torch.no_grad():
             new, _ = self._step(u, None, t, dt)
         return torch.where((dt != 0).unsqueeze(-1), new, u), None
 
-    def pull_step(
-        self, start: tuple[Tensor, Tensor | None, Tensor, Tensor], cotangents: Cotangents, inputs: Sequence[Tensor]
-    ) -> tuple[Cotangents, Sequence[Tensor | None]]:
-        """Compute a step again with a graph, and pull the cotangents of its end and of its stages back through it."""
-        z, _, t, dt = start
-        z = z.detach().requires_grad_()
-        with torch.enable_grad():
-            new, _ = self._step(z, None, t, dt)
-            outputs, grads = [new], [cotangents.u]
-            if cotangents.stages is not None:
-                slope = self._mean_slope(z, new, dt)
-                outputs.append(torch.stack([slope, self.work(z, t), self.work(new, t + dt)]))
-                grads.append(dt.unsqueeze(-1) * cotangents.stages)
-        of_z, *parts = torch.autograd.grad(outputs, (z, *inputs), grads, allow_unused=True)
-        u_bar = torch.where((dt != 0).unsqueeze(-1), of_z, cotangents.u)
-        if cotangents.start is not None:
-            u_bar = u_bar + cotangents.start
-        return Cotangents(u_bar, cotangents.k1), parts
+    def replay_step(self, start: StepStart, *, dense: bool) -> TrackedStep:
+        u, _, t, dt = start
+        new, _ = self._step(u, None, t, dt)
+        if not dense:
+            return None, new, None
+        return torch.stack([self._mean_slope(u, new, dt), self.work(u, t), self.work(new, t + dt)]), new, None
 
-    def require_separable(self, state: Float[Tensor, "B n"]) -> None:
+    def check_start(self, u0: Float[Tensor, "B n"]) -> None:
         """Refuse halves that depend on their own variable, for which these methods would silently fall to order 1.
 
         Raises:
@@ -120,12 +116,12 @@ class SymplecticScheme:
             halves.append((1, slice(count, None), "u'", "u"))
         for half, own, name, variable in halves:
             # at the start and beside it: a drag of v|v| has no slope at rest
-            moved = state.clone()
+            moved = u0.clone()
             moved[:, own] += 1.0
-            for point in (state, moved):
+            for point in (u0, moved):
                 if self._depends(half, point, own, t):
                     raise InputError(
-                        f"{self._algorithm.name} needs a separable problem",
+                        f"{self.spec.algorithm.name} needs a separable problem",
                         expected=f"{name} that does not depend on {variable}",
                         got="one that does",
                         fix="Use Tsit5() or another Runge-Kutta method.",
@@ -152,9 +148,8 @@ class SymplecticScheme:
         """Return the new state and the last force; `force` is that at z, for methods that begin with a kick."""
         v, u = z.split(self._f.sizes, -1)
         column = dt.unsqueeze(-1)
-        tableau = self._algorithm.tableau
         drifted = kicked = 0.0
-        for a, b in zip(tableau.a, tableau.b, strict=True):
+        for a, b in zip(self._tableau.a, self._tableau.b, strict=True):
             if b:
                 rate = v if self._f.second_order else self._half(torch.cat([v, u], -1), t + kicked * dt, 1)
                 u = torch.addcmul(u, column, rate, value=float(b))
