@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import ude
-from ude.engines.torch import stepper
+from ude.engines.torch import batches
 
 EVERY, FASTER = 100, 10.0
 
@@ -106,7 +106,7 @@ def main(count: int = 10_000) -> str:
     for case in CASES:
         run(case, 100, fast=True)
         calm, compacted = run(case, count, fast=False), run(case, count, fast=True)
-        with patch.object(stepper, "may_compact", lambda spec: False):
+        with patch.object(batches, "may_compact", lambda spec: False):
             whole = run(case, count, fast=True)
         cells = [f"{calm.forward:.2f}", f"{compacted.mean_steps / calm.mean_steps:.2f}"]
         cells += [f"{item.forward / calm.forward:.2f}" for item in (compacted, whole)]

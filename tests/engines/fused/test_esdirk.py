@@ -18,8 +18,8 @@ from tests.stiff_problems_for_tests import (
     van_der_pol,
 )
 from ude.compile.build import why_no_compiler
-from ude.engines.fused.codegen.esdirk import MOST_STATES
-from ude.engines.fused.codegen.source import JacobianRows
+from ude.engines.fused.codegen.esdirk import EsdirkFamily
+from ude.engines.fused.codegen.traced import JacobianRows
 from ude.engines.fused.graph.program import Program
 from ude.errors import EngineRefused
 
@@ -319,9 +319,10 @@ class TestEndings:
         assert int(sol.stats.accepted_steps) + int(sol.stats.rejected_steps) == 7
 
     def test_a_system_too_large_is_refused_in_one_sentence(self):
-        count = MOST_STATES + 1
+        most = EsdirkFamily.most_states
+        count = most + 1
         prob = ude.ODEProblem(lambda u, p, t: -u, torch.ones(count, dtype=torch.float64), (0.0, 1.0))
-        with pytest.raises(EngineRefused, match=f"fused for up to {MOST_STATES} states, and u0 has {count}"):
+        with pytest.raises(EngineRefused, match=f"fused for up to {most} states, and u0 has {count}"):
             ude.solve(prob, ude.KenCarp4(), engine="fused")
 
     def test_rosenbrock_methods_are_refused_by_name(self):

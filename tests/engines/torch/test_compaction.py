@@ -9,7 +9,7 @@ import torch
 
 import ude
 from tests.problems_for_tests import lotka_volterra, scipy_lotka_volterra
-from ude.engines.torch import stepper
+from ude.engines.torch import batches
 from ude.engines.torch.compaction import CompactRecord
 
 COUNT = 300
@@ -55,7 +55,7 @@ def both(monkeypatch, prob: ude.ODEProblem, alg=None, **options) -> tuple[ude.So
     options = {"abstol": 1e-5, "reltol": 1e-5} | options  # both take the same steps, however few
     compacted = ude.solve(prob, alg, **options)
     with monkeypatch.context() as patched:
-        patched.setattr(stepper, "may_compact", lambda spec: False)
+        patched.setattr(batches, "may_compact", lambda spec: False)
         whole = ude.solve(prob, alg, **options)
     return compacted, whole
 

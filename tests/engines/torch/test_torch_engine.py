@@ -147,12 +147,12 @@ def test_many_saves_in_one_step_and_many_steps_between_saves():
 
 
 def test_saves_do_not_depend_on_how_many_steps_are_evaluated_at_once(monkeypatch):
-    from ude.engines.torch import stepper
+    from ude.engines.torch import step_rows
 
     u0 = torch.tensor([[1.0, 1.0], [2.0, 0.5]], dtype=torch.float64)
     prob = lotka_volterra_problem(u0=u0)
     whole = ude.solve(prob, saveat=0.05, abstol=1e-7, reltol=1e-7).u
-    monkeypatch.setattr(stepper, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(step_rows, "_ROWS_AT_ONCE", 3)
     torch.testing.assert_close(ude.solve(prob, saveat=0.05, abstol=1e-7, reltol=1e-7).u, whole, rtol=1e-14, atol=1e-14)
 
 

@@ -19,9 +19,9 @@ from ude.compile.fingerprint import Fingerprint, fingerprint
 from ude.compile.kernel_store import leave, take
 from ude.engines.base import NO_CHECKS, ForwardResult, PlainEngine, SolveSpec, StepRecord, as_batch, differentiable
 from ude.engines.fused.codegen.cuda import write_cuda
-from ude.engines.fused.codegen.explicit import calls_of
-from ude.engines.fused.codegen.source import Shape, Traced, trace_program, write_source
-from ude.engines.fused.codegen.switching import why_not as why_not_switching
+from ude.engines.fused.codegen.family import FusedFamily
+from ude.engines.fused.codegen.source import Shape, family_of, write_source
+from ude.engines.fused.codegen.traced import Traced, trace_program
 from ude.engines.fused.graph.program import Unfusable
 from ude.engines.fused.graph.trace import line_of
 from ude.engines.fused.kernel import (
@@ -38,11 +38,8 @@ from ude.engines.fused.result import FusedResult
 from ude.engines.fused.solve_cache import SolveCache
 from ude.engines.torch.engine import TorchEngine
 from ude.errors import EngineRefused
-from ude.methods import LU, Algorithm, AutoSwitch, ExplicitRungeKutta
-from ude.methods.esdirk import DiagonallyImplicitRungeKutta
 from ude.problems.find_interpolations import interpolations_in
 from ude.problems.ode import FlatRightHandSide, ODEProblem
-from ude.problems.split import SplitFunction
 
 # Trajectories side by side in one vector: two registers of AVX2, whose latencies hide each other.
 _LANES = {torch.float64: 4, torch.float32: 8}
@@ -272,7 +269,7 @@ class FusedEngine(PlainEngine):
         try:
             traced = _traced(spec, asked)
             shape = _shape(spec, asked)
-            source = write_source(traced, spec.algorithm, spec.controller, shape)
+            source = write_source(traced, _method(spec), spec.controller, shape)
         except Unfusable as reason:
             return str(reason) + (line_of(spec.f, u, one, t, reason.operator) if reason.operator else "")
         if fingerprint(spec.f, known=leaves).key != asked.print.key:
@@ -334,7 +331,7 @@ class FusedEngine(PlainEngine):
             (out.counts, calls, chosen),
             out.t_end,
             fresh=fresh,
-            switches=torch.zeros_like(out.counts[0]) if isinstance(spec.algorithm, AutoSwitch) else None,
+            switches=torch.zeros_like(out.counts[0]) if _method(spec).switches else None,
         )
 
     def _hand_on(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor], reason: str) -> ForwardResult:
@@ -392,7 +389,7 @@ class FusedEngine(PlainEngine):
     def cuda(self, spec: SolveSpec) -> str:
         """The program of a solve that was noted, in CUDA's words."""
         traced = _traced(spec, self._asked(spec))
-        return write_cuda(traced, spec.algorithm, spec.controller, _start(spec)[0].dtype)
+        return write_cuda(traced, _method(spec), spec.controller, _start(spec)[0].dtype)
 
     @contextmanager
     def noting(self) -> Iterator[list[tuple[Path, SolveSpec]]]:
@@ -420,10 +417,17 @@ def _told(failure: EngineRefused | OSError) -> str:
 
 def _stiff_at(spec: SolveSpec, out: Outcome) -> float | None:
     """When a trajectory turned stiff; None where none did."""
-    if not isinstance(spec.algorithm, AutoSwitch):
+    if not _method(spec).switches:
         return None
     turned = (out.counts[0] == _TURNED_STIFF).nonzero()
     return float(out.t_end[turned[0]]) if len(turned) else None
+
+
+def _method(spec: SolveSpec) -> FusedFamily:
+    family = family_of(spec.algorithm)
+    if family is None:
+        raise AssertionError("_why_not_spec was not asked")
+    return family
 
 
 def _start(spec: SolveSpec) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -437,21 +441,12 @@ def _why_not_spec(spec: SolveSpec) -> str | None:
     if spec.start is None:
         return "events and stops cut the solve into legs, which the torch engine runs"
     u0, leaves = spec.start
-    if not isinstance(spec.algorithm, ExplicitRungeKutta | DiagonallyImplicitRungeKutta | AutoSwitch):
-        return f"{spec.algorithm.name} has no fused form"
-    if isinstance(spec.algorithm, AutoSwitch):
-        reason = why_not_switching(spec)
-        if reason is not None:
-            return reason
-    elif spec.adaptive and not spec.algorithm.tableau.b_error:
-        return f"{spec.algorithm.name} estimates no error, so it needs adaptive=False and dt"
+    family = family_of(spec.algorithm)
+    reason = f"{spec.algorithm.name} has no fused form" if family is None else family.why_not(spec)
+    if reason is not None:
+        return reason
     if spec.mass is not None or spec.jac is not None or spec.coloring is not None:
         return "mass matrices and Jacobians given by the user are the torch engine's"
-    if isinstance(spec.algorithm, DiagonallyImplicitRungeKutta) and (
-        spec.algorithm.linsolve != LU()
-        or (isinstance(spec.f, FlatRightHandSide) and isinstance(spec.f.f, SplitFunction))
-    ):
-        return "other linear solvers than LU, and split problems of implicit methods, are the torch engine's"
     if spec.watch is not None or spec.resume is not None:
         return "events and stops are handled between the steps of the torch engine"
     if spec.force_dtmin or spec.checks is not NO_CHECKS:
@@ -485,9 +480,7 @@ def _single(
 
 
 def _traced(spec: SolveSpec, asked: _Asked) -> Traced:
-    u, leaves, t = _single(spec, *_start(spec), asked.own)
-    implicit = isinstance(spec.algorithm, DiagonallyImplicitRungeKutta)
-    return trace_program(spec.f, u, leaves, t, asked.own, asked.wanted, jacobian=implicit)
+    return trace_program(spec.f, _single(spec, *_start(spec), asked.own), asked.own, asked.wanted, _method(spec))
 
 
 def _own(spec: SolveSpec, leaves: Sequence[Tensor]) -> tuple[bool, ...]:
@@ -535,13 +528,8 @@ def _layout(spec: SolveSpec, asked: _Asked, uniform_size: int, shape: Shape) -> 
         uniform_size=uniform_size,
         lanes=shape.lanes,
         dtype=u0.dtype,
-        calls=_calls(spec.algorithm),
+        calls=_method(spec).calls(),
     )
-
-
-def _calls(algorithm: Algorithm) -> tuple[int, int] | None:
-    explicit = algorithm.nonstiff if isinstance(algorithm, AutoSwitch) else algorithm
-    return calls_of(explicit.tableau) if isinstance(explicit, ExplicitRungeKutta) else None
 
 
 def _on_disk(spec: SolveSpec, asked: _Asked) -> str | None:

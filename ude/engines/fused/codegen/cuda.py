@@ -16,19 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from ude.engines.fused.codegen.family import FusedFamily
 from ude.engines.fused.codegen.render import Renderer
 from ude.engines.fused.codegen.source import (
     SINGLE_NAMES,
     Shape,
-    Traced,
     controller_source,
     functions_of,
     macros,
-    method_text,
 )
 from ude.engines.fused.codegen.texts import section, text_of
+from ude.engines.fused.codegen.traced import Traced
 from ude.engines.fused.graph.program import AddedProducts, Addresses
-from ude.methods import Algorithm
 
 # Threads a block: registers are scarce, so that more would not be resident anyway.
 _THREADS = 128
@@ -88,12 +87,12 @@ class CudaRenderer(Renderer):
         return lambda i: f"{name}[{i}]", [f"v_t {name}[{part.size}];", *self._stored(name, part)]
 
 
-def write_cuda(traced: Traced, algorithm: Algorithm, controller: Any, dtype: torch.dtype) -> str:
+def write_cuda(traced: Traced, family: FusedFamily, controller: Any, dtype: torch.dtype) -> str:
     """Write the CUDA program."""
     gradient = traced.of_u is not None
     shape, places = Shape(dtype, 1, 1), _places(traced)
     renderer = CudaRenderer(traced.program, 1, 1, places=places)
-    method, own_names = method_text(algorithm, gradient=gradient, rows=_ROWS)
+    method, own_names = family.text(gradient=gradient, rows=_ROWS), family.macros(gradient=gradient)
     functions = functions_of(traced, renderer)
     uniform_size = max(8, renderer.uniform_size)
     offsets = _staged(traced, uniform_size, shape)

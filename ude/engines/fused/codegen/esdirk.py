@@ -6,68 +6,79 @@ engine's esdirk.py, so that both take the same steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from ude.engines.fused.codegen.explicit import interpolant
+from ude.engines.base import SolveSpec
+from ude.engines.fused.codegen.explicit import interpolant, weighted
+from ude.engines.fused.codegen.family import FusedFamily
 from ude.engines.fused.codegen.texts import section, text_of
 from ude.engines.torch.families.diagonally_implicit import tensors_of
+from ude.methods import LU, Algorithm
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
-
-#: A dense LU of more states takes longer than anything that a kernel saves.
-MOST_STATES = 256
-#: Up to here the Jacobian is written out number by number, which makes the most of its zeros; the text of larger ones
-#: would take compilers many seconds, and they are put together of pullbacks.
-MOST_WRITTEN_OUT = 12
+from ude.problems.ode import FlatRightHandSide
+from ude.problems.split import SplitFunction
 
 #: What bounds loops over states, where compilers should not unroll them.
 ROWS = section("newton.h", "loops over rows")
 
 
-def esdirk_method(algorithm: DiagonallyImplicitRungeKutta, *, gradient: bool, rows: str = ROWS) -> str:
-    """The parts of c/lanes.h that belong to the method; `rows` is the language's own form of `ROWS`."""
-    tableau = algorithm.tableau
-    parts = [
-        section("newton.h", "") + rows + section("newton.h", "factors and Newton's iteration"),
-        _solve_stages(tableau),
-        _attempt(algorithm),
-        _settle(tableau),
-        "static void read_step(Context *c, const v_t *u, v_t t, v_t h, v_t k[][STATES]) {",
-        "    (void)c; (void)u; (void)t; (void)h; (void)k;\n}",
-        interpolant(tableau.interpolant),
-    ]
-    if gradient:
-        parts += [text_of("transposed.h"), _pull_row(tableau)]
-    return "\n".join(parts)
+class EsdirkFamily(FusedFamily):
+    """A singly diagonally implicit method, whose linear systems are dense."""
+
+    kind = "implicit"
+    # a dense LU of more states takes longer than anything that a kernel saves
+    most_states = 256
+    # the text of larger Jacobians would take compilers many seconds, and they are put together of pullbacks
+    most_written_out = 12
+
+    @staticmethod
+    def serves(algorithm: Algorithm) -> bool:
+        return isinstance(algorithm, DiagonallyImplicitRungeKutta)
+
+    def why_not(self, spec: SolveSpec) -> str | None:
+        divided = isinstance(spec.f, FlatRightHandSide) and isinstance(spec.f.f, SplitFunction)
+        if self.algorithm.linsolve != LU() or divided:
+            return "other linear solvers than LU, and split problems of implicit methods, are the torch engine's"
+        return super().why_not(spec)
+
+    def text(self, *, gradient: bool, rows: str) -> str:
+        tableau = self.algorithm.tableau
+        parts = [
+            section("newton.h", "") + rows + section("newton.h", "factors and Newton's iteration"),
+            _solve_stages(tableau),
+            _attempt(self.algorithm),
+            _settle(tableau),
+            "static void read_step(Context *c, const v_t *u, v_t t, v_t h, v_t k[][STATES]) {",
+            "    (void)c; (void)u; (void)t; (void)h; (void)k;\n}",
+            interpolant(tableau.interpolant),
+        ]
+        if gradient:
+            parts += [text_of("transposed.h"), _pull_row(tableau)]
+        return "\n".join(parts)
+
+    def macros(self, *, gradient: bool) -> dict[str, Any]:
+        tableau = self.algorithm.tableau
+        return {
+            "STAGES": tableau.stages,
+            "ALL_STAGES": tableau.stages,
+            # the reverse sweep starts from the stages; the steps themselves need the first one only
+            "KEPT_STAGES": tableau.stages if gradient else 1,
+            "CARRIES": 1,
+            "TWO_ERRORS": 0,
+            "ERROR_ORDER": _error_order(tableau),
+            "IMPLICIT": 1,
+            "SWITCHES": 0,
+            "GAMMA": repr(float(tableau.gamma)),
+            "NEWTON_TOLERANCE": repr(float(self.algorithm.newton_tolerance)),
+            "NEWTON_MAXITERS": self.algorithm.newton_maxiters,
+        }
 
 
-def macros(algorithm: DiagonallyImplicitRungeKutta, *, gradient: bool) -> dict[str, object]:
-    tableau = algorithm.tableau
-    return {
-        "STAGES": tableau.stages,
-        "ALL_STAGES": tableau.stages,
-        # the reverse sweep starts from the stages; the steps themselves need the first one only
-        "KEPT_STAGES": tableau.stages if gradient else 1,
-        "CARRIES": 1,
-        "TWO_ERRORS": 0,
-        "ERROR_ORDER": error_order(tableau),
-        "IMPLICIT": 1,
-        "SWITCHES": 0,
-        "GAMMA": repr(float(tableau.gamma)),
-        "NEWTON_TOLERANCE": repr(float(algorithm.newton_tolerance)),
-        "NEWTON_MAXITERS": algorithm.newton_maxiters,
-    }
-
-
-def error_order(tableau: DiagonallyImplicitTableau) -> int:
+def _error_order(tableau: DiagonallyImplicitTableau) -> int:
     """The power of dt to which the estimated error behaves."""
     return min(tableau.order, tableau.embedded_order) + 1 if tableau.b_error else tableau.order
-
-
-def _weighted(weights: Sequence[object], of: str = "k[{i}][n]") -> str:
-    terms = [f"(real){float(w)!r} * {of.format(i=i)}" for i, w in enumerate(weights) if w]  # type: ignore[arg-type]
-    return " + ".join(terms) or "v_splat(0)"
 
 
 def _needed(tableau: DiagonallyImplicitTableau) -> tuple[bool, ...]:
@@ -87,9 +98,9 @@ def _solve_stages(tableau: DiagonallyImplicitTableau) -> str:
         "    v_i solved = every;",
     ]
     for i in range(1, tableau.stages):
-        guess = _weighted(numbers.predictor[i].tolist())
+        guess = weighted(numbers.predictor[i].tolist())
         inner = [
-            f"for (int n = 0; n < ROWS; n++) base[n] = u[n] + h * ({_weighted(tableau.a[i][:-1])});",
+            f"for (int n = 0; n < ROWS; n++) base[n] = u[n] + h * ({weighted(tableau.a[i][:-1])});",
             f"for (int n = 0; n < ROWS; n++) z[n] = w->step * (again ? k[{i}][n] : {guess});",
             "if (again) w->converged = every;",
             f"newton_solve(c, w, base, t + (real){float(tableau.c[i])!r} * h, z);",
@@ -119,7 +130,7 @@ def _attempt(algorithm: DiagonallyImplicitRungeKutta) -> str:
         "    solve_stages(c, &newton, s->u, s->t, h, trial->k, trial->u, estimate, 0);",
     ]
     if tableau.b_error:
-        error = _weighted(tableau.b_error, "trial->k[{i}][n]")
+        error = weighted(tableau.b_error, "trial->k[{i}][n]")
         lines += [
             "    if (estimate) {",
             f"        for (int n = 0; n < ROWS; n++) trial->error[n] = h * ({error});",
@@ -179,7 +190,7 @@ def _pull_row(tableau: DiagonallyImplicitTableau) -> str:
 
 def _pull_stage(tableau: DiagonallyImplicitTableau, i: int) -> list[str]:
     lines = [
-        f"    for (int n = 0; n < ROWS; n++) y[n] = u[n] + h * ({_weighted(tableau.a[i])});",
+        f"    for (int n = 0; n < ROWS; n++) y[n] = u[n] + h * ({weighted(tableau.a[i])});",
         f"    time = t + (real){float(tableau.c[i])!r} * h;",
         "    f_jacobian(c, y, &time, matrix);",
         "    factorize(matrix, step, &factors);",

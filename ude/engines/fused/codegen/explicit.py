@@ -3,44 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from ude.methods import ExplicitTableau
-
-#: Of more states torch's own operations are as quick, and the vectors of a step outgrow the stack of a thread.
-MOST_STATES = 4096
+from ude.engines.fused.codegen.family import FusedFamily
+from ude.methods import Algorithm, ExplicitRungeKutta, ExplicitTableau
 
 _REMEMBERS_NOTHING = """typedef struct { int none; } Method;
 static inline void method_start(Method *method, int lane) { (void)method; (void)lane; }"""
 
 
-def explicit_method(tableau: ExplicitTableau, *, gradient: bool, remembers: str = _REMEMBERS_NOTHING) -> str:
-    """The parts of c/lanes.h that belong to the method; `remembers` is what it keeps of its lanes."""
-    parts = [
-        remembers,
-        _attempt(tableau),
-        _settle(tableau),
-        _read_step(tableau),
-        interpolant(tableau.interpolant),
-    ]
-    if gradient:
-        parts.append(_pull_row(tableau))
-    return "\n".join(parts)
+class ExplicitFamily(FusedFamily):
+    """An explicit Runge-Kutta method, unrolled."""
+
+    kind = "explicit"
+    # of more states torch's own operations are as quick, and the vectors of a step outgrow the stack of a thread
+    most_states = 4096
+
+    @staticmethod
+    def serves(algorithm: Algorithm) -> bool:
+        return isinstance(algorithm, ExplicitRungeKutta)
+
+    @property
+    def tableau(self) -> ExplicitTableau:
+        """The explicit tableau."""
+        tableau: ExplicitTableau = self.algorithm.tableau
+        return tableau
+
+    @property
+    def remembers(self) -> str:
+        """What the method keeps of its lanes from step to step."""
+        return _REMEMBERS_NOTHING
+
+    def text(self, *, gradient: bool, rows: str) -> str:
+        tableau = self.tableau
+        parts = [
+            self.remembers,
+            _attempt(tableau),
+            _settle(tableau),
+            _read_step(tableau),
+            interpolant(tableau.interpolant),
+        ]
+        if gradient:
+            parts.append(_pull_row(tableau))
+        return "\n".join(parts)
+
+    def macros(self, *, gradient: bool) -> dict[str, Any]:
+        tableau = self.tableau
+        return {
+            "STAGES": tableau.stages,
+            "ALL_STAGES": tableau.stages + len(tableau.extra_a),
+            "KEPT_STAGES": tableau.stages,
+            "CARRIES": int(tableau.first_same_as_last),
+            "TWO_ERRORS": int(bool(tableau.b_error_low)),
+            "ERROR_ORDER": tableau.order,
+            "IMPLICIT": 0,
+            "SWITCHES": int(self.switches),
+        }
+
+    def calls(self) -> tuple[int, int] | None:
+        return self.tableau.stages - 1, int(not self.tableau.first_same_as_last)
 
 
-def macros(tableau: ExplicitTableau) -> dict[str, int]:
-    return {
-        "STAGES": tableau.stages,
-        "ALL_STAGES": tableau.stages + len(tableau.extra_a),
-        "KEPT_STAGES": tableau.stages,
-        "CARRIES": int(tableau.first_same_as_last),
-        "TWO_ERRORS": int(bool(tableau.b_error_low)),
-        "ERROR_ORDER": tableau.order,
-        "IMPLICIT": 0,
-        "SWITCHES": 0,
-    }
-
-
-def weighted(weights: Sequence[object], of: str) -> str:
+def weighted(weights: Sequence[object], of: str = "k[{i}][n]") -> str:
     """``w0 * k[0][n] + ...`` without the zeros."""
     terms = [f"(real){float(w)!r} * {of.format(i=i)}" for i, w in enumerate(weights) if w]  # type: ignore[arg-type]
     return " + ".join(terms) or "v_splat(0)"
@@ -177,8 +201,3 @@ def _pull_stage(tableau: ExplicitTableau, i: int) -> list[str]:
         if entry:
             lines.append(f"        kbar[{j}][n] += h * ((real){float(entry)!r} * of_y[n]);")
     return [*lines, "    }"]
-
-
-def calls_of(tableau: ExplicitTableau) -> tuple[int, int]:
-    """Calls of f in an attempt, and beside in an accepted one."""
-    return tableau.stages - 1, int(not tableau.first_same_as_last)

@@ -2,162 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ude.engines.fused.codegen import esdirk, explicit, switching
+from ude.engines.fused.codegen.esdirk import ROWS, EsdirkFamily
+from ude.engines.fused.codegen.explicit import ExplicitFamily
+from ude.engines.fused.codegen.family import FusedFamily
 from ude.engines.fused.codegen.render import Renderer, product_sinks
+from ude.engines.fused.codegen.switching import SwitchingFamily
 from ude.engines.fused.codegen.texts import text_of
-from ude.engines.fused.graph.lower import Lowering, sinks_of
-from ude.engines.fused.graph.program import Added, AddedProducts, Addresses, Contract, Map, Program, Sink, Unfusable
-from ude.engines.fused.graph.sparsity import Pattern, dependence
-from ude.engines.fused.graph.trace import trace_forward, trace_jacobian, trace_pullback
-from ude.methods import Algorithm, AutoSwitch, ExplicitRungeKutta
-from ude.methods.coloring import group_lines
+from ude.engines.fused.codegen.traced import JacobianRows, Traced
+from ude.engines.fused.graph.program import Added
+from ude.methods import Algorithm
 from ude.methods.controller import SMALLEST_ERROR
-from ude.methods.esdirk import DiagonallyImplicitRungeKutta
+
+#: The families of methods that are written as C.
+FAMILIES: tuple[type[FusedFamily], ...] = (ExplicitFamily, SwitchingFamily, EsdirkFamily)
 
 # Evaluations whose factors of weight gradients are held until they are multiplied, within this many bytes.
 _RING_BYTES = 1 << 17
 _MOST_SLOTS = 48
-
-
-@dataclass(frozen=True, eq=False)
-class Traced:
-    """A right-hand side as a program.
-
-    Args:
-        own: Which leaves have a row a trajectory.
-        captured: Tensors that f refers to beside its leaves; the kernel reads them afresh at every solve.
-        frozen: Tensors of indices, whose numbers are part of the program.
-    """
-
-    program: Program
-    states: int
-    sizes: tuple[int, ...]
-    own: tuple[bool, ...]
-    wanted: tuple[bool, ...]
-    captured: tuple[Tensor, ...]
-    frozen: tuple[Tensor, ...]
-    u: Addresses
-    t: Addresses
-    cotangent: Addresses
-    du: Addresses
-    of_u: Addresses | None
-    sinks: tuple[Sink, ...]
-    jacobian: Addresses | None = None
-    rows: JacobianRows | None = None
-
-    def work(self) -> tuple[int, int]:
-        """Of one call of f: multiply-adds with matrices that all trajectories share, and pointwise results."""
-        operations = [one for one in self.program.needed([self.du]) if not one.out.uniform]
-        shared = [
-            one
-            for one in operations
-            if isinstance(one, Contract) and (self.program.uniform(one.left) or self.program.uniform(one.right))
-        ]
-        return sum(prod(one.sizes) for one in shared), sum(one.out.numel for one in operations if isinstance(one, Map))
-
-
-@dataclass(frozen=True, eq=False)
-class JacobianRows:
-    """A Jacobian that is put together of pullbacks: each gives all rows of one color, which share no column.
-
-    Args:
-        of_u: The cotangent of u that `Traced.cotangent` gives.
-        pattern: Where the Jacobian may have entries, (row, column).
-        color: The color of every row.
-    """
-
-    of_u: Addresses
-    pattern: Pattern
-    color: tuple[int, ...]
-
-    @classmethod
-    def of(cls, program: Program, of_u: Addresses, cotangent: Addresses) -> JacobianRows:
-        pattern = dependence(program, of_u, cotangent).T
-        rows, columns = np.nonzero(pattern)
-        return cls(of_u, pattern, tuple(group_lines(len(pattern), rows.tolist(), columns.tolist())))
-
-
-def trace_program(
-    f: Callable[[Tensor, Sequence[Tensor], Tensor], Tensor],
-    u: Tensor,
-    leaves: Sequence[Tensor],
-    t: Tensor,
-    own: Sequence[bool],
-    wanted: Sequence[bool] | None,
-    *,
-    jacobian: bool = False,
-) -> Traced:
-    """Trace f and (unless `wanted` is None) its pullback for one trajectory, and its Jacobian, into one program."""
-    most = esdirk.MOST_STATES if jacobian else explicit.MOST_STATES
-    if u.numel() > most:
-        kind = "implicit" if jacobian else "explicit"
-        raise Unfusable(f"{kind} methods are fused for up to {most} states, and u0 has {u.numel()}")
-    program = Program()
-    at_u = program.input("u", u.numel(), uniform=False)
-    at_t = program.input("t", 1, uniform=False)
-    at_g = program.input("g", u.numel(), uniform=False)
-    at_leaves = [
-        program.input(f"leaf{i}", leaf.numel(), uniform=not mine).reshape(tuple(leaf.shape))
-        for i, (leaf, mine) in enumerate(zip(leaves, own, strict=True))
-    ]
-    captured: dict[int, tuple[Tensor, Addresses]] = {}
-
-    def stand_in(tensor: Tensor) -> Addresses:
-        if id(tensor) not in captured:
-            name = f"captured{len(captured)}"
-            at = program.input(name, tensor.numel(), uniform=True).reshape(tuple(tensor.shape))
-            captured[id(tensor)] = (tensor, at)
-        return captured[id(tensor)][1]
-
-    lowering = Lowering(program)
-    shaped = at_u.reshape(tuple(u.shape)), at_t.reshape(tuple(t.shape)), at_g.reshape(tuple(u.shape))
-    module = trace_forward(f, u, leaves, t)
-    (du,) = lowering.run(module, [shaped[0], *at_leaves, shaped[1]], stand_in)
-    if du.shape != tuple(u.shape):
-        raise Unfusable("f of a single trajectory does not return the shape of its state")
-    of_u, sinks = None, []
-    if wanted is not None:
-        module = trace_pullback(f, u, leaves, t, wanted)
-        of_u, *gradients = lowering.run(module, [shaped[0], *at_leaves, shaped[1], shaped[2]], stand_in)
-        chosen = [i for i, need in enumerate(wanted) if need]
-        for leaf, gradient in zip(chosen, gradients, strict=True):
-            sinks += sinks_of(program, leaf, gradient, products=not own[leaf])
-    of_state = rows = None
-    if jacobian and u.numel() > esdirk.MOST_WRITTEN_OUT:
-        pulled = of_u
-        if pulled is None:
-            module = trace_pullback(f, u, leaves, t, [False] * len(leaves))
-            (pulled,) = lowering.run(module, [shaped[0], *at_leaves, shaped[1], shaped[2]], stand_in)
-        rows = JacobianRows.of(program, pulled, at_g)
-    elif jacobian:
-        module = trace_jacobian(f, u, leaves, t)
-        (of_state,) = lowering.run(module, [shaped[0], *at_leaves, shaped[1]], stand_in)
-    return Traced(
-        program=program,
-        states=u.numel(),
-        sizes=tuple(leaf.numel() for leaf in leaves),
-        own=tuple(own),
-        wanted=tuple(wanted) if wanted is not None else tuple(False for _ in leaves),
-        captured=tuple(tensor for tensor, _ in captured.values()),
-        frozen=tuple(lowering.frozen),
-        u=at_u,
-        t=at_t,
-        cotangent=at_g,
-        du=du,
-        of_u=of_u,
-        sinks=tuple(sinks),
-        jacobian=of_state,
-        rows=rows,
-    )
 
 
 @dataclass(frozen=True)
@@ -181,11 +48,11 @@ class Source:
     uniform_size: int
 
 
-def write_source(traced: Traced, algorithm: Algorithm, controller: Any, shape: Shape) -> Source:
+def write_source(traced: Traced, family: FusedFamily, controller: Any, shape: Shape) -> Source:
     """Write the C program."""
     renderer = Renderer(traced.program, shape.lanes, shape.width)
     gradient = traced.of_u is not None
-    method, own_names = method_text(algorithm, gradient=gradient)
+    method, own_names = family.text(gradient=gradient, rows=ROWS), family.macros(gradient=gradient)
     functions = functions_of(traced, renderer)
     if gradient:
         functions.insert(1, _flush(traced, renderer))
@@ -267,17 +134,9 @@ def _jacobian_of_rows(rows: JacobianRows) -> str:
     return "\n".join([*tables, *lines])
 
 
-def method_text(algorithm: Algorithm, *, gradient: bool, rows: str = esdirk.ROWS) -> tuple[str, dict[str, Any]]:
-    """The text of a method and its macros; `rows` as of `esdirk_method`."""
-    if isinstance(algorithm, ExplicitRungeKutta):
-        return explicit.explicit_method(algorithm.tableau, gradient=gradient), explicit.macros(algorithm.tableau)
-    if isinstance(algorithm, AutoSwitch):
-        return switching.switching_method(algorithm, gradient=gradient), switching.macros(algorithm)
-    if isinstance(algorithm, DiagonallyImplicitRungeKutta):
-        return esdirk.esdirk_method(algorithm, gradient=gradient, rows=rows), esdirk.macros(
-            algorithm, gradient=gradient
-        )
-    raise Unfusable(f"{algorithm.name} has no fused form")
+def family_of(algorithm: Algorithm) -> FusedFamily | None:
+    """The family that writes an algorithm; None where none does."""
+    return next((family(algorithm) for family in FAMILIES if family.serves(algorithm)), None)
 
 
 def _types(shape: Shape) -> str:
@@ -564,17 +423,3 @@ def controller_source(controller: Any, order: int) -> str:
         "    (void)error; (void)memory; (void)accepted;\n}\n",
     ]
     return "\n".join(lines)
-
-
-__all__ = [
-    "SINGLE_NAMES",
-    "AddedProducts",
-    "Shape",
-    "Source",
-    "Traced",
-    "controller_source",
-    "macros",
-    "method_text",
-    "trace_program",
-    "write_source",
-]

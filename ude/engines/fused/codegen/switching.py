@@ -9,32 +9,42 @@ from __future__ import annotations
 import torch
 
 from ude.engines.base import SolveSpec
-from ude.engines.fused.codegen import explicit
+from ude.engines.fused.codegen.explicit import ExplicitFamily, weighted
 from ude.engines.torch.families.switching import LOOK_EVERY, ROUNDINGS, TELLING, twin_weights
-from ude.methods import AutoSwitch
+from ude.methods import Algorithm, AutoSwitch, ExplicitTableau
 from ude.methods.switching import stability_size
 
 
-def switching_method(algorithm: AutoSwitch, *, gradient: bool) -> str:
-    """The parts of c/lanes.h that belong to the method."""
-    remembers = """typedef struct { int64_t attempts[LANES], stiff[LANES]; } Method;
+class SwitchingFamily(ExplicitFamily):
+    """The explicit one of the two methods of an `AutoSwitch`."""
+
+    switches = True
+
+    @staticmethod
+    def serves(algorithm: Algorithm) -> bool:
+        return isinstance(algorithm, AutoSwitch)
+
+    @property
+    def tableau(self) -> ExplicitTableau:
+        tableau: ExplicitTableau = self.algorithm.nonstiff.tableau
+        return tableau
+
+    @property
+    def remembers(self) -> str:
+        return """typedef struct { int64_t attempts[LANES], stiff[LANES]; } Method;
 static inline void method_start(Method *method, int lane) { method->attempts[lane] = method->stiff[lane] = 0; }"""
-    method = explicit.explicit_method(algorithm.nonstiff.tableau, gradient=gradient, remembers=remembers)
-    return "\n".join([method, _is_stiff(algorithm), _turns_stiff(algorithm)])
 
+    def why_not(self, spec: SolveSpec) -> str | None:
+        name = self.algorithm.name
+        if not spec.adaptive:
+            return f"{name} chooses by the steps it takes, so it needs adaptive=True"
+        if spec.stiff is not None or self.algorithm.stiffalgfirst:
+            return f"{name} starts with its implicit method, and kernels run the explicit one alone"
+        return None
 
-def macros(algorithm: AutoSwitch) -> dict[str, int]:
-    return {**explicit.macros(algorithm.nonstiff.tableau), "SWITCHES": 1}
-
-
-def why_not(spec: SolveSpec) -> str | None:
-    """Why a solve by a method that switches has no kernel, where that is plain."""
-    algorithm = spec.algorithm
-    if not spec.adaptive:
-        return f"{algorithm.name} chooses by the steps it takes, so it needs adaptive=True"
-    if spec.stiff is not None or (isinstance(algorithm, AutoSwitch) and algorithm.stiffalgfirst):
-        return f"{algorithm.name} starts with its implicit method, and kernels run the explicit one alone"
-    return None
+    def text(self, *, gradient: bool, rows: str) -> str:
+        method = super().text(gradient=gradient, rows=rows)
+        return "\n".join([method, _is_stiff(self.algorithm), _turns_stiff(self.algorithm)])
 
 
 def _is_stiff(algorithm: AutoSwitch) -> str:
@@ -48,8 +58,8 @@ def _is_stiff(algorithm: AutoSwitch) -> str:
     v_t of_f[STATES], of_u[STATES], size[STATES];
     for (int n = 0; n < STATES; n++) {{
         const v_t scale = v_abs(trial->u[n]) * v_splat(a->reltol[n]) + v_splat(a->abstol[n]);
-        of_f[n] = ({explicit.weighted(of_f, "k[{i}][n]")}) / scale;
-        of_u[n] = ({explicit.weighted(of_u, "k[{i}][n]")}) / scale;
+        of_f[n] = ({weighted(of_f, "k[{i}][n]")}) / scale;
+        of_u[n] = ({weighted(of_u, "k[{i}][n]")}) / scale;
         size[n] = trial->u[n] / scale;
     }}
     const v_t norm = v_sqrt(sum_of_squares(of_u));
