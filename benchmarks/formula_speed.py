@@ -18,7 +18,7 @@ import numpy as np
 
 from ude.discovery.refit.closed_system import Array, ClosedSystem, Constant
 from ude.discovery.refit.integration import Integrator
-from ude.models.equations.expression import parse_expression
+from ude.models.equations.parser import parse_expression
 
 ROUNDS = 20
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 import ude
 from ude.discovery import SelectionOptions
-from ude.discovery.candidate import complexity
+from ude.discovery.complexity import complexity
 from ude.methods.explicit.explicit_rk import ExplicitRungeKutta
 from ude.methods.tableau import ExplicitTableau
 

@@ -6,17 +6,10 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from ude.discovery.candidate import (
-    Candidate,
-    Samples,
-    SymbolicRegressor,
-    complexity,
-    evaluate,
-    is_regular,
-    merged_constants,
-    normalized_error,
-    pareto_front,
-)
+from ude.discovery.candidate import Candidate, SymbolicRegressor, merged_constants, pareto_front
+from ude.discovery.complexity import complexity
+from ude.discovery.evaluation import evaluate, is_regular
+from ude.discovery.samples import Samples, normalized_error
 from ude.discovery.search.library import LibraryRegressor
 from ude.errors import DataError, InputError
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import sympy as sp
 
-from ude.discovery.candidate import Candidate, complexity
+from ude.discovery.candidate import Candidate
+from ude.discovery.complexity import complexity
 from ude.discovery.joint_complexity import joint_complexity
 
 

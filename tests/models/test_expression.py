@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from ude.errors import InputError, ModelError
 from ude.models import parse_expression, to_text, to_torch
-from ude.models.equations.expression import KNOWN_FUNCTIONS, parse, split_names
+from ude.models.equations.functions import KNOWN_FUNCTIONS
+from ude.models.equations.names import split_names
+from ude.models.equations.parser import parse
 
 x, y = sympy.symbols("x y")
 

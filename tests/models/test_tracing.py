@@ -8,7 +8,7 @@ import torch
 
 import ude
 from ude.errors import ModelError
-from ude.models.equations.expression import symbol
+from ude.models.equations.names import symbol
 
 
 def lotka_volterra(u, p, t):

@@ -21,7 +21,8 @@ from ude.compile import cache
 from ude.discovery.search.fronts_cache import _formula
 from ude.discovery.search.notation import parse_equation
 from ude.errors import DataError, InputError, ModelError
-from ude.models.equations.expression import to_real_symbols, to_text
+from ude.models.equations.functions import to_real_symbols
+from ude.models.equations.printer import to_text
 from ude.models.equations.torch_function import to_torch
 from ude.reporting import contents, pages
 from ude.reporting.safe_mathml import harmless

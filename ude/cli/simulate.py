@@ -80,7 +80,7 @@ def assignments(text: str, option: str, known: tuple[str, ...]) -> dict[str, flo
         if not equals or not math.isfinite(value):
             raise InputError(f"{option} does not read", expected="NAME=NUMBER", got=repr(part))
         if name not in known:
-            from ude.models.equations.expression import did_you_mean
+            from ude.models.equations.names import did_you_mean
 
             expected = f"one of {', '.join(known)}" if known else "none: the model has no parameters"
             raise InputError(f"{option} names {name!r}", expected=expected, fix=did_you_mean(name, known))

@@ -168,7 +168,7 @@ class Specification:
 
 def nothing_known(columns: tuple[str, ...]) -> tuple[str, ...]:
     """The equations when nothing is known: every rate a function of all states."""
-    from ude.models.equations.expression import is_name
+    from ude.models.equations.names import is_name
 
     for column in columns:
         if not is_name(column):

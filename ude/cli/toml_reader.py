@@ -70,7 +70,7 @@ class TomlReader:
         known = list(allowed)
         for name in table:
             if name not in known:
-                from ude.models.equations.expression import did_you_mean
+                from ude.models.equations.names import did_you_mean
 
                 place = f" in [{'.'.join(key)}]" if key else ""
                 expected = f"some of {', '.join(known)}"

@@ -6,11 +6,12 @@ from ude.discovery.assessment.assessment import Assessment, AssessmentOptions
 from ude.discovery.assessment.stability import Equilibrium, Stability
 from ude.discovery.assessment.support import Support, TermSupport
 from ude.discovery.assessment.verdict import Rival, Verdict
-from ude.discovery.candidate import Candidate, Samples, SymbolicRegressor
+from ude.discovery.candidate import Candidate, SymbolicRegressor
 from ude.discovery.constraints.term_constraints import TermConstraints
 from ude.discovery.discover import discover
 from ude.discovery.discovery import Discovery
 from ude.discovery.result import SupportWarning
+from ude.discovery.samples import Samples
 from ude.discovery.saved import SavedDiscovery, load
 from ude.discovery.search.fronts import SearchWarning
 from ude.discovery.search.library import LibraryRegressor

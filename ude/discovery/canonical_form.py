@@ -12,7 +12,8 @@ from itertools import count
 
 import sympy as sp
 
-from ude.discovery.candidate import Candidate, as_text
+from ude.discovery.candidate import Candidate
+from ude.discovery.evaluation import as_text
 from ude.models import to_text
 
 ZERO = "0"

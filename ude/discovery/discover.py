@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from ude.discovery.assessment.assessment import AssessmentOptions
-from ude.discovery.candidate import Candidate, Samples, SymbolicRegressor
+from ude.discovery.candidate import Candidate, SymbolicRegressor
 from ude.discovery.constraints.term_constraints import TermConstraints, knowledge_by_term
 from ude.discovery.discovery import Discovery
 from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
+from ude.discovery.samples import Samples
 from ude.discovery.sampling import (
     TrajectoryPoints,
     equations_of,

@@ -8,7 +8,8 @@ from itertools import combinations
 
 import sympy as sp
 
-from ude.discovery.candidate import Candidate, complexity, merged_constants, rename_constants
+from ude.discovery.candidate import Candidate, merged_constants, rename_constants
+from ude.discovery.complexity import complexity
 
 
 def summand_pool(front: Sequence[Candidate]) -> list[sp.Expr]:

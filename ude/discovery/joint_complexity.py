@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 import sympy as sp
 
-from ude.discovery.candidate import Candidate, complexity
+from ude.discovery.candidate import Candidate
 from ude.discovery.canonical_form import parts, split
+from ude.discovery.complexity import complexity
 
 
 def joint_complexity(candidates: Mapping[str, Candidate]) -> int:

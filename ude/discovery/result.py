@@ -17,11 +17,12 @@ from ude.discovery.assessment.intervals import profile_interval
 from ude.discovery.assessment.stability import Stability
 from ude.discovery.assessment.support import Support
 from ude.discovery.assessment.verdict import NOT_ENOUGH, Verdict
-from ude.discovery.candidate import Candidate, Samples
+from ude.discovery.candidate import Candidate
 from ude.discovery.refit.closed_system import Array, Forcing
 from ude.discovery.refit.closed_system import ObservedTrajectory as Observed
 from ude.discovery.refit.embedding import EmbeddedFit
 from ude.discovery.refit.integration import ColumnFunctions, Integrator, simulate
+from ude.discovery.samples import Samples
 from ude.discovery.sampling import equations_of, expected_residuals, observed, open_system
 from ude.discovery.selection.combination import Combination
 from ude.discovery.selection.selection import Selection

@@ -15,9 +15,10 @@ import sympy as sp
 import torch
 from sympy.core.function import AppliedUndef
 
-from ude.discovery.candidate import Array, Samples, evaluate
+from ude.discovery.evaluation import Array, evaluate
 from ude.discovery.refit.closed_system import Constant, Forcing, ObservedTrajectory
 from ude.discovery.refit.partial_system import PartialSystem
+from ude.discovery.samples import Samples
 from ude.errors import ModelError
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.objective.noise import Gaussian, NoiseModel, StudentT
@@ -25,7 +26,7 @@ from ude.fitting.result import Fit
 from ude.fitting.simulation.trajectory_inputs import restored
 from ude.fitting.smoothing.smooth import smooth
 from ude.models import UDE, Observation
-from ude.models.equations.expression import TIME
+from ude.models.equations.names import TIME
 from ude.problems.interpolation import Interpolation, Kind
 
 

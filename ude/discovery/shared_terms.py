@@ -16,13 +16,13 @@ import torch
 from sympy.core.function import AppliedUndef
 from torch import Tensor, nn
 
-from ude.discovery.candidate import Samples
 from ude.discovery.constraints.term_constraints import TermConstraints
+from ude.discovery.samples import Samples
 from ude.discovery.sampling import equations_of
 from ude.errors import InputError, ModelError
 from ude.fitting.result import Fit
 from ude.models import UDE, Neural, Parameter
-from ude.models.equations.expression import parse_expression
+from ude.models.equations.parser import parse_expression
 
 
 @dataclass(frozen=True)

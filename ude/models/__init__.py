@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ude.models.equations.expression import parse_expression, to_text
+from ude.models.equations.parser import parse_expression
+from ude.models.equations.printer import to_text
 from ude.models.equations.torch_function import to_torch
 from ude.models.export.languages import to_julia, to_latex, to_python, to_ude
 from ude.models.function_model import FunctionModel

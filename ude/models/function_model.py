@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ude.errors import InputError, ModelError
-from ude.models.equations.expression import TIME, did_you_mean, split_names
+from ude.models.equations.names import TIME, did_you_mean, split_names
 from ude.models.model import SCHEMA, Model, Recorder, parameters_from_description, terms_from_description
 from ude.models.parameters import ParametersLike, merge_parameters
 from ude.models.terms import Neural, Symbolic, Term, term_key

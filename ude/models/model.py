@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ude.errors import InputError, ModelError
-from ude.models.equations.expression import did_you_mean
+from ude.models.equations.names import did_you_mean
 from ude.models.networks import MLP
 from ude.models.parameters import Parameter, ParameterStore, finite, unknown_parameter
 from ude.models.terms import Neural, Symbolic, Term, call_term, describe_parameters, term_key

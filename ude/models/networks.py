@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ude.errors import InputError
-from ude.models.equations.expression import did_you_mean, split_names
+from ude.models.equations.names import did_you_mean, split_names
 from ude.models.terms import Neural, check_not_empty
 
 

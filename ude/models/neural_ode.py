@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from ude.errors import InputError
-from ude.models.equations.expression import TIME, split_names
+from ude.models.equations.names import TIME, split_names
 from ude.models.terms import Neural
 from ude.models.universal import UDE
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ude.errors import InputError, ModelError
-from ude.models.equations.expression import TIME, Parsed, is_name, parse, to_text
+from ude.models.equations.names import TIME, is_name
+from ude.models.equations.parser import Parsed, parse
+from ude.models.equations.printer import to_text
 
 
 class Observation:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ude.errors import InputError
-from ude.models.equations.expression import did_you_mean, is_name, normalize_name
+from ude.models.equations.names import did_you_mean, is_name, normalize_name
 
 _MARGIN = 1e-9
 """A value on a bound is moved inside by this fraction: the transforms reach their bounds only at infinity."""

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ude.errors import InputError, ModelError
-from ude.models.equations.expression import KNOWN_FUNCTIONS, parse, split_names, to_real_symbols, to_text
+from ude.models.equations.functions import KNOWN_FUNCTIONS, to_real_symbols
+from ude.models.equations.names import split_names
+from ude.models.equations.parser import parse
+from ude.models.equations.printer import to_text
 from ude.models.equations.torch_function import expand_together, to_torch
 from ude.models.parameters import Parameter, ParametersLike, ParameterStore, merge_parameters
 

@@ -18,7 +18,8 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ude.errors import ModelError
-from ude.models.equations.expression import KNOWN_FUNCTIONS, TIME, as_expression, symbol
+from ude.models.equations.functions import KNOWN_FUNCTIONS, as_expression
+from ude.models.equations.names import TIME, symbol
 from ude.models.observation import Observation
 from ude.models.parameters import ParameterStore
 from ude.models.terms import Term

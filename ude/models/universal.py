@@ -12,7 +12,8 @@ from sympy.core.function import AppliedUndef
 from torch import Tensor, nn
 
 from ude.errors import InputError, ModelError
-from ude.models.equations.expression import TIME, did_you_mean, symbol, to_text
+from ude.models.equations.names import TIME, did_you_mean, symbol
+from ude.models.equations.printer import to_text
 from ude.models.equations.system import EquationsLike, System, check_calls, check_names, read_system
 from ude.models.equations.torch_function import expand_together, to_torch
 from ude.models.export import languages, mathml, sbml, torch_module

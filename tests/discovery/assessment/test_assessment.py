@@ -21,7 +21,7 @@ from ude.discovery.assessment.inclusion import InclusionOptions, probabilities, 
 from ude.discovery.assessment.intervals import profile_interval, wald_intervals
 from ude.discovery.assessment.stability import equilibria, screen
 from ude.discovery.assessment.support import TermSupport
-from ude.discovery.candidate import complexity
+from ude.discovery.complexity import complexity
 from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing, ObservedTrajectory
 from ude.discovery.refit.embedding import RefitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator

@@ -10,7 +10,7 @@ import pytest
 import sympy as sp
 
 from ude.discovery import Candidate, LibraryRegressor, Operon, PySR, Samples, SINDy, SymbolicRegressor, TermConstraints
-from ude.discovery.candidate import complexity
+from ude.discovery.complexity import complexity
 from ude.discovery.constraints.term_constraints import contains, knowledge_by_term, operators_of, read_knowledge
 from ude.discovery.constraints.units import Units, dimension_of
 from ude.discovery.search.fronts import fronts, informed

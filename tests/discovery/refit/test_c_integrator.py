@@ -12,7 +12,7 @@ from ude.discovery.refit.c_integrator import DONE, NOWHERE, SPENT, STIFF, Formul
 from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing
 from ude.discovery.refit.integration import BudgetSpent, Integrator
 from ude.errors import EngineRefused
-from ude.models.equations.expression import sigmoid
+from ude.models.equations.functions import sigmoid
 
 pytestmark = pytest.mark.skipif(why_no_compiler() is not None, reason="needs a C compiler")
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from ude.discovery.candidate import Candidate, complexity
+from ude.discovery.candidate import Candidate
+from ude.discovery.complexity import complexity
 from ude.discovery.refit.closed_system import ClosedSystem, Constant, ObservedTrajectory
 from ude.discovery.refit.embedding import fit_closed_form
 from ude.discovery.refit.integration import Integrator

@@ -10,8 +10,9 @@ import pytest
 import sympy as sp
 
 import ude
-from ude.discovery.candidate import Candidate, Samples
+from ude.discovery.candidate import Candidate
 from ude.discovery.constraints.term_constraints import TermConstraints
+from ude.discovery.samples import Samples
 from ude.discovery.search.fronts import SearchWarning
 from ude.discovery.search.fronts_cache import FOLDER, fronts_kept_in
 from ude.errors import InputError, ModelError

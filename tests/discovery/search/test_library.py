@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from ude.discovery.candidate import Candidate, Samples, is_regular
+from ude.discovery.candidate import Candidate
+from ude.discovery.evaluation import is_regular
+from ude.discovery.samples import Samples
 from ude.discovery.search.library import Column, LibraryRegressor, best_subsets
 from ude.errors import InputError
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from ude.discovery.candidate import Samples
+from ude.discovery.samples import Samples
 from ude.discovery.search.foreign import candidate_from
 from ude.discovery.search.pysr import PySR, free_part, known_options, parse_equation
 from ude.errors import BackendMissing, InputError, UdeError

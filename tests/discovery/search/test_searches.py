@@ -18,7 +18,7 @@ import pytest
 import sympy as sp
 
 from ude.discovery import Candidate, LibraryRegressor, Operon, PySR, Samples, SINDy, SymbolicRegressor
-from ude.discovery.candidate import is_regular
+from ude.discovery.evaluation import is_regular
 from ude.discovery.search.fronts import SearchWarning, default_searches, fronts, merged, note_on_searches
 from ude.discovery.search.operon import equally_weighted, operon_is_installed
 from ude.discovery.search.polish import polished

@@ -10,7 +10,8 @@ import pytest
 import sympy as sp
 
 import ude
-from ude.discovery.candidate import Candidate, complexity
+from ude.discovery.candidate import Candidate
+from ude.discovery.complexity import complexity
 from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing, ObservedTrajectory
 from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
 from ude.discovery.refit.partial_system import PartialSystem

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from ude.discovery.candidate import Candidate, complexity
+from ude.discovery.candidate import Candidate
 from ude.discovery.canonical_form import family
+from ude.discovery.complexity import complexity
 from ude.discovery.edits import with_summand, without
 from ude.discovery.joint_complexity import joint_complexity
 from ude.discovery.refit.closed_system import ClosedSystem, Constant, ObservedTrajectory

@@ -15,13 +15,13 @@ from ude.discovery.assessment.intervals import covariance, observed_columns, wal
 from ude.discovery.assessment.stability import Stability, screen
 from ude.discovery.assessment.support import Support, support_of
 from ude.discovery.assessment.verdict import Evidence, Verdict, VerdictOptions, judge
-from ude.discovery.candidate import Samples
 from ude.discovery.refit.closed_system import Array, ObservedTrajectory
 from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator, along, simulate
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.refit.residuals import dependence
 from ude.discovery.refit.stabilized import stabilized_data
+from ude.discovery.samples import Samples
 from ude.discovery.selection.combination import Combination
 from ude.discovery.selection.selection import Selection
 from ude.discovery.selection.shortlist import score

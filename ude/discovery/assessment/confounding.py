@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import sympy as sp
 
-from ude.discovery.candidate import Samples, evaluate
+from ude.discovery.evaluation import evaluate
 from ude.discovery.refit.closed_system import Array, ClosedSystem
+from ude.discovery.samples import Samples
 
 COLUMNS = ["term", "parameter", "share", "correlation"]
 

@@ -11,8 +11,9 @@ import sympy as sp
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 
-from ude.discovery.candidate import Samples, evaluate
+from ude.discovery.evaluation import evaluate
 from ude.discovery.refit.closed_system import Array
+from ude.discovery.samples import Samples
 
 # The hull of more inputs than this costs more than it is worth; the box serves.
 _MOST_HULL_INPUTS = 4

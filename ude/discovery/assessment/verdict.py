@@ -9,10 +9,10 @@ from math import inf
 import numpy as np
 import pandas as pd
 
-from ude.discovery.candidate import Samples
 from ude.discovery.canonical_form import ZERO, family, summands
 from ude.discovery.refit.closed_system import Array
 from ude.discovery.refit.residuals import DEPENDENT, Dependence
+from ude.discovery.samples import Samples
 from ude.discovery.selection.combination import Combination
 from ude.discovery.selection.shortlist import score
 

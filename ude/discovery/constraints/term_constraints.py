@@ -17,20 +17,14 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from ude.discovery.candidate import (
-    Array,
-    Candidate,
-    Samples,
-    complexity,
-    evaluate,
-    mark_pareto,
-    normalized_error,
-    probe,
-    rename_constants,
-)
+from ude.discovery.candidate import Candidate, mark_pareto, rename_constants
+from ude.discovery.complexity import complexity
 from ude.discovery.constraints.units import Units
+from ude.discovery.evaluation import Array, evaluate, probe
+from ude.discovery.samples import Samples, normalized_error
 from ude.errors import InputError, ModelError
-from ude.models.equations.expression import did_you_mean, parse_expression
+from ude.models.equations.names import did_you_mean
+from ude.models.equations.parser import parse_expression
 
 _EXACT = 1e-8  # relative difference of values that are equal
 _NEAR = 0.1  # relative distance of a fitted constant from a known one that it may be
@@ -46,7 +40,7 @@ class TermConstraints:
     """What is known of one term. Lists of names and forms may be written as one text with commas.
 
     term: the unknown function. variables: the only arguments that it may use. operators: the only ones of `OPERATORS`
-        that it may use. max_complexity: see `ude.discovery.candidate.complexity`.
+        that it may use. max_complexity: see `ude.discovery.complexity.complexity`.
     positive, negative: its sign wherever it was met (zero is allowed).
     increasing, decreasing: arguments in which it is monotone there. even, odd: arguments in whose sign it is.
     symmetric: arguments that can be exchanged, "x, y".

@@ -17,9 +17,9 @@ import sympy as sp
 from sympy.physics import units as sympy_units
 from sympy.physics.units.systems.si import SI, dimsys_SI
 
-from ude.discovery.candidate import Array
+from ude.discovery.evaluation import Array
 from ude.errors import InputError, ModelError
-from ude.models.equations.expression import parse_expression
+from ude.models.equations.parser import parse_expression
 
 Dimension = dict[str, float]
 """Base dimension -> exponent."""

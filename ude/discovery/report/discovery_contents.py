@@ -12,14 +12,15 @@ import pandas as pd
 import sympy as sp
 import torch
 
-from ude.discovery.candidate import Array, Samples, evaluate
+from ude.discovery.evaluation import Array, evaluate
 from ude.discovery.report import figures
 from ude.discovery.result import DiscoveryResult
+from ude.discovery.samples import Samples
 from ude.discovery.sampling import equations_of, gauge_directions
 from ude.discovery.selection.combination import Combination
 from ude.fitting.result import Fit
 from ude.models import UDE, to_text
-from ude.models.equations.expression import TIME
+from ude.models.equations.names import TIME
 from ude.models.export.mathml import named_mathml
 from ude.reporting.contents import Contents, FrontPoint, Function, Run, Sheet
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from ude.discovery.candidate import Array, Samples
+from ude.discovery.evaluation import Array
 from ude.discovery.result import DiscoveryResult
+from ude.discovery.samples import Samples
 from ude.discovery.sampling import observed
 from ude.models import to_text
-from ude.models.equations.expression import TIME
+from ude.models.equations.names import TIME
 from ude.reporting import plots
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ude.discovery.candidate import Samples
 from ude.discovery.report.discovery_contents import facts_of_fit, grid_beyond, versions
+from ude.discovery.samples import Samples
 from ude.discovery.sampling import sample_terms, trajectory_points
 from ude.errors import ModelError, SolveFailed
 from ude.fitting.data.trajectory import Trajectory

@@ -6,17 +6,10 @@ import numpy as np
 import sympy as sp
 from scipy.optimize import least_squares
 
-from ude.discovery.candidate import (
-    Array,
-    Candidate,
-    Samples,
-    complexity,
-    evaluate,
-    is_regular,
-    normalized_error,
-    project_out,
-    rename_constants,
-)
+from ude.discovery.candidate import Candidate, rename_constants
+from ude.discovery.complexity import complexity
+from ude.discovery.evaluation import Array, evaluate, is_regular
+from ude.discovery.samples import Samples, normalized_error, project_out
 
 
 def candidate_from(expression: sp.Expr, samples: Samples, source: str) -> Candidate | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ude.discovery.candidate import Array, Samples
+from ude.discovery.evaluation import Array
+from ude.discovery.samples import Samples
 from ude.discovery.search.library import LibraryRegressor
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
-from ude.discovery.candidate import Candidate, Samples, SymbolicRegressor, distinct, mark_pareto
+from ude.discovery.candidate import Candidate, SymbolicRegressor, distinct, mark_pareto
 from ude.discovery.constraints.term_constraints import TermConstraints
+from ude.discovery.samples import Samples
 from ude.discovery.search.library import LibraryRegressor
 from ude.discovery.search.operon import Operon, operon_is_installed
 from ude.errors import InputError, UdeError

@@ -16,10 +16,11 @@ from typing import Any
 import sympy as sp
 
 from ude.discovery.cache_keys import keep, key_of
-from ude.discovery.candidate import Candidate, Samples, SymbolicRegressor
+from ude.discovery.candidate import Candidate, SymbolicRegressor
 from ude.discovery.constraints.term_constraints import TermConstraints
+from ude.discovery.samples import Samples
 from ude.discovery.search.fronts import fronts
-from ude.models.equations.expression import PRINTED_FUNCTIONS
+from ude.models.equations.functions import PRINTED_FUNCTIONS
 from ude.untrusted import JSON, read_json, sealed
 
 FOLDER = "fronts"

@@ -24,22 +24,11 @@ import sympy as sp
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from ude.discovery.candidate import (
-    Array,
-    Candidate,
-    Samples,
-    complexity,
-    distinct,
-    is_negligible,
-    is_regular,
-    mark_pareto,
-    normalized_error,
-    project_out,
-    rename_constants,
-    thin,
-    zero_formula,
-)
+from ude.discovery.candidate import Candidate, distinct, mark_pareto, rename_constants, zero_formula
+from ude.discovery.complexity import complexity
 from ude.discovery.constraints.term_constraints import TermConstraints, operators_of
+from ude.discovery.evaluation import Array, is_regular
+from ude.discovery.samples import Samples, is_negligible, normalized_error, project_out, thin
 from ude.errors import InputError
 
 _COLLINEAR = 1e-9  # squared sine of the angle between a column and the others below which the subset is no basis

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import sympy as sp
 
 from ude.errors import InputError, ModelError
-from ude.models.equations.expression import parse
+from ude.models.equations.parser import parse
 
 BINARY = ("+", "-", "*", "/", "^")
 _OWN: dict[str, Callable[[sp.Expr], sp.Expr]] = {

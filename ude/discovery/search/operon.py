@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import sympy as sp
 
-from ude.discovery.candidate import Array, Candidate, Samples, distinct, is_negligible, mark_pareto, thin, zero_formula
+from ude.discovery.candidate import Candidate, distinct, mark_pareto, zero_formula
 from ude.discovery.constraints.term_constraints import TermConstraints
+from ude.discovery.evaluation import Array
+from ude.discovery.samples import Samples, is_negligible, thin
 from ude.discovery.search.free_part import free_part
 from ude.discovery.search.notation import parse_equation
 from ude.discovery.search.operon_worker import OPERATORS, closest

@@ -19,18 +19,10 @@ import numpy as np
 import sympy as sp
 from scipy.optimize import leastsq
 
-from ude.discovery.candidate import (
-    Array,
-    Candidate,
-    Samples,
-    as_text,
-    complexity,
-    evaluate,
-    is_regular,
-    normalized_error,
-    pareto_front,
-    project_out,
-)
+from ude.discovery.candidate import Candidate, pareto_front
+from ude.discovery.complexity import complexity
+from ude.discovery.evaluation import Array, as_text, evaluate, is_regular
+from ude.discovery.samples import Samples, normalized_error, project_out
 
 _WORST = 0.5  # normalized error above which nothing is dropped any more
 _MOST_CONSTANTS = 9

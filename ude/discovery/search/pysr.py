@@ -20,15 +20,17 @@ import numpy as np
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
-from ude.discovery.candidate import Candidate, Samples, distinct, mark_pareto, zero_formula
+from ude.discovery.candidate import Candidate, distinct, mark_pareto, zero_formula
 from ude.discovery.constraints.term_constraints import TermConstraints
 from ude.discovery.constraints.units import Units
+from ude.discovery.samples import Samples
 from ude.discovery.search.foreign import candidate_from
 from ude.discovery.search.free_part import free_part
 from ude.discovery.search.notation import BINARY, FUNCTIONS, parse_equation
 from ude.discovery.search.worker import SearchEngine, run_worker
 from ude.errors import InputError, ModelError, UdeError
-from ude.models.equations.expression import did_you_mean, parse_expression
+from ude.models.equations.names import did_you_mean
+from ude.models.equations.parser import parse_expression
 
 __all__ = ["PySR", "free_part", "parse_equation"]
 

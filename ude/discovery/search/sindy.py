@@ -14,17 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ude.discovery.candidate import (
-    Array,
-    Candidate,
-    Samples,
-    distinct,
-    is_negligible,
-    mark_pareto,
-    project_out,
-    zero_formula,
-)
+from ude.discovery.candidate import Candidate, distinct, mark_pareto, zero_formula
 from ude.discovery.constraints.term_constraints import TermConstraints
+from ude.discovery.evaluation import Array
+from ude.discovery.samples import Samples, is_negligible, project_out
 from ude.discovery.search.library import Column, LibraryRegressor, Subset, polish
 from ude.errors import BackendMissing, InputError
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ude.discovery.candidate import Array
+from ude.discovery.evaluation import Array
 from ude.errors import BackendMissing, UdeError
 from ude.untrusted import check, parse_json, read_bytes
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import sympy as sp
 
-from ude.discovery.candidate import Candidate, complexity
+from ude.discovery.candidate import Candidate
+from ude.discovery.complexity import complexity
 from ude.discovery.edits import with_summand, without
 from ude.discovery.joint_complexity import joint_complexity
 from ude.discovery.refit.closed_system import Array, ObservedTrajectory

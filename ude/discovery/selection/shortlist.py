@@ -7,7 +7,8 @@ from math import inf, log
 
 import numpy as np
 
-from ude.discovery.candidate import Candidate, as_text
+from ude.discovery.candidate import Candidate
+from ude.discovery.evaluation import as_text
 
 NETWORK_ERROR = 0.1  # relative error that a trained network is taken to have
 NEAR = 0.1  # normalized squared error below which a simple candidate is worth a trial whatever else there is

@@ -14,7 +14,7 @@ from ude.errors import DataError
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.data.trajectory import missing_column
 from ude.models import Model, Observation, to_torch
-from ude.models.equations.expression import TIME
+from ude.models.equations.names import TIME
 
 ObserveLike = str | Mapping[str, str] | Iterable[str] | Observation
 """What `fit` takes as `observe`: text "y = a*x", lines of it, a dict name -> formula, or an `Observation`."""

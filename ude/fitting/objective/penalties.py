@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ude.errors import InputError, unusable
 from ude.models import Model, Neural
-from ude.models.equations.expression import did_you_mean, parse
+from ude.models.equations.names import did_you_mean
+from ude.models.equations.parser import parse
 from ude.models.equations.torch_function import to_torch
 from ude.models.parameters import unknown_parameter
 

@@ -16,7 +16,7 @@ from ude.errors import InputError
 from ude.fitting.data.trajectory import Array
 from ude.fitting.simulation.coordinates import Coordinates
 from ude.models import Parameter
-from ude.models.equations.expression import did_you_mean
+from ude.models.equations.names import did_you_mean
 
 _MARGIN = 1e-6  # how far inside its bounds a fitted start begins, of their distance
 

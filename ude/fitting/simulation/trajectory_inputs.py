@@ -17,7 +17,7 @@ from ude.errors import InputError
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.data.trajectory import Array
 from ude.models import Model
-from ude.models.equations.expression import split_names
+from ude.models.equations.names import split_names
 from ude.models.parameters import ParameterStore, unknown_parameter
 from ude.problems.interpolation import Interpolation
 

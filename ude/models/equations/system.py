@@ -14,21 +14,10 @@ import sympy
 from sympy.core.function import AppliedUndef
 
 from ude.errors import InputError, ModelError
-from ude.models.equations.expression import (
-    KNOWN_FUNCTIONS,
-    TIME,
-    Parsed,
-    Span,
-    UnknownCall,
-    did_you_mean,
-    is_name,
-    join_sentences,
-    normalize_name,
-    parse,
-    split_names,
-    to_real_symbols,
-    to_text,
-)
+from ude.models.equations.functions import KNOWN_FUNCTIONS, to_real_symbols
+from ude.models.equations.names import TIME, did_you_mean, is_name, join_sentences, normalize_name, split_names
+from ude.models.equations.parser import Parsed, Span, UnknownCall, parse
+from ude.models.equations.printer import to_text
 
 EquationsLike = str | Iterable[Any] | Mapping[Any, Any]
 """Text, a list of lines, a list of `sympy.Eq`, or a dict state -> right-hand side."""

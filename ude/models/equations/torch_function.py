@@ -17,7 +17,9 @@ from sympy.printing.precedence import PRECEDENCE
 from torch import Tensor
 
 from ude.errors import ModelError
-from ude.models.equations.expression import FormulaPrinter, as_expression, check_supported, symbol
+from ude.models.equations.functions import as_expression, check_supported
+from ude.models.equations.names import symbol
+from ude.models.equations.printer import FormulaPrinter
 
 _MOST_FACTORS = 4
 """Up to this integer power of a variable is written as a product: exact, and cheap to differentiate and to lower."""

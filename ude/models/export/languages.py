@@ -13,7 +13,9 @@ import sympy
 from sympy.core.function import AppliedUndef
 from sympy.printing.latex import LatexPrinter
 
-from ude.models.equations.expression import FormulaPrinter, check_supported, positive_first, symbol, to_text
+from ude.models.equations.functions import check_supported
+from ude.models.equations.names import symbol
+from ude.models.equations.printer import FormulaPrinter, positive_first, to_text
 
 _JULIA_TEXT = """
     baremodule begin break catch const continue do else elseif end export false finally for function global if import

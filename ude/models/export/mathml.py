@@ -9,7 +9,9 @@ import sympy
 from sympy.core.function import AppliedUndef
 from sympy.printing.mathml import MathMLPresentationPrinter
 
-from ude.models.equations.expression import PRINTED_FUNCTIONS, check_supported, positive_first, symbol
+from ude.models.equations.functions import PRINTED_FUNCTIONS, check_supported
+from ude.models.equations.names import symbol
+from ude.models.equations.printer import positive_first
 
 _MINUS, _TIMES = "\u2212", "\u2009"  # a thin space between factors, as in print
 

@@ -8,7 +8,7 @@ from typing import Any
 import sympy
 
 from ude.errors import BackendMissing, InputError, ModelError
-from ude.models.equations.expression import FormulaPrinter
+from ude.models.equations.printer import FormulaPrinter
 from ude.models.export.languages import free_names, functions_in, renamed
 
 # Words that the formula language of Level 3 keeps for itself (libSBML, L3 parser); it does not mind upper case.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import sympy
 from torch import nn
 
-from ude.models.equations.expression import FormulaPrinter
+from ude.models.equations.printer import FormulaPrinter
 from ude.models.export.languages import free_names, functions_in, renamed
 
 _RESERVED = frozenset({"torch", "nn", "self", "t", "u", "rates", *keyword.kwlist, *dir(nn.Module())})

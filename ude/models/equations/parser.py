@@ -1,4 +1,4 @@
-"""Formulas as text and back: a small safe parser, the text printer, the table of known functions.
+"""Read formulas from text, without executing any of it.
 
 The parser is our own. `sympy.parse_expr` evaluates its input as Python and knows `S, I, E, N, beta, gamma, Q` as
 its own objects; here every name is a plain symbol, nothing is executed, and every node knows its place in the line.
@@ -15,87 +15,26 @@ Grammar (``^`` is ``**``; both bind tighter than unary minus and to the right)::
 from __future__ import annotations
 
 import cmath
-import difflib
 import math
-import numbers
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import sympy
-from sympy.core.function import AppliedUndef
-from sympy.printing.precedence import PRECEDENCE
-from sympy.printing.str import StrPrinter
 
-from ude.errors import InputError, ModelError
-
-TIME = "t"
-"""Name of the independent variable in every model."""
+from ude.errors import ModelError
+from ude.models.equations.functions import ALIASES, KNOWN_FUNCTIONS
+from ude.models.equations.names import NAME, SUPERSCRIPTS, TIME, did_you_mean, normalize_name, symbol
+from ude.models.equations.printer import to_text
 
 _MAX_DEPTH = 100
-_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
-_NAME = rf"[^\W\d{_SUPERSCRIPTS}][^\W{_SUPERSCRIPTS}]*"
 _TOKEN = re.compile(
-    rf"(?P<space>\s+)|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>{_NAME})"
-    rf"|(?P<superscript>[{_SUPERSCRIPTS}]+)|(?P<operator>\*\*|[-+*/^(),])"
+    rf"(?P<space>\s+)|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>{NAME})"
+    rf"|(?P<superscript>[{SUPERSCRIPTS}]+)|(?P<operator>\*\*|[-+*/^(),])"
 )
 # One character for one character, so that positions stay those of the text that the user wrote.
 _LOOKALIKES = str.maketrans({"−": "-", "–": "-", "·": "*", "×": "*", "⋅": "*", "∗": "*", "÷": "/", "∕": "/"})
-
-
-class sigmoid(sympy.Function):  # type: ignore[misc]
-    """``1/(1 + exp(-x))``; a function of its own because the quotient's derivative is inf/inf for large ``-x``.
-
-    Lower case, because SymPy prints a function under the name of its class.
-    """
-
-    nargs = 1
-
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        return self * (1 - self)
-
-
-@dataclass(frozen=True)
-class KnownFunction:
-    """A function that formulas may use: its SymPy form and how many arguments it takes (None: one or more)."""
-
-    build: Callable[..., sympy.Expr]
-    arguments: int | None = 1
-
-
-KNOWN_FUNCTIONS: dict[str, KnownFunction] = {
-    "exp": KnownFunction(sympy.exp),
-    "log": KnownFunction(sympy.log),
-    "ln": KnownFunction(sympy.log),
-    "log10": KnownFunction(lambda x: sympy.log(x, 10)),
-    "log2": KnownFunction(lambda x: sympy.log(x, 2)),
-    "sqrt": KnownFunction(sympy.sqrt),
-    "sin": KnownFunction(sympy.sin),
-    "cos": KnownFunction(sympy.cos),
-    "tan": KnownFunction(sympy.tan),
-    "asin": KnownFunction(sympy.asin),
-    "acos": KnownFunction(sympy.acos),
-    "atan": KnownFunction(sympy.atan),
-    "sinh": KnownFunction(sympy.sinh),
-    "cosh": KnownFunction(sympy.cosh),
-    "tanh": KnownFunction(sympy.tanh),
-    "abs": KnownFunction(sympy.Abs),
-    "sign": KnownFunction(sympy.sign),
-    "sigmoid": KnownFunction(sigmoid),
-    "heaviside": KnownFunction(sympy.Heaviside),
-    "min": KnownFunction(sympy.Min, None),
-    "max": KnownFunction(sympy.Max, None),
-}
-_ALIASES = {"Abs": "abs", "Min": "min", "Max": "max", "Heaviside": "heaviside", "arcsin": "asin"}
-_ALIASES |= {"arccos": "acos", "arctan": "atan"}
-
-# SymPy class name -> our name; what `check_supported` admits and every printer can print.
-PRINTED_FUNCTIONS: dict[str, str] = {
-    name: name
-    for name in ("exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "sign", "sigmoid")
-} | {"Abs": "abs", "Heaviside": "heaviside", "Min": "min", "Max": "max"}
 
 
 @dataclass(frozen=True)
@@ -155,53 +94,6 @@ class Parsed:
         """Raise ModelError, with a caret, for an unknown function."""
         for call in self.calls:
             raise call.span.error(f"unknown function {call.name} {where}", fix=did_you_mean(call.name, KNOWN_FUNCTIONS))
-
-
-def normalize_name(name: str) -> str:
-    """The spelling under which a name is known: Unicode NFKC, as Python does for identifiers (``x₁`` is ``x1``)."""
-    return unicodedata.normalize("NFKC", name)
-
-
-def split_names(names: str | Iterable[str], what: str) -> tuple[str, ...]:
-    """Names from ``"x, y"`` or from a list of strings, checked to be names and to be distinct."""
-    if isinstance(names, str):
-        parts = [part.strip() for part in names.replace(";", ",").split(",")]
-        parts = [] if parts == [""] else parts
-    else:
-        parts = list(names)
-    for part in parts:
-        if not isinstance(part, str) or not is_name(part):
-            raise InputError(
-                f"{what} is not a list of names", expected='text such as "x, y" or a list of names', got=repr(names)
-            )
-    result = tuple(normalize_name(part) for part in parts)
-    for name in result:
-        if result.count(name) > 1:
-            raise InputError(f"{what} names {name} twice", expected="distinct names", got=repr(names))
-    return result
-
-
-def is_name(text: str) -> bool:
-    """Whether `text` can name a state, a parameter or a function."""
-    return re.fullmatch(_NAME, text) is not None and normalize_name(text).isidentifier()
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"Did you mean beta?"`` when a known name is near, otherwise an empty text."""
-    pool = sorted(set(known))
-    near = [other for other in pool if other.lower() == name.lower()]
-    near = near or difflib.get_close_matches(name, pool, n=1, cutoff=0.6)
-    return f"Did you mean {near[0]}?" if near else ""
-
-
-def join_sentences(*sentences: str) -> str:
-    """The sentences that are not empty, with a blank between."""
-    return " ".join(sentence for sentence in sentences if sentence)
-
-
-def symbol(name: str) -> sympy.Symbol:
-    """The one symbol of that name: no assumptions, so that text and SymPy input meet in the same objects."""
-    return sympy.Symbol(name)
 
 
 def parse(
@@ -414,7 +306,7 @@ class _Parser:
         if name in self.states | self.symbols:
             role = "state" if name in self.states else "parameter"
             raise span.error(f"{name} is a {role} and cannot be called like a function", fix=f"Write {name}*(...).")
-        known = KNOWN_FUNCTIONS.get(_ALIASES.get(name, name))
+        known = KNOWN_FUNCTIONS.get(ALIASES.get(name, name))
         if known is None:
             end = self.tokens[self.index - 1].start + 1
             self.calls.append(UnknownCall(name, arguments, self.span(token.start, end - token.start), spans))
@@ -433,134 +325,3 @@ class _Parser:
         if value.has(sympy.I) or number.imag != 0.0:
             raise self.token_span(token).error("a part of the formula is not a real number")
         return value
-
-
-def as_expression(value: Any) -> sympy.Expr:
-    """A SymPy expression as it is, a number as SymPy's; nothing else, and least of all text, which would be evaluated.
-
-    Raises:
-        ModelError: The value is neither.
-    """
-    if isinstance(value, sympy.Expr):
-        return value
-    if isinstance(value, numbers.Integral):
-        return sympy.Integer(int(value))
-    if isinstance(value, numbers.Real):
-        return sympy.Float(float(value))
-    raise ModelError(
-        "a formula must be a SymPy expression or a number",
-        expected="sympy.Expr, int or float",
-        got=repr(value)[:60],
-        fix="Read text with ude.models.parse_expression." if isinstance(value, str) else "",
-    )
-
-
-def check_supported(expression: sympy.Expr) -> None:
-    """Raise ModelError unless every part of a SymPy expression has a meaning here: an explicit list of heads."""
-    for node in sympy.preorder_traversal(expression):
-        head = type(node).__name__
-        if isinstance(node, sympy.Symbol | AppliedUndef | sympy.Add | sympy.Mul | sympy.Pow):
-            continue
-        if node in (sympy.pi, sympy.E) or head in PRINTED_FUNCTIONS:
-            continue
-        if isinstance(node, sympy.Number) and node.is_finite:
-            continue
-        raise ModelError(
-            f"{node} ({head}) has no meaning in a model",
-            expected="sums, products, powers, numbers, symbols and " + ", ".join(sorted(KNOWN_FUNCTIONS)),
-        )
-
-
-def positive_first(terms: list[sympy.Expr]) -> list[sympy.Expr]:
-    """SymPy's order of terms with the negative ones last: ``a*x - b*x*y``, not ``-b*x*y + a*x``."""
-    return sorted(terms, key=lambda term: bool(term.as_coeff_Mul()[0].is_negative))
-
-
-class FormulaPrinter(StrPrinter):  # type: ignore[misc]
-    """SymPy's text printer with doubles written in full (or to `digits`) and our function names.
-
-    Subclasses are dialects: they set `power` and override `function` for their language.
-    """
-
-    power = "**"
-
-    def __init__(self, digits: int | None = None) -> None:
-        super().__init__()
-        self.digits = digits
-
-    def function(self, name: str, arguments: list[str]) -> str:
-        """How this dialect writes the known function `name`."""
-        return f"{name}({', '.join(arguments)})"
-
-    def unknown(self, name: str, arguments: list[str]) -> str:
-        """How this dialect writes an unknown function."""
-        return f"{name}({', '.join(arguments)})"
-
-    def number(self, value: float) -> str:
-        """A double; rounding never makes a number vanish because the digits are significant digits."""
-        return repr(value) if self.digits is None else f"{value:.{self.digits}g}"
-
-    def _as_ordered_terms(self, expr: sympy.Add, order: str | None = None) -> list[sympy.Expr]:
-        return positive_first(super()._as_ordered_terms(expr, order))
-
-    def _print_Float(self, expr: sympy.Float) -> str:
-        return self.number(float(expr))
-
-    def _print_Exp1(self, expr: sympy.Expr) -> str:
-        return self.function("exp", ["1"])
-
-    def _print_Pi(self, expr: sympy.Expr) -> str:
-        return "pi"
-
-    def _print_Function(self, expr: sympy.Function) -> str:
-        arguments = [self._print(argument) for argument in expr.args]
-        if isinstance(expr, AppliedUndef):
-            return self.unknown(expr.func.__name__, arguments)
-        name = PRINTED_FUNCTIONS[type(expr).__name__]
-        # SymPy's Heaviside carries its value at zero as a second argument.
-        return self.function(name, arguments[:1] if name == "heaviside" else arguments)
-
-    def _print_Min(self, expr: sympy.Expr) -> str:
-        return self._minmax("min", expr)
-
-    def _print_Max(self, expr: sympy.Expr) -> str:
-        return self._minmax("max", expr)
-
-    def _minmax(self, name: str, expr: sympy.Expr) -> str:
-        # Min and Max keep their arguments in a set; sorted, so that the printed text is the same on every run.
-        ordered = sorted(expr.args, key=sympy.default_sort_key)
-        return self.function(name, [self._print(argument) for argument in ordered])
-
-    def _print_Abs(self, expr: sympy.Expr) -> str:
-        return self.function("abs", [self._print(expr.args[0])])
-
-    def _print_Heaviside(self, expr: sympy.Expr) -> str:
-        return self.function("heaviside", [self._print(expr.args[0])])
-
-    def _print_Pow(self, expr: sympy.Pow, rational: bool = False) -> str:
-        base, exponent = expr.base, expr.exp
-        if exponent == sympy.S.Half:
-            return self.function("sqrt", [self._print(base)])
-        if exponent == -sympy.S.Half:
-            return f"1/{self.function('sqrt', [self._print(base)])}"
-        if exponent == -1:
-            return f"1/{self.parenthesize(base, PRECEDENCE['Pow'])}"
-        left = self.parenthesize(base, PRECEDENCE["Pow"])
-        return f"{left}{self.power}{self.parenthesize(exponent, PRECEDENCE['Pow'])}"
-
-
-def to_text(expression: sympy.Expr, digits: int | None = None) -> str:
-    """The formula in the language that `parse` reads; doubles in full, or rounded to `digits` significant digits.
-
-    Rounding never drops a term. Without `digits`, `parse_expression(to_text(e)) == e`.
-    Raises ModelError for SymPy objects that have no meaning in a model.
-    """
-    expression = as_expression(expression)
-    check_supported(expression)
-    return str(FormulaPrinter(digits).doprint(expression))
-
-
-def to_real_symbols(expression: Any) -> sympy.Expr:
-    """Replace every symbol by the one of the same name without assumptions (`Symbol("x", positive=True)` -> x)."""
-    expression = as_expression(expression)
-    return expression.xreplace({old: symbol(old.name) for old in expression.free_symbols})

@@ -1,0 +1,99 @@
+"""Formulas as text: what `parser` reads, and the base of every other language that formulas are printed in."""
+
+from __future__ import annotations
+
+import sympy
+from sympy.core.function import AppliedUndef
+from sympy.printing.precedence import PRECEDENCE
+from sympy.printing.str import StrPrinter
+
+from ude.models.equations.functions import PRINTED_FUNCTIONS, as_expression, check_supported
+
+
+def positive_first(terms: list[sympy.Expr]) -> list[sympy.Expr]:
+    """SymPy's order of terms with the negative ones last: ``a*x - b*x*y``, not ``-b*x*y + a*x``."""
+    return sorted(terms, key=lambda term: bool(term.as_coeff_Mul()[0].is_negative))
+
+
+class FormulaPrinter(StrPrinter):  # type: ignore[misc]
+    """SymPy's text printer with doubles written in full (or to `digits`) and our function names.
+
+    Subclasses are dialects: they set `power` and override `function` for their language.
+    """
+
+    power = "**"
+
+    def __init__(self, digits: int | None = None) -> None:
+        super().__init__()
+        self.digits = digits
+
+    def function(self, name: str, arguments: list[str]) -> str:
+        """How this dialect writes the known function `name`."""
+        return f"{name}({', '.join(arguments)})"
+
+    def unknown(self, name: str, arguments: list[str]) -> str:
+        """How this dialect writes an unknown function."""
+        return f"{name}({', '.join(arguments)})"
+
+    def number(self, value: float) -> str:
+        """A double; rounding never makes a number vanish because the digits are significant digits."""
+        return repr(value) if self.digits is None else f"{value:.{self.digits}g}"
+
+    def _as_ordered_terms(self, expr: sympy.Add, order: str | None = None) -> list[sympy.Expr]:
+        return positive_first(super()._as_ordered_terms(expr, order))
+
+    def _print_Float(self, expr: sympy.Float) -> str:
+        return self.number(float(expr))
+
+    def _print_Exp1(self, expr: sympy.Expr) -> str:
+        return self.function("exp", ["1"])
+
+    def _print_Pi(self, expr: sympy.Expr) -> str:
+        return "pi"
+
+    def _print_Function(self, expr: sympy.Function) -> str:
+        arguments = [self._print(argument) for argument in expr.args]
+        if isinstance(expr, AppliedUndef):
+            return self.unknown(expr.func.__name__, arguments)
+        name = PRINTED_FUNCTIONS[type(expr).__name__]
+        # SymPy's Heaviside carries its value at zero as a second argument.
+        return self.function(name, arguments[:1] if name == "heaviside" else arguments)
+
+    def _print_Min(self, expr: sympy.Expr) -> str:
+        return self._minmax("min", expr)
+
+    def _print_Max(self, expr: sympy.Expr) -> str:
+        return self._minmax("max", expr)
+
+    def _minmax(self, name: str, expr: sympy.Expr) -> str:
+        # Min and Max keep their arguments in a set; sorted, so that the printed text is the same on every run.
+        ordered = sorted(expr.args, key=sympy.default_sort_key)
+        return self.function(name, [self._print(argument) for argument in ordered])
+
+    def _print_Abs(self, expr: sympy.Expr) -> str:
+        return self.function("abs", [self._print(expr.args[0])])
+
+    def _print_Heaviside(self, expr: sympy.Expr) -> str:
+        return self.function("heaviside", [self._print(expr.args[0])])
+
+    def _print_Pow(self, expr: sympy.Pow, rational: bool = False) -> str:
+        base, exponent = expr.base, expr.exp
+        if exponent == sympy.S.Half:
+            return self.function("sqrt", [self._print(base)])
+        if exponent == -sympy.S.Half:
+            return f"1/{self.function('sqrt', [self._print(base)])}"
+        if exponent == -1:
+            return f"1/{self.parenthesize(base, PRECEDENCE['Pow'])}"
+        left = self.parenthesize(base, PRECEDENCE["Pow"])
+        return f"{left}{self.power}{self.parenthesize(exponent, PRECEDENCE['Pow'])}"
+
+
+def to_text(expression: sympy.Expr, digits: int | None = None) -> str:
+    """The formula in the language that `parse` reads; doubles in full, or rounded to `digits` significant digits.
+
+    Rounding never drops a term. Without `digits`, `parse_expression(to_text(e)) == e`.
+    Raises ModelError for SymPy objects that have no meaning in a model.
+    """
+    expression = as_expression(expression)
+    check_supported(expression)
+    return str(FormulaPrinter(digits).doprint(expression))
