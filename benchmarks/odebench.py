@@ -101,7 +101,7 @@ def run(system: dict[str, Any], noise: float) -> dict[str, Any]:
     return record | {
         "reconstruction": r_squared(closed, values, t, clean),
         "generalization": r_squared(closed, values, *trajectory(system, 1)),
-        "equations": found.model.text(4),
+        "equations": ude.export(found, digits=4),
         "verdict": found.verdict.kind,
         "cpu": round(time.process_time() - began, 1),
     }

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # for type checkers, which do not see `__getattr__`; a test c
     from ude.fitting.objective import noise, penalties
     from ude.methods import FBDF, RK4, AutoTsit5, KenCarp4, Rodas5P, Tsit5, Vern7
     from ude.models import MLP, UDE, FunctionModel, Neural, NeuralODE, Parameter, Symbolic
+    from ude.models.export.export import export
     from ude.problems import (
         DynamicalODEProblem,
         EnsembleProblem,
@@ -70,6 +71,7 @@ _NAMES: dict[str, str] = {
     "ude.sensitivity": "DiscreteAdjoint BacksolveAdjoint InterpolatingAdjoint QuadratureAdjoint GaussAdjoint "
     "ForwardSensitivity",
     "ude.models": "UDE NeuralODE FunctionModel Neural MLP Symbolic Parameter",
+    "ude.models.export.export": "export",
     "ude.fitting.fit": "fit",
     "ude.fitting": "Fit FitOptions Dataset read_csv multistart",
     "ude.discovery.discover": "discover",
@@ -152,6 +154,7 @@ __all__ = [
     "discovery",
     "engines",
     "errors",
+    "export",
     "fit",
     "fitting",
     "fused",

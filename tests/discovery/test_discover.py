@@ -161,15 +161,15 @@ def test_predictions_start_at_the_fitted_state_and_make_the_error(found: Discove
 
 
 def test_written_forms_are_the_same_model(found: Discovery, tmp_path: Path) -> None:
-    assert found.to_text(3).splitlines()[0].startswith("dx/dt = 0.")
-    assert found.latex().count(r"\frac{d") == 2
-    assert "function f!(du, u, p, t)" in found.to_julia()
+    assert ude.export(found, digits=3).splitlines()[0].startswith("dx/dt = 0.")
+    assert ude.export(found, to="latex", digits=4).count(r"\frac{d") == 2
+    assert "function f!(du, u, p, t)" in ude.export(found, to="julia")
     namespace: dict[str, object] = {}
-    exec(found.to_python(), namespace)
+    exec(ude.export(found, to="python"), namespace)
     u = np.array([30.0, 8.0])
     ours = found.model(torch.tensor(u)).detach().numpy()
     assert namespace["rhs"](0.0, u) == pytest.approx(ours, rel=1e-12)  # type: ignore[operator]
-    again = UDE(found.to_text(None))
+    again = UDE(ude.export(found))
     assert again(torch.tensor(u)).detach().numpy() == pytest.approx(ours, rel=1e-12)
     folder = found.save(tmp_path / "run")
     assert {path.name for path in folder.iterdir()} == {
@@ -183,7 +183,7 @@ def test_written_forms_are_the_same_model(found: Discovery, tmp_path: Path) -> N
 def test_same_answer_every_time(found: Discovery) -> None:
     again = discover(_fit(_model(), _dataset()), LibraryRegressor(), options=FAST, progress=False)
     assert again.constants == found.constants
-    assert again.to_text(None) == found.to_text(None)
+    assert ude.export(again) == ude.export(found)
 
 
 def test_samples_are_what_the_network_says_on_the_trajectory() -> None:
@@ -248,7 +248,7 @@ def test_a_torch_function_is_read_as_equations_first(found: Discovery) -> None:
 
     model = FunctionModel(rates, "x, y", {"a": A + 0.1, "d": D}, fit="a, d", terms=[Neural(Almost(), "x, y", "U1, U2")])
     result = discover(_fit(model, _dataset()), LibraryRegressor(), options=FAST, progress=False)
-    assert result.to_text() == found.to_text()
+    assert ude.export(result, digits=4) == ude.export(found, digits=4)
 
 
 def test_a_torch_function_keeps_the_parameters_of_what_was_measured() -> None:
@@ -273,7 +273,7 @@ def test_a_saved_discovery_is_loaded_and_simulated(found: Discovery, tmp_path: P
     loaded = load(found.save(tmp_path / "run"))
     assert isinstance(loaded, SavedDiscovery)
     assert loaded.constants == pytest.approx(found.model.values())
-    assert str(loaded) == found.to_text()
+    assert str(loaded) == ude.export(found, digits=4)
     assert loaded.fit is None
     times = found.fit.data.trajectories[0].t
     np.testing.assert_allclose(loaded.predict(times), found.predict()[0], rtol=1e-4)

@@ -58,7 +58,7 @@ def module_of(source: str, *arguments: Any) -> torch.nn.Module:
 
 @MODELS
 def test_exported_module_computes_what_the_model_computes(model: UDE) -> None:
-    module = module_of(model.to_torch())
+    module = module_of(ude.export(model, to="torch"))
     u, expected = rates(model)
     np.testing.assert_allclose(module(0.3, u).detach().numpy(), expected, rtol=1e-14)
     np.testing.assert_allclose(module(torch.tensor(0.3), u[0]).detach().numpy(), expected[0], rtol=1e-6)
@@ -67,7 +67,7 @@ def test_exported_module_computes_what_the_model_computes(model: UDE) -> None:
 
 def test_exported_module_learns_and_takes_unknown_functions() -> None:
     model = UDE("dx/dt = a*x - U(x, y)\ndy/dt = y", parameters={"a": 0.5})
-    module = module_of(model.to_torch(), lambda x, y: x * y)
+    module = module_of(ude.export(model, to="torch"), lambda x, y: x * y)
     value = module(0.0, torch.tensor([2.0, 3.0], dtype=torch.float64))
     assert value.tolist() == [1.0 - 6.0, 3.0]
     value.sum().backward()
@@ -76,7 +76,7 @@ def test_exported_module_learns_and_takes_unknown_functions() -> None:
 
 
 def test_names_that_a_module_keeps_are_renamed() -> None:
-    source = UDE("dx/dt = forward*x + lambda", parameters={"forward": 2, "lambda": 1.0}).to_torch()
+    source = ude.export(UDE("dx/dt = forward*x + lambda", parameters={"forward": 2, "lambda": 1.0}), to="torch")
     assert "self.forward_ = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))" in source
     assert module_of(source)(0.0, torch.tensor([3.0], dtype=torch.float64)).tolist() == [7.0]
 
@@ -116,7 +116,7 @@ def evaluate(rule: str, numbers: dict[str, float], t: float) -> float:
 @MODELS
 def test_sbml_read_back_has_the_rates_of_the_model(model: UDE) -> None:
     u, expected = rates(model)
-    states, numbers, rules = rate_rules(model.to_sbml())
+    states, numbers, rules = rate_rules(ude.export(model, to="sbml"))
     assert list(rules) == states
     for row, own in zip(u.tolist(), expected, strict=True):
         at = {**numbers, **dict(zip(states, row, strict=True))}
@@ -126,7 +126,7 @@ def test_sbml_read_back_has_the_rates_of_the_model(model: UDE) -> None:
 def test_sbml_read_back_and_integrated_follows_the_model() -> None:
     model = hudson_bay()
     start = {"hare": 30.0, "lynx": 4.0}
-    states, numbers, rules = rate_rules(model.to_sbml(start))
+    states, numbers, rules = rate_rules(ude.export(model, to="sbml", u0=start))
     assert {state: numbers[state] for state in states} == start
 
     def slope(t: float, u: Any) -> list[float]:
@@ -140,18 +140,18 @@ def test_sbml_read_back_and_integrated_follows_the_model() -> None:
 
 def test_sbml_with_an_unknown_function_says_what_to_do() -> None:
     with pytest.raises(ude.errors.ModelError, match=r"no place for unknown functions: U\. Export the equations"):
-        UDE("dx/dt = -U(x)").to_sbml()
+        ude.export(UDE("dx/dt = -U(x)"), to="sbml")
 
 
 def test_sbml_of_an_unknown_start_is_refused() -> None:
     with pytest.raises(ude.errors.InputError, match="u0 names 'hair': expected some of hare, lynx"):
-        hudson_bay().to_sbml({"hair": 1.0})
+        ude.export(hudson_bay(), to="sbml", u0={"hair": 1.0})
 
 
 def test_sbml_without_its_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "libsbml", None)
     with pytest.raises(ude.errors.BackendMissing, match=r"pip install 'ude\[sbml\]'"):
-        hudson_bay().to_sbml()
+        ude.export(hudson_bay(), to="sbml")
 
 
 # -- MathML ------------------------------------------------------------------------------------------------------------
@@ -164,15 +164,15 @@ def elements(text: str) -> ET.Element:
 
 
 def test_mathml_has_a_row_for_every_equation_and_every_number() -> None:
-    tree = elements(hudson_bay().to_mathml(3))
+    tree = elements(ude.export(hudson_bay(), to="mathml", digits=3))
     assert len(tree.findall(".//mtr")) == 2
     assert [node.text for node in tree.iter("mn")] == ["0.481", "0.0248", "0.0276", "0.92"]
     assert [node.text for node in tree.iter("mi")].count("hare") == 4
-    assert "&InvisibleTimes;" not in hudson_bay().to_mathml()
+    assert "&InvisibleTimes;" not in ude.export(hudson_bay(), to="mathml")
 
 
 def test_mathml_writes_powers_of_ten_indices_and_functions() -> None:
-    text = UDE("dx/dt = -2.5e-9*x + U1(x) + max(x, 1)").to_mathml()
+    text = ude.export(UDE("dx/dt = -2.5e-9*x + U1(x) + max(x, 1)"), to="mathml")
     tree = elements(text)
     assert [node.text for node in tree.find(".//msup").iter("mn")] == ["10", "−9"]  # type: ignore[union-attr]
     [index] = tree.findall(".//msub")
@@ -182,4 +182,4 @@ def test_mathml_writes_powers_of_ten_indices_and_functions() -> None:
 
 @MODELS
 def test_mathml_of_every_function_is_well_formed(model: UDE) -> None:
-    assert len(elements(model.to_mathml(values=False)).findall(".//mtr")) == len(model.states)
+    assert len(elements(ude.export(model, to="mathml", values=False)).findall(".//mtr")) == len(model.states)

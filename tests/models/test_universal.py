@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import ude
 from ude.errors import InputError, ModelError
 from ude.models import MLP, UDE, Neural, NeuralODE, Parameter, Symbolic
 
@@ -211,8 +212,8 @@ def test_replacing_one_output_of_a_shared_network_keeps_the_network_for_the_othe
     two = one.replace({"U2": Symbolic({"U2": "c0*x*y"}, "x, y", {"c0": 0.03})})
     assert set(two.terms) == {"U1", "U2"}
     assert two.unknown_outputs == ()
-    assert two.text() == "dx/dt = 1.3*x - 0.02*x*y\ndy/dt = 0.03*x*y - 1.8*y"
-    assert two.text(values=False) == "dx/dt = alpha*x - U1_c0*x*y\ndy/dt = U2_c0*x*y - delta*y"
+    assert ude.export(two) == "dx/dt = 1.3*x - 0.02*x*y\ndy/dt = 0.03*x*y - 1.8*y"
+    assert ude.export(two, values=False) == "dx/dt = alpha*x - U1_c0*x*y\ndy/dt = U2_c0*x*y - delta*y"
     again = two.replace({"U1": MLP("U1", "x, y")})
     assert again.unknown_outputs == ("U1",)
     assert "U1_c0" not in again.values()
@@ -272,7 +273,7 @@ def test_pickle_deepcopy_and_description_restore_the_model() -> None:
         assert torch.equal(twin(u), model(u))
         assert twin.parameters_table == model.parameters_table
         assert twin.unknown_outputs == ("U2",)
-        assert twin.text() == model.text()
+        assert ude.export(twin) == ude.export(model)
 
 
 def test_a_module_of_the_user_must_be_given_again() -> None:

@@ -216,10 +216,8 @@ def test_mathml_of_a_file_keeps_formulas_and_nothing_else(attack: str) -> None:
 
 
 def test_mathml_of_our_own_passes_unchanged() -> None:
-    from ude.models.export.mathml import to_mathml
-
     x, k = sympy.symbols("x k_1")
-    text = to_mathml({"x": -k * x**2 / (1.5e-7 + sympy.sqrt(x)) + sympy.exp(-x)})
+    text = ude.export({"x": -k * x**2 / (1.5e-7 + sympy.sqrt(x)) + sympy.exp(-x)}, to="mathml")
     assert harmless(text) == html.unescape(text).replace("/>", "></mspace>")
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import ude
 from ude.cli.console import OK, Console, Json
 from ude.cli.simulate import written
-from ude.cli.trained import Trained, read_trained
+from ude.cli.trained import read_trained
 
 
 class Language(StrEnum):
@@ -37,7 +38,8 @@ def export(
     """Write the equations of a run as text, LaTeX, MathML, Python, torch, Julia, SBML or ude."""
     console = Console(json=json)
     trained = read_trained(source)
-    text = _writer(trained, to)(digits)
+    equations = replace(trained.model.equation_set(), u0=next(iter(trained.u0.values()), {}))
+    text = ude.export(equations, to=to.value, digits=digits)
     text = text if text.endswith("\n") else text + "\n"
     if out is not None:
         written(out, text)
@@ -47,18 +49,3 @@ def export(
     else:
         typer.echo(text, nl=False)
     return OK
-
-
-def _writer(trained: Trained, to: Language) -> Callable[[int | None], str]:
-    model = trained.model
-    start = next(iter(trained.u0.values()), None)
-    return {
-        Language.TEXT: model.text,
-        Language.LATEX: model.latex,
-        Language.MATHML: model.to_mathml,
-        Language.PYTHON: model.to_python,
-        Language.TORCH: model.to_torch,
-        Language.JULIA: model.to_julia,
-        Language.SBML: lambda digits: model.to_sbml(start, digits),
-        Language.UDE: model.to_ude,
-    }[to]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ude.discovery.result import DiscoveryResult
 from ude.errors import InputError
 from ude.models import to_text
+from ude.models.export.export import export
 from ude.untrusted import write_json
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Discovery(DiscoveryResult):
     >>> found = ude.discover(fit, search, max_candidates=2, progress=False)
     >>> round(found.constants["U_c0"], 4), int(found.front["chosen"].sum())
     (-0.8, 1)
-    >>> "def rhs" in found.to_python() and "function f!" in found.to_julia()
+    >>> "def rhs" in ude.export(found, to="python") and "function f!" in ude.export(found, to="julia")
     True
     """
 
@@ -67,10 +68,10 @@ class Discovery(DiscoveryResult):
         """
         folder = Path(directory)
         files = {
-            "equations.txt": self.to_text(None) + "\n",
-            "equations.tex": self.latex() + "\n",
-            "equations.py": self.to_python(),
-            "equations.jl": self.to_julia(),
+            "equations.txt": export(self) + "\n",
+            "equations.tex": export(self, to="latex", digits=4) + "\n",
+            "equations.py": export(self, to="python"),
+            "equations.jl": export(self, to="julia"),
             "front.csv": self.front.to_csv(index=False),
         }
         try:

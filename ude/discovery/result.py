@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ from ude.fitting.data.dataset import Dataset
 from ude.fitting.data.trajectory import root_mean_square
 from ude.fitting.result import Fit
 from ude.models import UDE, Parameter, Symbolic, to_text
+from ude.models.export.equation_set import EquationSet
+from ude.models.export.export import export
 from ude.problems.ode import ODEProblem
 
 if TYPE_CHECKING:
@@ -288,32 +290,10 @@ class DiscoveryResult:
 
     # -- written down ---------------------------------------------------------------------------------------------
 
-    def to_text(self, digits: int | None = 4) -> str:
-        """Lines ``dx/dt = ...`` with `digits` significant digits (None: in full); no term is ever dropped."""
-        return self.model.text(digits)
-
-    def latex(self, digits: int | None = 4) -> str:
-        """The equations as a LaTeX ``aligned`` block."""
-        return self.model.latex(digits)
-
-    def to_python(self, digits: int | None = None) -> str:
-        """Python source of ``rhs(t, u, ...)`` for SciPy; NumPy only."""
-        return self.model.to_python(digits)
-
-    def to_julia(self, digits: int | None = None) -> str:
-        """Julia source of ``f!(du, u, p, t)`` for OrdinaryDiffEq."""
-        return self.model.to_julia(digits)
-
-    def to_torch(self, digits: int | None = None) -> str:
-        """Python source of a standalone `torch.nn.Module` with ``forward(t, u)``; needs torch only."""
-        return self.model.to_torch(digits)
-
-    def to_sbml(self, digits: int | None = None) -> str:
-        """The equations as SBML L3V2, starting where the first trajectory does. Raises BackendMissing without
-        python-libsbml."""
-        return self.model.to_sbml(dict(zip(self.fit.model.states, self.u0[0].tolist(), strict=True)), digits)
+    def equation_set(self) -> EquationSet:
+        """The equations with their numbers and the start of the first trajectory, for `ude.export`."""
+        return replace(self.model.equation_set(), u0=dict(zip(self.fit.model.states, self.u0[0].tolist(), strict=True)))
 
     def __str__(self) -> str:
-        if self.verdict.kind == NOT_ENOUGH:
-            return f"{self.verdict}\n{self.to_text()}"
-        return self.to_text()
+        text = export(self, digits=4)
+        return f"{self.verdict}\n{text}" if self.verdict.kind == NOT_ENOUGH else text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from ude.fitting import load_fit
 from ude.fitting.data.trajectory import Array
 from ude.fitting.result import Fit
 from ude.models import UDE
+from ude.models.export.equation_set import EquationSet
+from ude.models.export.export import export
 from ude.problems.ode import ODEProblem
 from ude.solving.solve import solve
 from ude.untrusted import JSON, read_json
@@ -83,7 +85,11 @@ class SavedDiscovery:
             return solve(problem, saveat=torch.as_tensor(times), reltol=1e-8, abstol=1e-8).u.numpy()
 
     def __str__(self) -> str:
-        return self.model.text(4)
+        return export(self.model, digits=4)
+
+    def equation_set(self) -> EquationSet:
+        """The equations with their numbers and the start of the first trajectory, for `ude.export`."""
+        return replace(self.model.equation_set(), u0=dict(zip(self.model.states, self.u0[0].tolist(), strict=True)))
 
 
 def load(

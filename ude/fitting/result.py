@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from ude.fitting.simulation.coordinates import Coordinates, InnerField
 from ude.fitting.simulation.trajectory_inputs import PerTrajectory, restored
 from ude.fitting.storage.fit_files import write_fit
 from ude.models import Model
+from ude.models.export.equation_set import EquationSet
 from ude.problems.ode import ODEProblem
 from ude.solving.solve import solve
 
@@ -201,6 +202,10 @@ class Fit:
 
     def _lanes(self, trajectory: int) -> PerTrajectory | None:
         return restored(self.model, self.data, self.per_trajectory).lanes(torch.tensor([trajectory]))
+
+    def equation_set(self) -> EquationSet:
+        """The equations with their numbers and the start of the first trajectory, for `ude.export`."""
+        return replace(self.model.equation_set(), u0=dict(zip(self.model.states, self.u0[0].tolist(), strict=True)))
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Data as points and what the simulations say as lines, one panel a column; also written to `path`."""

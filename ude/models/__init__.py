@@ -5,7 +5,6 @@ from __future__ import annotations
 from ude.models.equations.parser import parse_expression
 from ude.models.equations.printer import to_text
 from ude.models.equations.torch_function import to_torch
-from ude.models.export.languages import to_julia, to_latex, to_python, to_ude
 from ude.models.function_model import FunctionModel
 from ude.models.model import Model, TermCall
 from ude.models.networks import ACTIVATIONS, MLP
@@ -29,10 +28,6 @@ __all__ = [
     "TermCall",
     "parse_expression",
     "parse_parameters",
-    "to_julia",
-    "to_latex",
-    "to_python",
     "to_text",
     "to_torch",
-    "to_ude",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ude.errors import InputError, ModelError
 from ude.models.equations.names import TIME, did_you_mean, split_names
+from ude.models.export.equation_set import EquationSet
 from ude.models.model import SCHEMA, Model, Recorder, parameters_from_description, terms_from_description
 from ude.models.parameters import ParametersLike, merge_parameters
 from ude.models.terms import Neural, Symbolic, Term, term_key
@@ -87,6 +88,10 @@ class FunctionModel(Model):
         from ude.models.tracing import to_ude
 
         return to_ude(self, observe)
+
+    def equation_set(self) -> EquationSet:
+        """The equations that a trace of the function gives, for `ude.export`; see `to_ude` for its errors."""
+        return self.to_ude().equation_set()
 
     def to_dict(self) -> dict[str, Any]:
         """A description in plain data; the function itself is named only."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ude.errors import InputError, ModelError
 from ude.models.equations.names import did_you_mean
+from ude.models.export.equation_set import EquationSet
 from ude.models.networks import MLP
 from ude.models.parameters import Parameter, ParameterStore, finite, unknown_parameter
 from ude.models.terms import Neural, Symbolic, Term, call_term, describe_parameters, term_key
@@ -98,6 +99,10 @@ class Model(nn.Module):
                     named = dict(zip(term.inputs, torch.broadcast_tensors(*inputs), strict=True))
                     recorder[name].append(TermCall(named, outputs[index]))
         return outputs
+
+    def equation_set(self) -> EquationSet:
+        """The equations, for `ude.export`."""
+        raise NotImplementedError
 
     # -- parameters -----------------------------------------------------------------------------------------------
 

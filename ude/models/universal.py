@@ -16,7 +16,7 @@ from ude.models.equations.names import TIME, did_you_mean, symbol
 from ude.models.equations.printer import to_text
 from ude.models.equations.system import EquationsLike, System, check_calls, check_names, read_system
 from ude.models.equations.torch_function import expand_together, to_torch
-from ude.models.export import languages, mathml, sbml, torch_module
+from ude.models.export.equation_set import EquationSet
 from ude.models.model import SCHEMA, Model, Recorder, parameters_from_description, terms_from_description
 from ude.models.networks import MLP
 from ude.models.observation import Observation
@@ -143,14 +143,11 @@ class UDE(Model):
         values: write the numbers of the parameters (an unset one keeps its name); otherwise all keep their names
         (a constant ``c0`` of ``U1`` is ``U1_c0``).
         """
-        numbers: dict[sympy.Symbol, sympy.Expr] = {}
         if values:
-            table = self.parameters_table
-            numbers = {symbol(n): sympy.Float(e.value) for n, e in table.items() if e.value is not None}
+            return self.equation_set().with_numbers()
         result = {}
         for state, rhs in self.equations.items():
-            formulas = {node: self._formula(node) for node in rhs.atoms(AppliedUndef)}
-            result[state] = rhs.xreplace(formulas).xreplace(numbers)
+            result[state] = rhs.xreplace({node: self._formula(node) for node in rhs.atoms(AppliedUndef)})
         return result
 
     def _formula(self, node: AppliedUndef) -> sympy.Expr:
@@ -163,41 +160,10 @@ class UDE(Model):
         mapping |= {symbol(local): symbol(f"{key}_{local}") for local in term.store.names()}
         return term.expressions[name].xreplace(mapping)
 
-    def text(self, digits: int | None = None, values: bool = True) -> str:
-        """The equations as lines ``dx/dt = ...``; `digits` significant digits, None: in full. No term is dropped."""
-        lines = (f"d{state}/dt = {to_text(rhs, digits)}" for state, rhs in self.explicit(values).items())
-        return "\n".join(lines)
-
-    def latex(self, digits: int | None = None, values: bool = True) -> str:
-        """The equations as a LaTeX ``aligned`` block."""
-        return languages.to_latex(self.explicit(values), digits)
-
-    def to_python(self, digits: int | None = None) -> str:
-        """Python source of ``rhs(t, u, ...)`` for SciPy; see `languages.to_python`."""
-        return languages.to_python(self.explicit(values=False), self._export_values(), digits)
-
-    def to_julia(self, digits: int | None = None) -> str:
-        """Julia source of ``f!(du, u, p, t)`` for OrdinaryDiffEq; see `languages.to_julia`."""
-        return languages.to_julia(self.explicit(values=False), self._export_values(), digits)
-
-    def to_torch(self, digits: int | None = None) -> str:
-        """Python source of a standalone `torch.nn.Module`, ``forward(t, u)``; see `torch_module.to_module_source`."""
-        return torch_module.to_module_source(self.explicit(values=False), self._export_values(), digits)
-
-    def to_sbml(self, u0: Mapping[str, float] | None = None, digits: int | None = None) -> str:
-        """The equations as SBML L3V2; needs python-libsbml, raises BackendMissing; see `sbml.to_sbml`."""
-        return sbml.to_sbml(self.explicit(values=False), self._export_values(), u0, digits)
-
-    def to_mathml(self, digits: int | None = 4, values: bool = True) -> str:
-        """The equations as a MathML block, which browsers typeset."""
-        return mathml.to_mathml(self.explicit(values), digits)
-
-    def to_ude(self, digits: int | None = None) -> str:
-        """Python source that builds this model anew; see `languages.to_ude`."""
-        return languages.to_ude(self.explicit(values=False), self._export_values(), digits, self.observables)
-
-    def _export_values(self) -> dict[str, float]:
-        return self.values()
+    def equation_set(self) -> EquationSet:
+        """The equations with the numbers that stand in them, for `ude.export`."""
+        unset = frozenset(name for name, entry in self.parameters_table.items() if entry.value is None)
+        return EquationSet(self.explicit(values=False), self.values(), unset, observables=self.observables)
 
     # -- saving ---------------------------------------------------------------------------------------------------
 

@@ -115,7 +115,7 @@ def test_a_term_that_is_zero_is_said_to_be_zero(zero: Discovery) -> None:
     assert zero.verdict.sentences[0] == "The data show no sign of U: zero describes them."
     [row] = [r for _, r in zero.inclusion.iterrows() if r["chosen"]]
     assert (row["summand"], row["probability"] > 0.9) == ("0", True)
-    assert zero.to_text() == "dx/dt = -0.5*x"
+    assert ude.export(zero, digits=4) == "dx/dt = -0.5*x"
     assert zero.front["probability"].sum() == pytest.approx(1.0)
 
 

@@ -73,7 +73,7 @@ def test_front_marks_the_chosen_combination(found: Discovery) -> None:
 
 def test_report_has_equations_errors_and_candidates(found: Discovery, tmp_path: Path) -> None:
     text = found.report(tmp_path / "report.html").read_text(encoding="utf-8")
-    assert found.to_text() in text
+    assert ude.export(found, digits=4) in text
     assert found.verdict.kind in text
     assert f"{found.held_out_rmse['x']:.4g}" in text
     assert text.count("<img") == 2  # data and U; the front is a drawing of its own

@@ -21,6 +21,7 @@ from ude.discovery.selection.combination import Combination
 from ude.fitting.result import Fit
 from ude.models import UDE, to_text
 from ude.models.equations.names import TIME
+from ude.models.export.export import export
 from ude.models.export.mathml import named_mathml
 from ude.reporting.contents import Contents, FrontPoint, Function, Run, Sheet
 
@@ -40,8 +41,8 @@ def contents(found: DiscoveryResult, *, reproduce: str = "") -> Contents:
     )
     return Contents(
         title=f"Equations of {', '.join(fit.model.states)}",
-        equations=found.model.to_mathml(4),
-        text=found.to_text(),
+        equations=export(found, to="mathml", digits=4),
+        text=export(found, digits=4),
         columns=columns,
         time=fit.data.time_name,
         verdict=found.verdict.kind,
@@ -231,10 +232,10 @@ def _complex(value: complex) -> str:
 
 def _programs(found: DiscoveryResult) -> dict[str, str]:
     return {
-        "LaTeX": found.latex(),
-        "Python (SciPy)": found.to_python(),
-        "Python (torch)": found.to_torch(),
-        "Julia": found.to_julia(),
+        "LaTeX": export(found, to="latex", digits=4),
+        "Python (SciPy)": export(found, to="python"),
+        "Python (torch)": export(found, to="torch"),
+        "Julia": export(found, to="julia"),
     }
 
 

@@ -13,7 +13,8 @@ from ude.discovery.sampling import sample_terms, trajectory_points
 from ude.errors import ModelError, SolveFailed
 from ude.fitting.data.trajectory import Trajectory
 from ude.fitting.result import Fit
-from ude.models import UDE, FunctionModel, to_text
+from ude.models import UDE, FunctionModel
+from ude.models.export.export import export
 from ude.reporting.contents import Contents, Function, Run, Sheet
 
 
@@ -32,8 +33,8 @@ def contents_of_fit(fit: Fit, *, reproduce: str = "") -> Contents:
     unknown = ", ".join(model.unknown_outputs)
     return Contents(
         title=f"Fit of {', '.join(model.states)}",
-        equations=model.to_mathml(4),
-        text="\n".join(f"d{state}/dt = {to_text(rate, 4)}" for state, rate in model.explicit().items()),
+        equations=export(model, to="mathml", digits=4),
+        text=export(model, digits=4),
         columns=fit.measurement.names,
         time=fit.data.time_name,
         verdict="fitted, not yet discovered" if unknown else "",

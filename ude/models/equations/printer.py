@@ -39,6 +39,11 @@ class FormulaPrinter(StrPrinter):  # type: ignore[misc]
         """A double; rounding never makes a number vanish because the digits are significant digits."""
         return repr(value) if self.digits is None else f"{value:.{self.digits}g}"
 
+    def double(self, value: float) -> str:
+        """As `number`, and no integer even where the language tells ``2`` from ``2.0``."""
+        text = self.number(value)
+        return text if any(mark in text for mark in ".en") else f"{text}.0"
+
     def _as_ordered_terms(self, expr: sympy.Add, order: str | None = None) -> list[sympy.Expr]:
         return positive_first(super()._as_ordered_terms(expr, order))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import sympy
@@ -12,6 +12,7 @@ from sympy.printing.mathml import MathMLPresentationPrinter
 from ude.models.equations.functions import PRINTED_FUNCTIONS, check_supported
 from ude.models.equations.names import symbol
 from ude.models.equations.printer import positive_first
+from ude.models.export.equation_set import EquationSet
 
 _MINUS, _TIMES = "\u2212", "\u2009"  # a thin space between factors, as in print
 
@@ -65,11 +66,11 @@ class _Printer(MathMLPresentationPrinter):  # type: ignore[misc]
     _print_sigmoid = _print_Heaviside = _print_Min = _print_Max = _print_sign = _print_Function
 
 
-def to_mathml(equations: Mapping[str, sympy.Expr], digits: int | None = 4) -> str:
+def write_mathml(source: EquationSet, digits: int | None, values: bool = True) -> str:
     """One ``<math>`` block with a line ``dx/dt = ...`` for each equation, aligned at the equals signs."""
     printer = _Printer(digits)
     rows = []
-    for state, rhs in equations.items():
+    for state, rhs in (source.with_numbers() if values else source.equations).items():
         name = printer.doprint(symbol(state))
         rows.append(
             f"<mtr><mtd><mfrac><mrow><mi>d</mi>{name}</mrow><mrow><mi>d</mi><mi>t</mi></mrow></mfrac></mtd>"

@@ -9,7 +9,7 @@ import sympy
 
 from ude.errors import BackendMissing, InputError, ModelError
 from ude.models.equations.printer import FormulaPrinter
-from ude.models.export.languages import free_names, functions_in, renamed
+from ude.models.export.equation_set import EquationSet
 
 # Words that the formula language of Level 3 keeps for itself (libSBML, L3 parser); it does not mind upper case.
 _WORDS = """
@@ -42,46 +42,39 @@ class _SbmlPrinter(FormulaPrinter):
         return "time" if expr.name == "t" else str(expr.name)
 
 
-def to_sbml(
-    equations: Mapping[str, sympy.Expr],
-    values: Mapping[str, float],
-    u0: Mapping[str, float] | None = None,
-    digits: int | None = None,
-    name: str = "model",
-) -> str:
+def write_sbml(source: EquationSet, digits: int | None, u0: Mapping[str, float] | None = None) -> str:
     """An SBML document: every state a parameter with a rate rule, every parameter constant, t SBML's own time.
 
-    u0: initial states; those left out start at zero. States are parameters rather than species because an amount
-    would need a compartment that the equations do not know of; the rates are the same.
+    States are parameters rather than species because an amount would need a compartment that the equations do not
+    know of; the rates are the same. States without an initial value start at zero.
 
     Raises ModelError where a function is still unknown, InputError for an initial state that is none, BackendMissing
     without python-libsbml.
     """
     libsbml = _libsbml()
-    unknown = functions_in(equations)
-    if unknown:
+    if source.functions:
         raise ModelError(
             "SBML has no place for unknown functions",
-            got=", ".join(unknown),
+            got=", ".join(source.functions),
             fix="Export the equations that discover found, or replace the functions by formulas.",
         )
-    start = dict(u0 or {})
+    start = dict(source.u0 if u0 is None else u0)
     for state in start:
-        if state not in equations:
-            raise InputError(f"u0 names {state!r}", expected=f"some of {', '.join(equations)}")
+        if state not in source.equations:
+            raise InputError(f"u0 names {state!r}", expected=f"some of {', '.join(source.equations)}")
     printer = _SbmlPrinter(digits)
-    given = (*equations, *values)
     # the parser does not tell upper from lower case in its own words
-    names = free_names(given, {*_RESERVED, *(word for word in given if word.lower() in _RESERVED)})
+    given = (*source.equations, *source.values)
+    names, rates = source.renamed({*_RESERVED, *(word for word in given if word.lower() in _RESERVED)})
     document = libsbml.SBMLDocument(3, 2)
     model = document.createModel()
-    _done(model.setId(name), f"the name {name!r}")
-    for state in equations:
-        _parameter(model, names[state], start.get(state, 0.0), constant=False)
-    for parameter, value in values.items():
-        _parameter(model, names[parameter], value, constant=True)
-    for state, rhs in equations.items():
-        text = printer.doprint(renamed(rhs, names))
+    _done(model.setId("model"), "the name of the model")
+    for state in source.equations:
+        _parameter(model, names[state], float(printer.number(start.get(state, 0.0))), constant=False)
+    for parameter, value in source.values.items():
+        _parameter(model, names[parameter], float(printer.number(value)), constant=True)
+    for state, rate in zip(source.equations, rates, strict=True):
+        text = printer.doprint(rate)
         math = libsbml.parseL3Formula(text)
         if math is None:
             raise ModelError(f"the rate of {state} cannot be written as SBML", got=libsbml.getLastParseL3Error())
@@ -94,7 +87,7 @@ def to_sbml(
 def _parameter(model: Any, identifier: str, value: float, *, constant: bool) -> None:
     made = model.createParameter()
     _done(made.setId(identifier), f"the name {identifier!r}")
-    made.setValue(float(value))
+    made.setValue(value)
     made.setConstant(constant)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Mapping
 
 import sympy
 from torch import nn
 
 from ude.models.equations.printer import FormulaPrinter
-from ude.models.export.languages import free_names, functions_in, renamed
+from ude.models.export.equation_set import EquationSet
 
 _RESERVED = frozenset({"torch", "nn", "self", "t", "u", "rates", *keyword.kwlist, *dir(nn.Module())})
 
@@ -44,17 +43,15 @@ class _TorchPrinter(FormulaPrinter):
         return self.function(name, made)
 
 
-def to_module_source(
-    equations: Mapping[str, sympy.Expr], values: Mapping[str, float], digits: int | None = None
-) -> str:
+def write_torch_module(source: EquationSet, digits: int | None) -> str:
     """A module ``RightHandSide`` with ``forward(t, u)``, the form that torchdiffeq takes.
 
     ``u`` and the result: (*batch, state). Every parameter is a trainable `nn.Parameter` in double precision. Unknown
     functions are arguments of the constructor. Names that Python or `nn.Module` keep get a trailing underscore.
     """
     printer = _TorchPrinter(digits)
-    functions = functions_in(equations)
-    names = free_names((*equations, *values, *functions), _RESERVED)
+    equations, values, functions = source.equations, source.values, source.functions
+    names, rates = source.renamed(_RESERVED)
     states = [names[state] for state in equations]
     lines = ["import torch", "from torch import nn", "", "", "class RightHandSide(nn.Module):"]
     lines.append(
@@ -64,27 +61,21 @@ def to_module_source(
     lines += ["", f"    def __init__(self{arguments}):", "        super().__init__()"]
     lines += [f"        self.{names[name]} = {names[name]}" for name in functions]
     lines += [
-        f"        self.{names[name]} = nn.Parameter(torch.tensor({float_text(printer, value)}, dtype=torch.float64))"
+        f"        self.{names[name]} = nn.Parameter(torch.tensor({printer.double(value)}, dtype=torch.float64))"
         for name, value in values.items()
     ]
     lines += ["", "    def forward(self, t, u):"]
     lines.append(f"        {', '.join(states)}{',' if len(states) == 1 else ''} = u.unbind(-1)")
-    used = {free.name for rhs in equations.values() for free in rhs.free_symbols}
-    lines += ["        t = torch.as_tensor(t, dtype=u.dtype, device=u.device)"] if "t" in used else []
-    lines += [f"        {names[name]} = self.{names[name]}" for name in values if name in used]
+    lines += ["        t = torch.as_tensor(t, dtype=u.dtype, device=u.device)"] if "t" in source.used else []
+    lines += [f"        {names[name]} = self.{names[name]}" for name in values if name in source.used]
     lines.append("        rates = [")
-    lines += [f"            {printer.doprint(_numbers_put_in(renamed(rhs, names)))}," for rhs in equations.values()]
+    lines += [f"            {printer.doprint(_numbers_put_in(rate))}," for rate in rates]
     lines += [
         "        ]",
         "        rates = [torch.as_tensor(rate, dtype=u.dtype, device=u.device) for rate in rates]",
         "        return torch.stack([rate.expand(u.shape[:-1]) for rate in rates], -1)",
     ]
     return "\n".join([*lines, ""])
-
-
-def float_text(printer: FormulaPrinter, value: float) -> str:
-    text = printer.number(value)
-    return text if any(mark in text for mark in ".en") else f"{text}.0"
 
 
 def _numbers_put_in(rhs: sympy.Expr) -> sympy.Expr:
