@@ -119,3 +119,17 @@ class BackendMissing(UdeError, ImportError):
     >>> issubclass(ude.errors.BackendMissing, ImportError)
     True
     """
+
+
+class GradientWarning(UserWarning):
+    """The right-hand side itself cuts a derivative, by ``.detach()`` or ``torch.no_grad()``: it may be meant so.
+
+    >>> import warnings
+    >>> k = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    >>> prob = ude.ODEProblem(lambda u, p, t: -p.k.detach() * u, [1.0], (0.0, 1.0), dict(k=k))
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     sol = ude.solve(prob, ude.Tsit5())
+    >>> str(caught[0].message)
+    'the gradient does not pass .detach() in f, so what depends on p.k by that way counts as a constant...'
+    """

@@ -54,6 +54,7 @@ def leave(
             "frozen": [[_written(place), _written(known)] for place, known in frozen],
             "plain": plain,
             "work": list(work),
+            "inspected": True,
         },
     )
 
@@ -62,8 +63,8 @@ def take(name: str | None) -> Left | None:
     """Find a kernel by its name."""
     known = None if name is None else get_metadata(name)
     path = None if known is None else cached_kernel(str(known["kernel"]))
-    # kernels of earlier releases say nothing about their work
-    if known is None or path is None or "work" not in known:
+    # kernels of earlier releases may have frozen what left torch
+    if known is None or path is None or "inspected" not in known:
         return None
     return Left(
         path=path,

@@ -66,7 +66,9 @@ class _System(torch.nn.Module):
 
     def forward(self, t: Tensor, u: Tensor) -> Tensor:
         self.calls += 1
-        times = t.to(u.dtype).expand(u.shape[0])
+        # the search for a first step may try one that is longer than the span, past which a forcing has no values
+        low, high = sorted((float(self._spec.t0[0]), float(self._spec.t1[0])))
+        times = t.clamp(low, high).to(u.dtype).expand(u.shape[0])
         return self._spec.f(u.view(*self._spec.batch, -1), self._p, times.view(self._spec.batch)).reshape(u.shape)
 
 
@@ -194,6 +196,8 @@ def _odeint(
         options["step_size"] = spec.dt
     else:
         options["max_num_steps"] = spec.maxiters
+        # otherwise its last step goes past the end of the span, where f may have no values
+        options["step_t"] = grid * sign
         if spec.dt is not None:
             options["first_step"] = spec.dt
     arguments: dict[str, Any] = {

@@ -156,7 +156,9 @@ def _solve_segment(run: EventRun, state: Progress) -> tuple[SolveSegment, Segmen
     known = [values, part.interpolate(more), at_end] if more.shape[1] else [values, at_end]
     read = part.read(torch.cat([times, more, end.unsqueeze(-1)], 1), torch.cat(known, 1))
     _observe(run, state, asked, read[:, times.shape[1] : -1])
-    u_end, event_t = _move_with_time(run, read[:, -1], end, fired, component, state.chosen)
+    # f may jump at the stop itself: its derivative before that is needed
+    before = torch.where(end == part.stop, part.reach, end)
+    u_end, event_t = _move_with_time(run, read[:, -1], (end, before), fired, component, state.chosen)
     segment = SolveSegment(
         start=start,
         end=end,
@@ -195,9 +197,20 @@ def _observed_times(run: EventRun, state: Progress, watch: Watch, end: Tensor) -
 
 
 def _move_with_time(
-    run: EventRun, u: Tensor, t: Tensor, fired: Tensor, component: Tensor, chosen: dict[int, Tensor]
+    run: EventRun,
+    u: Tensor,
+    at: tuple[Tensor, Tensor],
+    fired: Tensor,
+    component: Tensor,
+    chosen: dict[int, Tensor],
 ) -> tuple[Tensor, Float[Tensor, "B"]]:
-    """Make the time of each located event differentiable, and move the state before the event with it."""
+    """Make the time of each located event differentiable, and move the state before the event with it.
+
+    Args:
+        at: The time of the event, and the time just before it at which f has its value before the event.
+    """
+    t, before = at
+    chosen = {**chosen, -1: _moving_stop(run, t)} if run.tstops.requires_grad else chosen
     moving = [choice for choice in chosen.values() if choice.requires_grad and bool((choice.detach() == t).any())]
     if not torch.is_grad_enabled() or not (moving or bool((fired >= 0).any())):
         return u, t
@@ -211,12 +224,12 @@ def _move_with_time(
     if not values and not moving:
         return u, t
     event_t = t
-    du = derivative(run.spec, u.detach(), t, run.p)
+    du = derivative(run.spec, u.detach(), before, run.p)
     for callback, which, value in values:
-        at, when = u.detach().requires_grad_(), t.detach().clone().requires_grad_()
+        state, when = u.detach().requires_grad_(), t.detach().clone().requires_grad_()
         with torch.enable_grad():
-            probe = component_of(run.call(callback.condition, at, when), component, len(t))
-        by_u, by_t = torch.autograd.grad(probe.sum(), (at, when), allow_unused=True)
+            probe = component_of(run.call(callback.condition, state, when), component, len(t))
+        by_u, by_t = torch.autograd.grad(probe.sum(), (state, when), allow_unused=True)
         rate = torch.zeros_like(t)
         rate = rate + ((by_u * du).sum(-1) if by_u is not None else 0.0)
         rate = rate + (by_t if by_t is not None else 0.0)
@@ -232,6 +245,14 @@ def _move_with_time(
     return u + du * (event_t - event_t.detach()).unsqueeze(-1), event_t
 
 
+def _moving_stop(run: EventRun, t: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """The differentiable stop at these times; NaN where there is none."""
+    here = run.tstops.detach() == t.unsqueeze(-1)
+    return torch.where(
+        here.any(-1), torch.where(here, run.tstops, 0.0).sum(-1) / here.sum(-1).clamp(min=1), float("nan")
+    )
+
+
 def _next_stop(run: EventRun, state: Progress) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
     """Find the latest end of each trajectory's segment: its next preset time or stop, or the end of its span.
 
@@ -240,7 +261,7 @@ def _next_stop(run: EventRun, state: Progress) -> tuple[Float[Tensor, "B"], Floa
     """
     spec = run.spec
     sign = spec.sign.unsqueeze(-1)
-    rows = [run.tstops, spec.t1.unsqueeze(-1)]
+    rows = [run.tstops.detach(), spec.t1.unsqueeze(-1)]
     rows += [
         preset_times(callback, spec)
         for callback in run.callbacks

@@ -305,11 +305,22 @@ class FlatRightHandSide:
     own: _ModuleSlot | None
 
     def __call__(self, u: Tensor, leaves: Sequence[Tensor], t: Tensor, *more: Any) -> Tensor:
-        """Call f; `more` are further arguments, such as which half of a partitioned f to evaluate."""
-        p = self.parameters(leaves)
-        if self.own is None:
-            return self.f(u, p, t, *more)
-        result: Tensor = self.own.bind(leaves[len(leaves) - len(self.own.names) :])(u, p, t, *more)
+        """Call f; `more` are further arguments, such as which half of a partitioned f to evaluate.
+
+        Raises:
+            InputError: f changes an argument in place.
+        """
+        p, before = self.parameters(leaves), _versions(u, t, leaves)
+        f = self.f if self.own is None else self.own.bind(leaves[len(leaves) - len(self.own.names) :])
+        result: Tensor = f(u, p, t, *more)
+        after = _versions(u, t, leaves)
+        if after != before:
+            changed = [name for name, i, j in zip("ut", before, after, strict=False) if i != j]
+            raise InputError(
+                f"f changes {' and '.join(changed) or 'a parameter'} in place, which belongs to the solver",
+                fix="Write -u in place of u.mul_(-1), and build the result by torch.stack([...], -1); or work on a "
+                "clone().",
+            )
         return result
 
     @property
@@ -340,6 +351,14 @@ class FlatRightHandSide:
             items.append(slot.bind(taken) if isinstance(slot, _ModuleSlot) else taken[0])
             position += count
         return pytree.tree_unflatten(items, self.structure)
+
+
+def _versions(u: Tensor, t: Tensor, leaves: Sequence[Tensor]) -> tuple[int, ...]:
+    """How often each argument of f was written to, as torch counts it."""
+    try:
+        return u._version, t._version, *[leaf._version for leaf in leaves]
+    except RuntimeError:  # torch.inference_mode does not count
+        return ()
 
 
 def same_shape(value: Any, like: Tensor, call: str, of: str) -> Tensor:

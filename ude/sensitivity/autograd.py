@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude.sensitivity.base import Solved
+from ude.sensitivity.reading import with_zero_gradients
 
 
 @dataclass(frozen=True)
@@ -46,4 +47,4 @@ class Autograd:
     ) -> Float[Tensor, "B T n"]:
         again = solved.engine.replay(solved.spec, solved.record, u0, p, times)
         # the numbers that the solve returned, with the derivatives of the steps
-        return values + (again - again.detach())
+        return with_zero_gradients(values + (again - again.detach()), (u0, *p))

@@ -37,6 +37,12 @@ class _Read(torch.autograd.Function):
         of_values = grad if grad.ndim == 3 else grad.reshape(*times.shape, -1)
         with torch.no_grad():
             of_u0, of_p = ctx.pull(ctx.solved, p, times, of_values)
+        # what the solution does not depend on has a gradient of zero, whichever engine found it
+        asked = ctx.needs_input_grad[3:]
+        of_p = [
+            torch.zeros_like(leaf) if part is None and need else part
+            for leaf, part, need in zip(p, of_p, asked, strict=True)
+        ]
         found = [_once(ctx.name, part, (grad, u0, *p)) for part in (of_u0, *of_p)]
         return (None, None, *found)
 
@@ -82,6 +88,26 @@ def _once(name: str, value: Tensor | None, sources: Sequence[Tensor]) -> Tensor 
 def first_derivative_only(name: str, value: Tensor, *sources: Tensor) -> Tensor:
     """Return `value`, whose first derivative is right and whose second one, by any of the sources, is refused."""
     passed: Tensor = _Identity.apply(name, value, *sources)  # type: ignore[no-untyped-call]
+    return passed
+
+
+class _Zero(torch.autograd.Function):
+    """The identity, with a gradient of zero for everything else that it is given."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *sources: Tensor) -> Tensor:
+        ctx.save_for_backward(*sources)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        found = zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
+        return (grad, *(torch.zeros_like(source) if need else None for source, need in found))
+
+
+def with_zero_gradients(value: Tensor, sources: Sequence[Tensor]) -> Tensor:
+    """Return `value`, which has a gradient (of zero at least) with respect to all of the sources."""
+    passed: Tensor = _Zero.apply(value, *sources)  # type: ignore[no-untyped-call]
     return passed
 
 

@@ -35,6 +35,7 @@ class Solution:
     ``sol.retcode``  `ReturnCode`, or an array of them with a batch; ``sol.success`` the same as booleans
     ``sol.stats``    `Statistics`
     ``sol.events``   what callbacks did, a tuple of `Event`
+    ``sol.notes``    what the solver cannot know about f, such as switches that a step may pass; a tuple of sentences
 
     Reading the values of a solution in which a trajectory failed raises `SolveFailed`; ``sol.partial`` returns them
     anyway, with NaN at times that a trajectory did not reach. In a batch, a trajectory that a callback ended has NaN
@@ -51,6 +52,7 @@ class Solution:
         dense: Dense output at the times (B, k), ``(*batch, k, n)``.
         count: Combines the statistics when they are first read.
         events: What callbacks did.
+        notes: What the solver cannot know about f.
 
     >>> sol = ude.solve(ude.ODEProblem(lambda u, p, t: -u, [1.0], (0.0, 1.0), names="x"), ude.Tsit5(), saveat=0.25)
     >>> sol.t.tolist(), sol.success
@@ -68,6 +70,7 @@ class Solution:
     dense: Callable[[Float[Tensor, "B k"]], Float[Tensor, "*batch k n"]]
     count: Callable[[], Statistics]
     events: tuple[Event, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._failed = [i for i, code in enumerate(self.codes.tolist()) if not ReturnCode(code).ok]
@@ -237,6 +240,7 @@ def trajectory_of(solution: Solution, i: int) -> Solution:
             for event in solution.events
             if bool(event.which[i])
         ),
+        notes=solution.notes,
     )
 
 

@@ -18,9 +18,11 @@ from ude.errors import InputError
 from ude.events import EventRun, preset_times, solve_with_events
 from ude.events.callbacks import (
     Callback,
+    ContinuousCallback,
     PositiveDomain,
     PresetTimeCallback,
     SavingCallback,
+    VectorContinuousCallback,
     flatten_callbacks,
     terminate,
 )
@@ -37,6 +39,7 @@ from ude.solving.options import SolveOptions
 from ude.solving.solution import Solution
 from ude.solving.statistics import statistics_of
 from ude.solving.steady_state import TerminateSteadyState, solve_steady_state
+from ude.solving.switch_stops import SwitchStops, inspected, switch_stops
 from ude.solving.validation import is_tracked, validate, validate_start
 
 
@@ -186,6 +189,7 @@ def _solve_validated(prob: ODEProblem, spec: SolveSpec, options: SolveOptions, w
     callbacks = flatten_callbacks(options.callback)
     if not spec.adaptive and any(isinstance(item, PositiveDomain) for item in callbacks):
         raise InputError("PositiveDomain requires adaptive steps", got="adaptive=False", fix="Leave it out.")
+    spec, inspection = inspected(spec)
     spec = validate_start(spec)
     if spec.saveat is None and not spec.algorithm.reports_steps:
         raise InputError(f"{spec.algorithm.name} does not report its own steps", fix="Give saveat.")
@@ -203,8 +207,11 @@ def _solve_validated(prob: ODEProblem, spec: SolveSpec, options: SolveOptions, w
     stops = _stops(options.tstops, spec)
     if spec.adaptive and spec.algorithm.reports_steps:
         stops = torch.cat([stops, *(item.stops(spec.t0, spec.t1) for item in interpolations_in(prob.f, prob.p))], -1)
+    switches = switch_stops(spec, inspection, named=options.engine not in ("auto", "torch"))
+    stops = switches.beside(stops)
     if not callbacks and not stops.shape[1]:
-        return _run(prob, spec, options, choose_engine(ENGINES, spec, options.engine), why_algorithm)
+        return _run(prob, spec, options, choose_engine(ENGINES, spec, options.engine), why_algorithm, switches)
+    whole = spec
     # each segment between stops is a solve of its own, which an engine that prepares a whole solve cannot run
     spec = replace(spec, start=None, compact=isinstance(options.sensitivity, DiscreteAdjoint))
     choice = choose_engine(ENGINES, replace(spec, watch=_never_stop) if callbacks else spec, options.engine)
@@ -218,7 +225,10 @@ def _solve_validated(prob: ODEProblem, spec: SolveSpec, options: SolveOptions, w
         tstops=stops,
         max_events=options.max_events,
     )
-    return _run_with_events(prob, run, u0, choice.why_not, why_algorithm)
+    solution = _run_with_events(prob, run, u0, choice.why_not, why_algorithm)
+    if not any(isinstance(item, (ContinuousCallback, VectorContinuousCallback)) for item in callbacks):
+        switches.require_none_passed(whole, solution.dense)
+    return replace(solution, notes=switches.notes)
 
 
 def _never_stop(t: Tensor, u: Tensor, t_next: Tensor, u_next: Tensor, moved: Tensor) -> Tensor:
@@ -265,7 +275,12 @@ def _run_with_events(
 
 
 def _run(
-    prob: ODEProblem, spec: SolveSpec, options: SolveOptions, choice: EngineChoice, why_algorithm: str = ""
+    prob: ODEProblem,
+    spec: SolveSpec,
+    options: SolveOptions,
+    choice: EngineChoice,
+    why_algorithm: str = "",
+    switches: SwitchStops | None = None,
 ) -> Solution:
     engine, batch, sensealg = choice.engine, spec.batch, options.sensitivity
     u0, p = spec.start or (prob.u0, ())
@@ -282,6 +297,8 @@ def _run(
         name, reason = result.handed_on
         why_not = {**why_not, engine.name: reason}
     solved = Solved(engine, spec, result.record, result.record.u_end, result.fresh)
+    if switches is not None:
+        switches.require_none_passed(spec, lambda times: engine.interpolate(spec, result.record, p, times))
 
     def read(times: Tensor, values: Tensor | None = None) -> Tensor:
         if values is None:
@@ -311,4 +328,5 @@ def _run(
             why_not=why_not,
             why_algorithm=why_algorithm,
         ),
+        notes=switches.notes if switches is not None else (),
     )

@@ -39,6 +39,7 @@ from ude.engines.fused.solve_cache import SolveCache
 from ude.engines.torch.engine import TorchEngine
 from ude.errors import EngineRefused
 from ude.problems.find_interpolations import interpolations_in
+from ude.problems.inspection import Inspection, inspect_once
 from ude.problems.ode import FlatRightHandSide, ODEProblem
 
 # Trajectories side by side in one vector: two registers of AVX2, whose latencies hide each other.
@@ -88,7 +89,7 @@ class _Built:
 
     Args:
         frozen: Indices whose numbers are part of the program, and what they were.
-        plain: Whether f reaches no interpolation, whose knots a solve may have to stop at.
+        plain: Whether f has no interpolation and no switches, at which a solve may have to stop.
         work: As of `Traced.work`.
     """
 
@@ -266,19 +267,24 @@ class FusedEngine(PlainEngine):
         if found is not None:
             return found
         u, one, t = _single(spec, u0, leaves, asked.own)
+        inspection = _inspection(spec, u, one, t)
+        reason = inspection.why_not_traced()
+        if reason is not None:
+            return reason
         try:
             traced = _traced(spec, asked)
             shape = _shape(spec, asked)
             source = write_source(traced, _method(spec), spec.controller, shape)
-        except Unfusable as reason:
-            return str(reason) + (line_of(spec.f, u, one, t, reason.operator) if reason.operator else "")
+        except Unfusable as refusal:
+            return str(refusal) + (line_of(spec.f, u, one, t, refusal.operator) if refusal.operator else "")
         if fingerprint(spec.f, known=leaves).key != asked.print.key:
             return "f changes something outside of it while it runs (a counter, a list), which a kernel would not do"
         path = compile_kernel(source.text)
         kernel = Kernel(path, _layout(spec, asked, source.uniform_size, shape))
         frozen = tuple((place, tensor.clone()) for place, tensor in _places(traced.frozen, asked.print))
         captured = tuple(place for place, _ in _places(traced.captured, asked.print))
-        plain = isinstance(spec.f, FlatRightHandSide) and not interpolations_in(spec.f.f, *spec.f.modules)
+        known = isinstance(spec.f, FlatRightHandSide) and not interpolations_in(spec.f.f, *spec.f.modules)
+        plain = known and inspection.plain
         built = _Built(kernel, captured, frozen, plain, traced.work())
         wrong = _disagreement(kernel, spec, traced.captured)
         if wrong is None:
@@ -479,6 +485,16 @@ def _single(
     return u0[0].detach().reshape(*ones, -1), one, spec.t0[0].detach().reshape(ones)
 
 
+def _inspection(spec: SolveSpec, u: Tensor, leaves: Sequence[Tensor], t: Tensor) -> Inspection:
+    """What a call of f for one trajectory shows; nothing where f does not run, which its trace explains."""
+    if not isinstance(spec.f, FlatRightHandSide):
+        return Inspection()
+    try:
+        return inspect_once(spec.f, u, leaves, t, gradient=spec.gradient)
+    except Exception:
+        return Inspection()
+
+
 def _traced(spec: SolveSpec, asked: _Asked) -> Traced:
     return trace_program(spec.f, _single(spec, *_start(spec), asked.own), asked.own, asked.wanted, _method(spec))
 
@@ -548,16 +564,35 @@ def _on_disk(spec: SolveSpec, asked: _Asked) -> str | None:
 
 
 def _disagreement(kernel: Kernel, spec: SolveSpec, captured: Sequence[Tensor]) -> str | None:
-    """Compare f of every trajectory with torch's, before a kernel is believed."""
-    u0, leaves = _start(spec)
-    found = KernelCall.of(kernel, Prototype.of(kernel, spec), u0.detach(), leaves, captured).evaluate()
-    expected = spec.first_du
+    """Compare f of every trajectory with torch's, at the start and at random points near it, before a kernel is
+    believed: what is frozen in a kernel agrees at the start."""
+    u0, leaves = (_start(spec)[0].detach(), tuple(leaf.detach() for leaf in _start(spec)[1]))
+    found = KernelCall.of(kernel, Prototype.of(kernel, spec), u0, leaves, captured).evaluate()
+    if not _agree(found, spec.first_du):
+        return (
+            "f of a batch is not f of each trajectory, as far as ude can tell which of its tensors belong to one (give "
+            "them in p with the batch's shape first)"
+        )
+    random = torch.Generator().manual_seed(0)
+    u, *near = (_near(tensor, random) for tensor in (u0, *leaves))
+    part = torch.rand(spec.t0.shape, generator=random, dtype=torch.float64).to(spec.t0)
+    moved = replace(spec, t0=torch.lerp(spec.t0, spec.t1, part))
+    found = KernelCall.of(kernel, Prototype.of(kernel, moved), u, near, captured).evaluate()
+    with torch.no_grad():
+        expected = as_batch(moved, u, moved.t0, near)
+    if not _agree(found, expected):
+        return "f at other u, p and t is not what was traced at the start: it depends on more than them"
+    return None
+
+
+def _near(tensor: Tensor, random: torch.Generator) -> Tensor:
+    """Numbers near those of a tensor, of the same signs, so that roots and logarithms keep their domain."""
+    noise = torch.rand(tensor.shape, generator=random, dtype=torch.float64).to(tensor)
+    return tensor * (1 + 0.1 * (noise - 0.5))
+
+
+def _agree(found: Tensor, expected: Tensor) -> bool:
     # where f has no number to compare with, it must have none in the kernel either
     scale = expected.nan_to_num(0.0, 0.0, 0.0).abs().amax().clamp(min=1e-300)
-    tolerance = _AGREEMENT if u0.dtype == torch.float64 else 1e-4
-    if torch.allclose(found, expected, rtol=tolerance, atol=float(scale) * tolerance, equal_nan=True):
-        return None
-    return (
-        "f of a batch is not f of each trajectory, as far as ude can tell which of its tensors belong to one (give "
-        "them in p with the batch's shape first)"
-    )
+    tolerance = _AGREEMENT if found.dtype == torch.float64 else 1e-4
+    return torch.allclose(found, expected, rtol=tolerance, atol=float(scale) * tolerance, equal_nan=True)
