@@ -56,7 +56,7 @@ _CUSTOM = str(Path(torch.autograd.function.__file__))
 
 
 @dataclass(frozen=True)
-class Finding:
+class TorchCall:
     """A torch function that f calls, on what it depends, and where.
 
     Args:
@@ -88,11 +88,11 @@ class Inspection:
         undefined: Whether one of them has a derivative of zero that torch does not know.
     """
 
-    left: tuple[Finding, ...] = ()
-    decided: tuple[Finding, ...] = ()
-    dropped: tuple[Finding, ...] = ()
-    detached: tuple[Finding, ...] = ()
-    jumps: tuple[Finding, ...] = ()
+    left: tuple[TorchCall, ...] = ()
+    decided: tuple[TorchCall, ...] = ()
+    dropped: tuple[TorchCall, ...] = ()
+    detached: tuple[TorchCall, ...] = ()
+    jumps: tuple[TorchCall, ...] = ()
     undefined: bool = False
 
     @property
@@ -101,7 +101,7 @@ class Inspection:
         return not (self.left or self.decided or self.dropped or self.detached or self.switches)
 
     @property
-    def switches(self) -> tuple[Finding, ...]:
+    def switches(self) -> tuple[TorchCall, ...]:
         """The functions that jump as the state or the time move."""
         return tuple(found for found in self.jumps if found.sources & {"u", "t"})
 
@@ -151,7 +151,7 @@ class Inspection:
                 )
 
 
-def _lost(found: Finding, wanted: frozenset[str]) -> str:
+def _lost(found: TorchCall, wanted: frozenset[str]) -> str:
     return " and ".join(sorted(found.sources & wanted))
 
 
@@ -255,11 +255,11 @@ class _Watch(TorchFunctionMode):
     def __init__(self, inputs: Mapping[str, Tensor]) -> None:
         # the tensors are held, so that their ids stay theirs
         self._sources = {id(tensor): (tensor, frozenset([name])) for name, tensor in inputs.items()}
-        self.left: list[Finding] = []
-        self.decided: list[Finding] = []
-        self.dropped: list[Finding] = []
-        self.detached: list[Finding] = []
-        self.jumps: list[Finding] = []
+        self.left: list[TorchCall] = []
+        self.decided: list[TorchCall] = []
+        self.dropped: list[TorchCall] = []
+        self.detached: list[TorchCall] = []
+        self.jumps: list[TorchCall] = []
         self.undefined = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -313,10 +313,10 @@ class _Watch(TorchFunctionMode):
             else:
                 self._add(self.dropped, f"torch.{name}".replace("torch.special_", "torch.special."), sources)
 
-    def _add(self, findings: list[Finding], how: str, sources: frozenset[str]) -> None:
+    def _add(self, findings: list[TorchCall], how: str, sources: frozenset[str]) -> None:
         line, inside = _where()
         if not inside:
-            findings.append(Finding(how, sources, line))
+            findings.append(TorchCall(how, sources, line))
 
 
 def _tensors(tree: Any) -> list[Tensor]:
