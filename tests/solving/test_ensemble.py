@@ -96,7 +96,7 @@ def test_a_failed_variant_is_its_own_affair():
         (lambda: ude.EnsembleProblem(3), "prob of an ensemble must be an ODEProblem: int."),
         (
             lambda: ude.EnsembleProblem(lotka_volterra_problem(u0=[[1.0, 1.0]])),
-            "prob of an ensemble must be a single trajectory: expected u0 of shape",
+            "prob of an ensemble must be a single trajectory: expected u0 of the shape of one state",
         ),
         (
             lambda: ude.solve(ude.EnsembleProblem(lotka_volterra_problem())),

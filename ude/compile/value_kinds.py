@@ -317,7 +317,9 @@ def _right_hand_side(walk: Walker, value: FlatRightHandSide) -> None:
             leaves += (slot,) if isinstance(slot, Tensor) else slot.tensors
     for index, leaf in enumerate(leaves):
         walk.leaves.setdefault(id(leaf), index)
-    walk.tokens.append("rhs")
+    axes = value.axes
+    # the size of the batch is no part of a kernel
+    walk.tokens += ("rhs", None if axes is None else (axes.shared, axes.state))
     walk.value(value.structure)
     for slot in value.slots:
         walk.value(slot if slot is None or isinstance(slot, Tensor) else slot.module)

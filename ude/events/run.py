@@ -42,8 +42,11 @@ class EventRun:
     def call(self, function: Callable[..., Any], u: Tensor, t: Tensor, *more: Tensor) -> Any:
         """Call a user's function of (u, p, t, ...) with the shapes that its author expects."""
         batch, f = self.spec.batch, self.spec.f
-        p = f.parameters(self.p) if isinstance(f, FlatRightHandSide) else None
-        return function(u.reshape(*batch, u.shape[-1]), p, t.reshape(batch), *(item.reshape(batch) for item in more))
+        u, p = u.reshape(*batch, u.shape[-1]), None
+        if isinstance(f, FlatRightHandSide):
+            p = f.parameters(self.p)
+            u = u if f.axes is None else f.axes.view(u)
+        return function(u, p, t.reshape(batch), *(item.reshape(batch) for item in more))
 
     def project(self, values: Float[Tensor, "B T n"]) -> Float[Tensor, "B T n"]:
         """Project states that are returned to the user onto the domains of the solve."""

@@ -34,28 +34,37 @@ def step_checks(
     if not any(given.values()):
         return NO_CHECKS
 
+    seen = batch if f.axes is None else batch + f.axes.shared
+
     def call(name: str, u: Tensor, *arguments: Any) -> Tensor:
         answer = torch.as_tensor(given[name](*arguments), device=u.device)  # type: ignore[misc]
-        if tuple(answer.shape) != batch:
+        if tuple(answer.shape) != seen:
             raise InputError(
                 f"{name} must return one number for each trajectory",
-                expected=f"shape {batch}",
+                expected=f"shape {seen}",
                 got=f"shape {tuple(answer.shape)}",
                 fix="Reduce over the last axis, as in (u < 0).any(-1).",
             )
-        return answer.reshape(-1).to(u.dtype if name == "internalnorm" else torch.bool)
+        # of trajectories that step together the worst decides
+        rows = answer.reshape(len(u), -1)
+        return rows.amax(-1).to(u.dtype) if name == "internalnorm" else rows.to(torch.bool).any(-1)
 
     def state(u: Tensor) -> Tensor:
-        return u.view(*batch, u.shape[-1])
+        u = u.view(*batch, u.shape[-1])
+        return u if f.axes is None else f.axes.view(u)
+
+    def times(t: Tensor) -> Tensor:
+        t = t.view(batch)
+        return t if f.axes is None else f.axes.times(t)
 
     def outside(u: Tensor, leaves: Sequence[Tensor], t: Tensor) -> Tensor:
-        return call("isoutofdomain", u, state(u), f.parameters(leaves), t.view(batch))
+        return call("isoutofdomain", u, state(u), f.parameters(leaves), times(t))
 
     def unstable(dt: Tensor, u: Tensor, leaves: Sequence[Tensor], t: Tensor) -> Tensor:
-        return call("unstable_check", u, dt.view(batch), state(u), f.parameters(leaves), t.view(batch))
+        return call("unstable_check", u, times(dt), state(u), f.parameters(leaves), times(t))
 
     def norm(error: Tensor, t: Tensor) -> Tensor:
-        return call("internalnorm", error, state(error), t.view(batch))
+        return call("internalnorm", error, state(error), times(t))
 
     return StepChecks(
         isoutofdomain=None if isoutofdomain is None else outside,

@@ -45,10 +45,10 @@ class EnsembleProblem:
     def __post_init__(self) -> None:
         if not isinstance(self.prob, ODEProblem):
             raise InputError("prob of an ensemble must be an ODEProblem", got=type(self.prob).__name__)
-        if self.prob.u0.ndim != 1:
+        if self.prob.state_axes().batch:
             raise InputError(
                 "prob of an ensemble must be a single trajectory",
-                expected="u0 of shape (state,)",
+                expected="u0 of the shape of one state",
                 got=str(tuple(self.prob.u0.shape)),
                 fix="A batch of initial states needs no ensemble: solve it directly.",
             )

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from ude.errors import InputError
 from ude.problems.function import ODEFunction, innermost, require_callable
+from ude.problems.state_axes import StateAxes
 
 RightHandSide = Callable[[Tensor, Any, Tensor], Tensor]
 
@@ -99,10 +100,14 @@ class ODEProblem:
         tspan: Start and end; each a number or a tensor of shape ``(*batch)``. The end may precede the start.
         p: Parameters, any pytree of tensors, numbers and modules; a dict becomes `Parameters`.
         names: Names of the states, as ``"x, y"`` or a sequence. When left out they are read from an unpacking of u in
-            the source of f (``x, y = u.unbind(-1)``), else they are u1, u2, ...
+            the source of f (``x, y = u.unbind(-1)``), else they are u1, u2, ... With several axes of the state they
+            name the entries of the last one.
+        state_dims: How many trailing axes of u0 are the state of one trajectory: 2 for a graph of shape (nodes,
+            features), whose nodes depend on each other and share their steps. None is the attribute ``f.state_dims``
+            if f has one, else 1. u then has shape ``(*batch, *state)`` everywhere.
 
     Raises:
-        InputError: f, u0, tspan, p or names are invalid.
+        InputError: f, u0, tspan, p, names or state_dims are invalid.
 
     >>> def decay(u, p, t):
     ...     return -p.k * u
@@ -116,14 +121,16 @@ class ODEProblem:
     tspan: tuple[Any, Any]
     p: Any = None
     names: Sequence[str] | str | None = None
+    state_dims: int | None = None
 
     def __post_init__(self) -> None:
         require_callable(self.f, "f")
         u0 = state_tensor(self.u0)
         object.__setattr__(self, "u0", u0)
+        axes = self.state_axes()
         if isinstance(self.f, ODEFunction):
-            self.f.require_size(u0.shape[-1])
-        object.__setattr__(self, "tspan", _time_span(self.tspan, u0))
+            self.f.require_size(axes.size)
+        object.__setattr__(self, "tspan", _time_span(self.tspan, u0, axes.batch))
         object.__setattr__(self, "p", _tensors(self.p, u0))
         if self.names is not None:
             object.__setattr__(self, "names", _checked_names(self.names, u0.shape[-1]))
@@ -135,6 +142,23 @@ class ODEProblem:
             return tuple(self.names)
         count = self.u0.shape[-1]
         return _names_in_source(self.f, count) or tuple(f"u{i + 1}" for i in range(count))
+
+    def state_axes(self, *, shared_steps: bool = False) -> StateAxes:
+        """Say which axes of u0 count trajectories; with `shared_steps` all of these step together.
+
+        Raises:
+            InputError: u0 has too few axes, or the problem takes states of one axis only.
+        """
+        dims = getattr(innermost(self.f), "state_dims", 1) if self.state_dims is None else self.state_dims
+        shape = tuple(self.u0.shape)
+        if isinstance(dims, bool) or not isinstance(dims, int) or not 1 <= dims <= len(shape):
+            raise InputError(
+                "state_dims must be a number of axes of u0",
+                expected=f"a whole number from 1 to {len(shape)} for u0 of shape {shape}",
+                got=repr(dims),
+            )
+        batch, state = shape[: len(shape) - dims], shape[len(shape) - dims :]
+        return StateAxes((), batch, state) if shared_steps and batch else StateAxes(batch, (), state)
 
 
 _Problem = TypeVar("_Problem", bound=ODEProblem)
@@ -188,25 +212,25 @@ def state_tensor(u0: Any, name: str = "u0") -> Tensor:
     return tensor
 
 
-def _time_span(tspan: Any, u0: Tensor) -> tuple[Any, Any]:
+def _time_span(tspan: Any, u0: Tensor, batch: tuple[int, ...]) -> tuple[Any, Any]:
     try:
         start, end = tspan
     except (TypeError, ValueError):
         raise InputError("tspan must be a pair", expected="(start, end)", got=repr(tspan)) from None
-    span = tuple(_time(value, name, u0) for value, name in ((start, "start"), (end, "end")))
+    span = tuple(_time(value, name, u0, batch) for value, name in ((start, "start"), (end, "end")))
     return span[0], span[1]
 
 
-def _time(value: Any, name: str, u0: Tensor) -> float | Tensor:
+def _time(value: Any, name: str, u0: Tensor, batch: tuple[int, ...]) -> float | Tensor:
     time = torch.as_tensor(value, dtype=u0.dtype, device=u0.device).detach()
     if not bool(torch.isfinite(time).all()):
         raise InputError(f"the {name} of tspan must be finite", got=repr(value))
     if time.ndim == 0:
         return float(value)
-    if time.shape != u0.shape[:-1]:
+    if tuple(time.shape) != batch:
         raise InputError(
             f"the {name} of tspan must be one number or one for each trajectory",
-            expected=f"a number or shape {tuple(u0.shape[:-1])}",
+            expected=f"a number or shape {batch}",
             got=f"shape {tuple(time.shape)}",
         )
     return time
@@ -295,14 +319,15 @@ class _ModuleSlot:
 class FlatRightHandSide:
     """f as a function of a tuple of leaves instead of p, which is the form that engines and sensitivities use.
 
-    Call: ``rhs(u, leaves, t)`` with u ``(*batch, state)``. The leaves are the tensors of p, then the parameters of
-    modules inside p and of f itself, so that a gradient reaches all of them.
+    Call: ``rhs(u, leaves, t)`` with u ``(*batch, n)``. The leaves are the tensors of p, then the parameters of modules
+    inside p and of f itself, so that a gradient reaches all of them. Where `axes` are given, f sees u with these.
     """
 
     f: RightHandSide
     structure: Any
     slots: tuple[_ModuleSlot | Tensor | None, ...]
     own: _ModuleSlot | None
+    axes: StateAxes | None = None
 
     def __call__(self, u: Tensor, leaves: Sequence[Tensor], t: Tensor, *more: Any) -> Tensor:
         """Call f; `more` are further arguments, such as which half of a partitioned f to evaluate.
@@ -310,6 +335,8 @@ class FlatRightHandSide:
         Raises:
             InputError: f changes an argument in place.
         """
+        if self.axes is not None:
+            u, t = self.axes.view(u), self.axes.times(t)
         p, before = self.parameters(leaves), _versions(u, t, leaves)
         f = self.f if self.own is None else self.own.bind(leaves[len(leaves) - len(self.own.names) :])
         result: Tensor = f(u, p, t, *more)
@@ -321,6 +348,8 @@ class FlatRightHandSide:
                 fix="Write -u in place of u.mul_(-1), and build the result by torch.stack([...], -1); or work on a "
                 "clone().",
             )
+        if self.axes is not None and isinstance(result, Tensor) and result.shape == u.shape:
+            return self.axes.flatten(result)
         return result
 
     @property
@@ -384,8 +413,8 @@ def same_shape(value: Any, like: Tensor, call: str, of: str) -> Tensor:
     )
 
 
-def flatten(prob: ODEProblem) -> tuple[FlatRightHandSide, tuple[Tensor, ...]]:
-    """Flatten the parameters of a problem into leaves.
+def flatten(prob: ODEProblem, axes: StateAxes | None = None) -> tuple[FlatRightHandSide, tuple[Tensor, ...]]:
+    """Flatten the parameters of a problem into leaves, and its state as `axes` say.
 
     Returns:
         The right-hand side as a function of the leaves, and their current values.
@@ -397,4 +426,5 @@ def flatten(prob: ODEProblem) -> tuple[FlatRightHandSide, tuple[Tensor, ...]]:
     for slot in (*slots, own):
         if slot is not None:
             leaves += slot.tensors if isinstance(slot, _ModuleSlot) else (slot,)
-    return FlatRightHandSide(prob.f, structure, slots, own), tuple(leaves)
+    axes = None if axes is None or axes.plain else axes
+    return FlatRightHandSide(prob.f, structure, slots, own, axes), tuple(leaves)

@@ -52,7 +52,7 @@ def default_algorithm(prob: ODEProblem, options: SolveOptions = DEFAULTS) -> tup
     if isinstance(prob.f, DynamicalODEFunction):
         # symplectic methods need a step size that only the user can choose
         return (Vern7() if tight else Tsit5()), f"The problem is partitioned and {choice} takes it as a whole."
-    states = prob.u0.shape[-1]
+    states = prob.state_axes(shared_steps=options.shared_steps).size
     small = states <= FEW_STATES
     stiff = Rodas5P() if small else KenCarp4()
     count = f"{states} state{'' if states == 1 else 's'}"

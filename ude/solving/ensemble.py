@@ -117,7 +117,7 @@ def _key(problem: ODEProblem) -> Any:
     A parameter that is a number becomes one number for each trajectory, as f expects of a batch. A parameter with axes
     of its own would change its meaning, so it must be the same tensor in all variants.
     """
-    if problem.u0.ndim != 1:
+    if problem.state_axes().batch:
         return None
     leaves, structure = pytree.tree_flatten(problem.p)
     shared = tuple(id(leaf) for leaf in leaves if isinstance(leaf, nn.Module) or isinstance(leaf, Tensor) and leaf.ndim)
@@ -146,6 +146,7 @@ def _solve_group(problems: list[ODEProblem], solve_one: Callable[[ODEProblem], S
         tspan=(start, end),
         p=pytree.tree_unflatten(leaves, pytree.tree_flatten(first.p)[1]),
         names=first.state_names,
+        state_dims=len(first.state_axes().state),
     )
     solution = solve_one(together)
     return [solution.trajectory(i) for i in range(len(problems))]

@@ -42,6 +42,7 @@ class SolveOptions:
     tstops: Any = None
     max_events: int = 10_000
     initializealg: InitializationAlgorithm | None = None
+    shared_steps: bool = False
 
     @property
     def sensitivity(self) -> SensitivityAlgorithm:

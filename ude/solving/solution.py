@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ude.engines import ForwardResult, SolveSpec
 from ude.engines.return_code import ADVICE, ReturnCode
 from ude.errors import InputError, SolveFailed
 from ude.events.event import Event
@@ -44,12 +46,12 @@ class Solution:
     Args:
         prob: The problem that was solved.
         times: Saved times (B, T), a row for each trajectory.
-        partial: Saved states ``(*batch, T, n)``, NaN at times that a failed trajectory did not reach; reading them
+        partial: Saved states ``(*batch, T, state)``, NaN at times that a failed trajectory did not reach; reading them
             never raises.
         span: Start and end of the dense output, each (B,).
         reached: The time that each trajectory reached (B,).
         codes: `ReturnCode` of each trajectory as a number (B,).
-        dense: Dense output at the times (B, k), ``(*batch, k, n)``.
+        dense: Dense output at the times (B, k), ``(*batch, k, state)``.
         count: Combines the statistics when they are first read.
         events: What callbacks did.
         notes: What the solver cannot know about f.
@@ -63,16 +65,17 @@ class Solution:
 
     prob: ODEProblem
     times: Float[Tensor, "B T"]
-    partial: Float[Tensor, "*batch T n"]
+    partial: Float[Tensor, "*batch T *state"]
     span: tuple[Float[Tensor, "B"], Float[Tensor, "B"]]
     reached: Float[Tensor, "B"]
     codes: Int[Tensor, "B"]
-    dense: Callable[[Float[Tensor, "B k"]], Float[Tensor, "*batch k n"]]
+    dense: Callable[[Float[Tensor, "B k"]], Float[Tensor, "*batch k *state"]]
     count: Callable[[], Statistics]
     events: tuple[Event, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        self._state_dims = len(self.prob.state_axes().state)
         self._failed = [i for i, code in enumerate(self.codes.tolist()) if not ReturnCode(code).ok]
 
     @cached_property
@@ -88,7 +91,12 @@ class Solution:
     @property
     def batch(self) -> tuple[int, ...]:
         """Shape of the batch; () for a single trajectory."""
-        return tuple(self.partial.shape[:-2])
+        return tuple(self.partial.shape[: -1 - self._state_dims])
+
+    @property
+    def state(self) -> tuple[int, ...]:
+        """Shape of the state of one trajectory."""
+        return tuple(self.partial.shape[-self._state_dims :])
 
     @property
     def t(self) -> Float[Tensor, "*batch time"]:
@@ -153,7 +161,7 @@ class Solution:
             if key not in self.names:
                 raise InputError("no such state", expected=f"one of {', '.join(self.names)}", got=repr(key))
             return self.u[..., self.names.index(key)]
-        return self.u[..., key, :]
+        return self.u[(..., key, *(slice(None) for _ in self.state))]
 
     def __call__(self, t: Any) -> Tensor:
         """Evaluate the dense output at one time or a list of times; see `interpolate`."""
@@ -165,6 +173,52 @@ class Solution:
             f"Solution({ended}; u {tuple(self.partial.shape)}, states {', '.join(self.names)}; "
             f"{self.stats.algorithm} in the {self.stats.engine} engine)"
         )
+
+
+def solution_of(
+    prob: ODEProblem,
+    spec: SolveSpec,
+    result: ForwardResult,
+    values: Float[Tensor, "*batch T n"],
+    dense: Callable[[Float[Tensor, "B k"]], Float[Tensor, "*batch k n"]],
+    count: Callable[..., Statistics],
+    *,
+    times: Float[Tensor, "B T"] | None = None,
+    span: tuple[Float[Tensor, "B"], Float[Tensor, "B"]] | None = None,
+    events: tuple[Event, ...] = (),
+) -> Solution:
+    """Put the outcome of a solve together, with the axes that u0 has.
+
+    Args:
+        values: What was saved, connected to the graph.
+        dense: Reads the dense output.
+        count: Makes the statistics of (result, spec).
+        times, span: Where they are not those of the result and the solve.
+    """
+    axes = getattr(spec.f, "axes", None)
+    times, span = result.times if times is None else times, (spec.t0, spec.t1) if span is None else span
+    reached, codes = result.t_end, result.retcode
+    if axes is not None:
+        values, read = axes.restore(values), dense
+        times, reached, codes = axes.rows(times), axes.rows(reached), axes.rows(codes)
+        span = axes.rows(span[0]), axes.rows(span[1])
+        together = prod(axes.shared)
+
+        def dense(asked: Tensor) -> Tensor:
+            restored: Tensor = axes.restore(read(asked[::together]))
+            return restored
+
+    return Solution(
+        prob=prob,
+        times=times,
+        partial=values,
+        span=span,
+        reached=reached,
+        codes=codes,
+        dense=dense,
+        count=partial(count, result, spec),
+        events=events,
+    )
 
 
 def interpolate(solution: Solution, t: Any) -> Tensor:
@@ -195,8 +249,8 @@ def interpolate(solution: Solution, t: Any) -> Tensor:
             fix="Solve over a longer tspan.",
         )
     values = solution.dense(flat.expand(len(solution.times), -1))
-    values = values.view(*solution.batch, -1, solution.partial.shape[-1])
-    return values if times.ndim else values[..., 0, :]
+    values = values.view(*solution.batch, -1, *solution.state)
+    return values if times.ndim else values.select(len(solution.batch), 0)
 
 
 def trajectory_of(solution: Solution, i: int) -> Solution:
@@ -211,7 +265,7 @@ def trajectory_of(solution: Solution, i: int) -> Solution:
     if not -count <= i < count:
         raise InputError("no such trajectory", expected=f"an index below {count}", got=str(i))
     i %= count
-    times, values = solution.times[i], solution.partial.reshape(*solution.times.shape, -1)[i]
+    times, values = solution.times[i], solution.partial.reshape(*solution.times.shape, *solution.state)[i]
     kept = len(times) - int((times == times[-1]).flip(0).to(torch.int8).cumprod(0).sum()) + 1
     if bool((times[1:] <= times[:-1]).any()) and bool((values[kept:] == values[kept - 1]).all()):
         times, values = times[:kept], values[:kept]
@@ -233,7 +287,7 @@ def trajectory_of(solution: Solution, i: int) -> Solution:
         span=(solution.span[0][row], solution.span[1][row]),
         reached=solution.reached[row],
         codes=solution.codes[row],
-        dense=lambda asked: solution.dense(asked.expand(count, -1)).reshape(count, asked.shape[1], -1)[i],
+        dense=lambda asked: solution.dense(asked.expand(count, -1)).reshape(count, asked.shape[1], *solution.state)[i],
         count=count_one,
         events=tuple(
             Event(event.callback, event.which[row], event.t[row], event.before[row], event.after[row])
@@ -254,12 +308,15 @@ def plot_solution(solution: Solution, path: str | Path | None = None) -> Figure:
 
     with torch.no_grad():
         t = torch.linspace(*_common_span(solution), 400, dtype=solution.times.dtype, device=solution.times.device)
-        u = interpolate(solution, t)
+        # one curve for each number of a state
+        u = interpolate(solution, t).reshape(*solution.batch, len(t), -1)
         saved = solution.partial.detach().reshape(*solution.times.shape, -1)
+    cells = list(np.ndindex(solution.state[:-1]))
+    names = [f"{name}{list(cell) or ''}" for cell in cells for name in solution.names]
     figure = plots.solution(
         t.cpu().numpy(),
         u.cpu().numpy(),
-        solution.names,
+        names,
         t_saved=solution.times.cpu().numpy(),
         u_saved=saved.cpu().numpy(),
     )

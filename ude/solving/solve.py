@@ -36,7 +36,7 @@ from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solving.default_algorithm import default_algorithm
 from ude.solving.ensemble import EnsembleSolution, solve_ensemble
 from ude.solving.options import SolveOptions
-from ude.solving.solution import Solution
+from ude.solving.solution import Solution, solution_of
 from ude.solving.statistics import statistics_of
 from ude.solving.steady_state import TerminateSteadyState, solve_steady_state
 from ude.solving.switch_stops import SwitchStops, inspected, switch_stops
@@ -77,6 +77,7 @@ def solve(  # type: ignore[misc]
     tstops: Any = SolveOptions.tstops,
     max_events: int = SolveOptions.max_events,
     initializealg: InitializationAlgorithm | None = SolveOptions.initializealg,
+    shared_steps: bool = SolveOptions.shared_steps,
     trajectories: int | None = None,
     batch_size: int = 4096,
     batched: bool = True,
@@ -117,6 +118,9 @@ def solve(  # type: ignore[misc]
             `ReturnCode.MaxEvents`.
         initializealg: How the start of a DAE (an `ODEFunction` with a singular mass matrix) is made consistent:
             `BrownFullBasicInit()` (the default), `CheckInit()` or `NoInit()`.
+        shared_steps: Whether all trajectories of a batch take the same steps, whose error is the root mean square over
+            all of them, as other packages step a batch. It is required where f couples them and each is a state of
+            its own; it takes no callbacks.
         trajectories: How many variants of an `EnsembleProblem` to solve.
         batch_size, batched: Variants that share f and differ in u0, tspan and numbers in p are solved in batches of at
             most `batch_size`; others, and all with ``batched=False``, are solved one after another.
@@ -189,6 +193,12 @@ def _solve_validated(prob: ODEProblem, spec: SolveSpec, options: SolveOptions, w
     callbacks = flatten_callbacks(options.callback)
     if not spec.adaptive and any(isinstance(item, PositiveDomain) for item in callbacks):
         raise InputError("PositiveDomain requires adaptive steps", got="adaptive=False", fix="Leave it out.")
+    if callbacks and options.shared_steps:
+        raise InputError(
+            "callbacks act on one trajectory of a batch, which ends the steps that all share",
+            got="shared_steps=True with callbacks",
+            fix="Give the times at which f jumps as tstops, or leave shared_steps out.",
+        )
     spec, inspection = inspected(spec)
     spec = validate_start(spec)
     if spec.saveat is None and not spec.algorithm.reports_steps:
@@ -202,7 +212,7 @@ def _solve_validated(prob: ODEProblem, spec: SolveSpec, options: SolveOptions, w
             (options.sensealg, why_algorithm),
             lambda ode, alg, until: solve_with(ode, alg, replace(inner, callback=[until, *callbacks])),
         )
-    callbacks = tuple(one.bound(prob.f) if isinstance(one, TerminateSteadyState) else one for one in callbacks)
+    callbacks = tuple(one.bound(prob) if isinstance(one, TerminateSteadyState) else one for one in callbacks)
     spec = replace(spec, checks=with_domains(spec.checks, callbacks, spec.abstol, u0))
     stops = _stops(options.tstops, spec)
     if spec.adaptive and spec.algorithm.reports_steps:
@@ -252,24 +262,22 @@ def _run_with_events(
     if not spec.batch and bool((result.retcode == ReturnCode.Terminated).all()):
         kept = (times[0] * spec.sign) <= (result.t_end * spec.sign)
         times, values = times[:, kept], values[:, kept]
-    return Solution(
-        prob=prob,
-        times=times,
-        partial=values.view(*spec.batch, *values.shape[1:]),
-        span=(spec.t0, result.t_end),
-        reached=result.t_end,
-        codes=result.retcode,
-        dense=lambda asked: solved.dense(asked).view(*spec.batch, asked.shape[1], -1),
-        count=partial(
+    return solution_of(
+        prob,
+        spec,
+        result,
+        values.view(*spec.batch, *values.shape[1:]),
+        lambda asked: solved.dense(asked).view(*spec.batch, asked.shape[1], -1),
+        partial(
             statistics_of,
-            result,
-            spec,
             engine=run.engine.name,
             sensealg=run.sensealg.name if run.tracked or values.requires_grad else "none",
             seconds=seconds,
             why_not=why_not,
             why_algorithm=why_algorithm,
         ),
+        times=times,
+        span=(spec.t0, result.t_end),
         events=solved.events,
     )
 
@@ -310,18 +318,14 @@ def _run(
             values = sensealg.attach(solved, times, values, u0, p)
         return values.view(shape)
 
-    return Solution(
-        prob=prob,
-        times=result.times,
-        partial=read(result.times, result.values),
-        span=(spec.t0, spec.t1),
-        reached=result.t_end,
-        codes=result.retcode,
-        dense=read,
-        count=partial(
+    return solution_of(
+        prob,
+        spec,
+        result,
+        read(result.times, result.values),
+        read,
+        partial(
             statistics_of,
-            result,
-            spec,
             engine=name,
             sensealg=sensealg.name if spec.gradient else "none",
             seconds=seconds,

@@ -64,10 +64,15 @@ def statistics_of(
         spec: The solve; its batch is the shape of the counts.
         engine, sensealg, seconds, why_not, why_algorithm: As of `Statistics`.
     """
+    axes = getattr(spec.f, "axes", None)
+
+    def of_each(count: Tensor) -> Tensor:
+        return count.view(spec.batch) if axes is None else axes.rows(count).view(axes.trajectories)
+
     return Statistics(
         nf=result.nf,
-        accepted_steps=result.accepted_steps.view(spec.batch),
-        rejected_steps=result.rejected_steps.view(spec.batch),
+        accepted_steps=of_each(result.accepted_steps),
+        rejected_steps=of_each(result.rejected_steps),
         engine=engine,
         algorithm=spec.algorithm.name,
         sensealg=sensealg,
@@ -76,6 +81,6 @@ def statistics_of(
         njacs=result.njacs,
         nw=result.nw,
         why_algorithm=why_algorithm,
-        switches=None if result.switches is None else result.switches.view(spec.batch),
+        switches=None if result.switches is None else of_each(result.switches),
         nproducts=result.nproducts,
     )

@@ -26,7 +26,7 @@ from ude.methods import Algorithm, KenCarp4, Rodas5P
 from ude.problems.ode import ODEProblem
 from ude.problems.steady_state import SteadyStateProblem
 from ude.sensitivity import SensitivityAlgorithm, SteadyStateAdjoint
-from ude.solving.solution import Solution
+from ude.solving.solution import Solution, solution_of
 from ude.solving.statistics import statistics_of
 
 # The end of an unlimited integration: far beyond every time scale, and within the range of float32.
@@ -142,11 +142,12 @@ class TerminateSteadyState(Callback):
     def __post_init__(self) -> None:
         _check_tolerances(self.abstol, self.reltol)
 
-    def bound(self, f: Callable[[Tensor, Any, Tensor], Tensor]) -> DiscreteCallback:
-        """Return the callback for the right-hand side f."""
+    def bound(self, prob: ODEProblem) -> DiscreteCallback:
+        """Return the callback for the right-hand side of a problem."""
+        f, dims = prob.f, len(prob.state_axes().state)
 
         def steady(u: Tensor, p: Any, t: Tensor) -> Tensor:
-            still = (f(u, p, t).abs() <= (self.reltol * u.abs()).clamp(min=self.abstol)).all(-1)
+            still = (f(u, p, t).abs() <= (self.reltol * u.abs()).clamp(min=self.abstol)).flatten(-dims).all(-1)
             return still if self.min_t is None else still & (t >= self.min_t)
 
         return DiscreteCallback(steady, terminate)
@@ -192,24 +193,21 @@ def solve_steady_state(
     if tracked:
         u = sensealg.attach_steady(spec, u, arrived, p)
     values = u.view(*spec.batch, 1, u.shape[-1])
-    return Solution(
-        prob=prob,
-        times=result.times,
-        partial=values,
-        span=(result.times[:, 0], result.times[:, 0]),
-        reached=result.t_end,
-        codes=result.retcode,
-        dense=lambda asked: values.reshape(len(asked), 1, -1).expand(-1, asked.shape[1], -1),
-        count=partial(
+    return solution_of(
+        prob,
+        spec,
+        result,
+        values,
+        lambda asked: values.expand(*spec.batch, asked.shape[1], -1),
+        partial(
             statistics_of,
-            result,
-            spec,
             engine="torch",
             sensealg=sensealg.name if tracked else "none",
             seconds=seconds,
             why_not={},
             why_algorithm=why,
         ),
+        span=(result.times[:, 0], result.times[:, 0]),
     )
 
 
@@ -219,10 +217,10 @@ def _integrate(
     method: DynamicSS,
     integrate: Callable[[ODEProblem, Algorithm, Callback], Solution],
 ) -> ForwardResult:
-    ode = ODEProblem(prob.f, prob.u0.detach(), (0.0, min(method.tspan, _FOREVER)), prob.p, prob.names)
+    ode = ODEProblem(prob.f, prob.u0.detach(), (0.0, min(method.tspan, _FOREVER)), prob.p, prob.names, prob.state_dims)
     alg = method.alg
     if alg is None:
-        alg = Rodas5P() if prob.u0.shape[-1] <= FEW_STATES else KenCarp4()
+        alg = Rodas5P() if prob.state_axes().size <= FEW_STATES else KenCarp4()
     sol = integrate(ode, alg, TerminateSteadyState(method.abstol, method.reltol))
     # a trajectory that was terminated is steady, and one that reached the end of its span is not
     codes = torch.where(sol.codes == ReturnCode.Success, int(ReturnCode.NotSteady), sol.codes)
@@ -230,7 +228,7 @@ def _integrate(
     stats = sol.stats
     return ForwardResult(
         times=torch.full_like(spec.t0, float("inf")).unsqueeze(-1),
-        values=sol.partial.reshape(len(spec.t0), -1, prob.u0.shape[-1])[:, -1:],
+        values=sol.partial.reshape(len(spec.t0), -1, prob.state_axes().size)[:, -1:],
         record=None,
         retcode=codes,
         t_end=sol.reached,

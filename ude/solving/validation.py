@@ -27,8 +27,12 @@ from ude.methods import (
     NoInit,
     PIController,
 )
+from ude.problems.dynamical import DynamicalODEFunction
+from ude.problems.function import ODEFunction, innermost
 from ude.problems.ode import ODEProblem, flatten, remake
+from ude.problems.state_axes import StateAxes
 from ude.sensitivity import DiscreteAdjoint
+from ude.solving.coupling import require_independent
 from ude.solving.options import SolveOptions
 
 
@@ -40,11 +44,14 @@ def validate(prob: ODEProblem, alg: Algorithm, options: SolveOptions) -> SolveSp
     """
     if not isinstance(alg, Algorithm):
         raise InputError("alg must be an algorithm object", expected="e.g. Tsit5()", got=repr(alg))
-    batch = tuple(prob.u0.shape[:-1])
-    u0 = prob.u0.reshape(-1, prob.u0.shape[-1])
+    axes = prob.state_axes(shared_steps=options.shared_steps)
+    if not axes.plain:
+        _require_plain_function(prob)
+    batch = axes.batch
+    u0 = prob.u0.reshape(-1, axes.size)
     t0, t1 = (_times(value, u0) for value in prob.tspan)
     structure = structure_of(prob, alg)
-    f, p = flatten(prob if structure.f is None else remake(prob, f=structure.f))
+    f, p = flatten(prob if structure.f is None else remake(prob, f=structure.f), axes)
     _check_numbers(options)
     gradient, sensealg = is_tracked(u0, p), options.sensitivity
     return SolveSpec(
@@ -54,8 +61,8 @@ def validate(prob: ODEProblem, alg: Algorithm, options: SolveOptions) -> SolveSp
         t1=t1,
         saveat=_save_times(options.saveat, t0, t1, batch),
         algorithm=alg,
-        abstol=_tolerance(options.abstol, "abstol", u0),
-        reltol=_tolerance(options.reltol, "reltol", u0),
+        abstol=_tolerance(options.abstol, "abstol", u0, axes),
+        reltol=_tolerance(options.reltol, "reltol", u0, axes),
         controller=_controller(options.controller),
         first_du=UNKNOWN,
         dt=options.dt,
@@ -86,6 +93,7 @@ def validate_start(spec: SolveSpec) -> SolveSpec:
         raise TypeError("the solve has no start")
     u0, p = spec.start
     spec = replace(spec, first_du=_first_derivative(spec.f, u0, p, spec.t0, spec.batch))
+    require_independent(spec, u0.detach(), tuple(leaf.detach() for leaf in p))
     require_right(spec, u0.detach(), p)
     if spec.mass is None:
         return spec
@@ -100,6 +108,10 @@ def _first_derivative(
     state = u0.detach().view(*batch, u0.shape[-1])
     constants = tuple(leaf.detach() for leaf in p)
     du = f(state, constants, t0.view(batch))
+    axes = getattr(f, "axes", None)
+    if axes is not None and isinstance(du, Tensor) and du.shape != state.shape:
+        # what is wrong is told in the shape that its author sees
+        state = axes.view(state)
     if not isinstance(du, Tensor):
         raise InputError(
             "f(u, p, t) must return a tensor",
@@ -154,7 +166,14 @@ def _initialization(given: InitializationAlgorithm | None) -> InitializationAlgo
 
 def _times(value: float | Tensor, u0: Tensor) -> Float[Tensor, "B"]:
     if isinstance(value, Tensor):
-        return value.reshape(-1)
+        rows = value.reshape(len(u0), -1)
+        if bool((rows != rows[:, :1]).any()):
+            raise InputError(
+                "trajectories that share their steps start and end together",
+                got=f"times from {float(rows.min()):g} to {float(rows.max()):g} in tspan",
+                fix="Give one number for each end of tspan, or leave shared_steps out.",
+            )
+        return rows[:, 0].contiguous()
     if u0.shape[0] <= _FEW:
         return _constant(value, (u0.shape[0],), u0.dtype, u0.device)
     return torch.full((u0.shape[0],), value, dtype=u0.dtype, device=u0.device)
@@ -167,6 +186,22 @@ _FEW = 1024
 @lru_cache(maxsize=128)
 def _constant(value: float, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.full(shape, value, dtype=dtype, device=device)
+
+
+def _require_plain_function(prob: ODEProblem) -> None:
+    """Refuse what is told about states of one axis where a state has several, or is a whole batch."""
+    f = prob.f
+    if isinstance(innermost(f), DynamicalODEFunction):
+        raise InputError(
+            "a partitioned problem has states of one axis and steps of each trajectory",
+            fix="Leave state_dims and shared_steps out, or give an ODEProblem.",
+        )
+    if isinstance(f, ODEFunction) and (f.size is not None or f.jac is not None):
+        raise InputError(
+            "mass_matrix, jac and jac_prototype are matrices over states of one axis",
+            expected="state_dims=1 and shared_steps=False",
+            fix="Give u0 with one axis of states and reshape it in f.",
+        )
 
 
 def _controller(controller: Controller | None) -> Controller:
@@ -197,14 +232,16 @@ def _check_numbers(options: SolveOptions) -> None:
         )
 
 
-def _tolerance(value: Any, name: str, u0: Tensor) -> Tensor:
+def _tolerance(value: Any, name: str, u0: Tensor, axes: StateAxes) -> Tensor:
     if isinstance(value, float) and 1e-300 <= value < float("inf"):
         return _constant(value, (), u0.dtype, u0.device)
     tolerance = torch.as_tensor(value, dtype=u0.dtype, device=u0.device).detach()
+    if not axes.plain and tuple(tolerance.shape) == axes.state:
+        tolerance = tolerance.expand(*axes.shared, *axes.state).reshape(-1)
     if tolerance.ndim > 1 or (tolerance.ndim == 1 and tolerance.shape[0] != u0.shape[1]):
         raise InputError(
             f"{name} must be one number or one number for each state",
-            expected=f"a number or {u0.shape[1]} numbers",
+            expected=f"a number or {u0.shape[1]} numbers" if axes.plain else f"a number or shape {axes.state}",
             got=f"shape {tuple(tolerance.shape)}",
         )
     lowest = 0.0 if name == "reltol" else 1e-300
