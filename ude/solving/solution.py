@@ -179,33 +179,31 @@ def solution_of(
     prob: ODEProblem,
     spec: SolveSpec,
     result: ForwardResult,
-    values: Float[Tensor, "*batch T n"],
-    dense: Callable[[Float[Tensor, "B k"]], Float[Tensor, "*batch k n"]],
+    read: tuple[Float[Tensor, "*batch T n"], Callable[[Float[Tensor, "B k"]], Float[Tensor, "*batch k n"]]],
     count: Callable[..., Statistics],
     *,
-    times: Float[Tensor, "B T"] | None = None,
-    span: tuple[Float[Tensor, "B"], Float[Tensor, "B"]] | None = None,
+    window: tuple[Float[Tensor, "B T"], tuple[Float[Tensor, "B"], Float[Tensor, "B"]]] | None = None,
     events: tuple[Event, ...] = (),
 ) -> Solution:
     """Put the outcome of a solve together, with the axes that u0 has.
 
     Args:
-        values: What was saved, connected to the graph.
-        dense: Reads the dense output.
+        read: What was saved, connected to the graph, and the function that reads the dense output.
         count: Makes the statistics of (result, spec).
-        times, span: Where they are not those of the result and the solve.
+        window: Saved times and the span of the dense output, where they are not those of the result and the solve.
     """
+    values, dense = read
+    times, span = window or (result.times, (spec.t0, spec.t1))
     axes = getattr(spec.f, "axes", None)
-    times, span = result.times if times is None else times, (spec.t0, spec.t1) if span is None else span
     reached, codes = result.t_end, result.retcode
     if axes is not None:
-        values, read = axes.restore(values), dense
+        values, flat = axes.restore(values), dense
         times, reached, codes = axes.rows(times), axes.rows(reached), axes.rows(codes)
         span = axes.rows(span[0]), axes.rows(span[1])
         together = prod(axes.shared)
 
         def dense(asked: Tensor) -> Tensor:
-            restored: Tensor = axes.restore(read(asked[::together]))
+            restored: Tensor = axes.restore(flat(asked[::together]))
             return restored
 
     return Solution(

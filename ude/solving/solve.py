@@ -266,8 +266,10 @@ def _run_with_events(
         prob,
         spec,
         result,
-        values.view(*spec.batch, *values.shape[1:]),
-        lambda asked: solved.dense(asked).view(*spec.batch, asked.shape[1], -1),
+        (
+            values.view(*spec.batch, *values.shape[1:]),
+            lambda asked: solved.dense(asked).view(*spec.batch, asked.shape[1], -1),
+        ),
         partial(
             statistics_of,
             engine=run.engine.name,
@@ -276,8 +278,7 @@ def _run_with_events(
             why_not=why_not,
             why_algorithm=why_algorithm,
         ),
-        times=times,
-        span=(spec.t0, result.t_end),
+        window=(times, (spec.t0, result.t_end)),
         events=solved.events,
     )
 
@@ -322,8 +323,7 @@ def _run(
         prob,
         spec,
         result,
-        read(result.times, result.values),
-        read,
+        (read(result.times, result.values), read),
         partial(
             statistics_of,
             engine=name,

@@ -197,8 +197,7 @@ def solve_steady_state(
         prob,
         spec,
         result,
-        values,
-        lambda asked: values.expand(*spec.batch, asked.shape[1], -1),
+        (values, lambda asked: values.expand(*spec.batch, asked.shape[1], -1)),
         partial(
             statistics_of,
             engine="torch",
@@ -207,7 +206,7 @@ def solve_steady_state(
             why_not={},
             why_algorithm=why,
         ),
-        span=(result.times[:, 0], result.times[:, 0]),
+        window=(result.times, (result.times[:, 0], result.times[:, 0])),
     )
 
 

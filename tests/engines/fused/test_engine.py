@@ -371,10 +371,10 @@ class TestRefusals:
         callback = ude.ContinuousCallback(lambda u, t: u[..., 0] - 2, ude.terminate)
         assert "events" in self.refused(lambda u, p, t: u, callback=callback)
 
-    def test_a_batch_whose_trajectories_mix_is_refused(self):
+    def test_an_f_that_depends_on_the_place_in_the_batch_is_refused(self):
         u0 = torch.rand(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         with pytest.raises(EngineRefused, match="f of a batch is not f of each trajectory"):
-            solved("fused", lambda u, p, t: u - u.mean(0, keepdim=True), u0, (0.0, 1.0), None)
+            solved("fused", lambda u, p, t: u * torch.arange(len(u)).to(u)[:, None], u0, (0.0, 1.0), None)
 
 
 class TestWhereTorchOvertakes:
