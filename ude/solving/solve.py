@@ -319,7 +319,7 @@ def _run(
             values = sensealg.attach(solved, times, values, u0, p)
         return values.view(shape)
 
-    return solution_of(
+    solution = solution_of(
         prob,
         spec,
         result,
@@ -332,5 +332,5 @@ def _run(
             why_not=why_not,
             why_algorithm=why_algorithm,
         ),
-        notes=switches.notes if switches is not None else (),
     )
+    return solution if switches is None else replace(solution, notes=switches.notes)
