@@ -54,6 +54,11 @@ CASES: dict[str, Case] = {
         dict(period=0.7),
         lambda period: torch.exp(3 * period - 4),
     ),
+    "floor division in a comparison": (
+        lambda u, p, t: torch.where(t // p.period <= 1.5, p.c, 0.0) + 0.0 * u,
+        dict(period=0.7, c=0.9),
+        lambda period, c: 1 + 2 * period * c,
+    ),
     "doses": (
         lambda u, p, t: torch.where(t % p.period < p.w, 1.0, 0.0) + 0.0 * u,
         dict(period=0.7, w=0.2),

@@ -97,7 +97,8 @@ class ODEProblem:
             of shape ``(*batch)``; returns du/dt of u's shape. Trained tensors must not be captured in a closure:
             give networks in `p`, or make f a module that owns them.
         u0: Initial state ``(*batch, state)``; numbers become float64.
-        tspan: Start and end; each a number or a tensor of shape ``(*batch)``. The end may precede the start.
+        tspan: Start and end; each a number or a tensor of shape ``(*batch)``. The end may precede the start. A gradient
+            passes through them.
         p: Parameters, any pytree of tensors, numbers and modules; a dict becomes `Parameters`.
         names: Names of the states, as ``"x, y"`` or a sequence. When left out they are read from an unpacking of u in
             the source of f (``x, y = u.unbind(-1)``), else they are u1, u2, ... With several axes of the state they
@@ -222,11 +223,13 @@ def _time_span(tspan: Any, u0: Tensor, batch: tuple[int, ...]) -> tuple[Any, Any
 
 
 def _time(value: Any, name: str, u0: Tensor, batch: tuple[int, ...]) -> float | Tensor:
-    time = torch.as_tensor(value, dtype=u0.dtype, device=u0.device).detach()
+    moving = isinstance(value, Tensor) and value.requires_grad
+    time = torch.as_tensor(value, dtype=u0.dtype, device=u0.device)
+    time = time if moving else time.detach()
     if not bool(torch.isfinite(time).all()):
         raise InputError(f"the {name} of tspan must be finite", got=repr(value))
     if time.ndim == 0:
-        return float(value)
+        return time if moving else float(value)
     if tuple(time.shape) != batch:
         raise InputError(
             f"the {name} of tspan must be one number or one for each trajectory",

@@ -34,6 +34,19 @@ _QUOTIENT = {"remainder": torch.floor, "fmod": torch.trunc, "floor_divide": torc
 _CHOOSE = frozenset({"argmax", "argmin", "argsort", "sort"})
 
 
+def _heaviside(x: Tensor, at_zero: Tensor) -> Tensor:
+    return torch.heaviside(x.detach(), at_zero.detach())
+
+
+def _floor_divide(x: Any, y: Any) -> Tensor:
+    x, y = (one.detach() if isinstance(one, Tensor) else one for one in (x, y))
+    return torch.floor_divide(x, y)
+
+
+#: Functions that are constant between jumps, with the derivative that torch does not know: zero.
+_NO_DERIVATIVE: dict[str, Any] = {"heaviside": _heaviside, "floor_divide": _floor_divide}
+
+
 @dataclass(frozen=True, eq=False)
 class Switch:
     """One function of the graph that jumps.
@@ -113,13 +126,10 @@ def trace_switches(f: FlatRightHandSide, u: Tensor, leaves: Sequence[Tensor], t:
     def of(u: Tensor, leaves: list[Tensor], t: Tensor) -> Tensor:
         return FlatRightHandSide.__call__(f, u, leaves, t)
 
-    functional = torch.func.functionalize(of, remove="mutations_and_views")
+    functional = torch.func.functionalize(of, remove="mutations")
     inputs = u.detach().clone(), [leaf.detach().clone() for leaf in leaves], t.detach().clone()
     try:
         whole = make_fx(functional)(*inputs)
-        for node in whole.graph.nodes:
-            if _named(node) == "detach_copy":
-                node.target = torch.ops.aten.detach.default  # which has a rule for batches
         whole.graph.eliminate_dead_code()
         whole.recompile()
     except Exception:  # whatever f does that has no trace; the caller says so
@@ -183,8 +193,7 @@ def _operands(
     """The switches of these nodes, and the graph that computes their operands."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    end = graph.graph_copy(whole.graph, copies)
-    del end
+    graph.graph_copy(whole.graph, copies)
     outputs: list[fx.Node] = []
     switches = []
     for node in nodes:
@@ -203,6 +212,8 @@ def _operands(
         switches.append(Switch(kind, node, tuple(places), sources[node]))
     graph.output(tuple(outputs))
     graph.eliminate_dead_code()
+    for node in graph.nodes:
+        node.target = _NO_DERIVATIVE.get(_named(node), node.target)
     return tuple(switches), fx.GraphModule(whole, graph)
 
 
@@ -452,7 +463,7 @@ class _StepFunctions(TorchFunctionMode):
     """Gives functions that are constant between jumps the derivative that torch does not know: zero."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.__name__ in ("heaviside", "floor_divide", "__floordiv__", "__rfloordiv__"):
+        if func.__name__ in (*_NO_DERIVATIVE, "__floordiv__", "__rfloordiv__"):
             args = tuple(one.detach() if isinstance(one, Tensor) else one for one in args)
         return func(*args, **(kwargs or {}))
 

@@ -35,6 +35,7 @@ from ude.problems.steady_state import SteadyStateProblem
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solving.default_algorithm import default_algorithm
 from ude.solving.ensemble import EnsembleSolution, solve_ensemble
+from ude.solving.moving_times import as_one_tensor, saved_at_times_that_move, start_that_moves, times_move
 from ude.solving.options import SolveOptions
 from ude.solving.solution import Solution, solution_of
 from ude.solving.statistics import statistics_of
@@ -168,7 +169,10 @@ _OPTIONS = tuple(field.name for field in fields(SolveOptions))
 def solve_with(prob: ODEProblem, alg: Algorithm | None, options: SolveOptions) -> Solution:
     """Solve a single problem, with the options of `solve` as one object."""
     # without callbacks and stops, the whole solve may be ready
-    plain = options.callback is None and options.tstops is None
+    saveat = as_one_tensor(options.saveat)
+    options = options if saveat is options.saveat else replace(options, saveat=saveat)
+    moving = times_move(prob, options)
+    plain = options.callback is None and options.tstops is None and not moving
     engines = [one for one in ENGINES if options.engine in ("auto", one.name)] if plain else []
     asked = (alg, *vars(options).values())
     if alg is not None:
@@ -185,7 +189,10 @@ def solve_with(prob: ODEProblem, alg: Algorithm | None, options: SolveOptions) -
             if asked[0] is not None:
                 engine.prepare(prob, asked, options.saveat, spec)
             return _run(prob, spec, options, EngineChoice(engine), why_algorithm)
-    return _solve_validated(prob, spec, options, why_algorithm)
+    solution = _solve_validated(prob, spec, options, why_algorithm)
+    if moving and not isinstance(prob, SteadyStateProblem):
+        return saved_at_times_that_move(solution, spec, prob, options, (spec.start or (prob.u0, ()))[1])
+    return solution
 
 
 def _solve_validated(prob: ODEProblem, spec: SolveSpec, options: SolveOptions, why_algorithm: str) -> Solution:
@@ -212,6 +219,9 @@ def _solve_validated(prob: ODEProblem, spec: SolveSpec, options: SolveOptions, w
             (options.sensealg, why_algorithm),
             lambda ode, alg, until: solve_with(ode, alg, replace(inner, callback=[until, *callbacks])),
         )
+    if times_move(prob, options):
+        spec = start_that_moves(spec, prob)
+        u0, p = spec.start or (u0, p)
     callbacks = tuple(one.bound(prob) if isinstance(one, TerminateSteadyState) else one for one in callbacks)
     spec = replace(spec, checks=with_domains(spec.checks, callbacks, spec.abstol, u0))
     stops = _stops(options.tstops, spec)

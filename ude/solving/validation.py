@@ -166,7 +166,9 @@ def _initialization(given: InitializationAlgorithm | None) -> InitializationAlgo
 
 def _times(value: float | Tensor, u0: Tensor) -> Float[Tensor, "B"]:
     if isinstance(value, Tensor):
-        rows = value.reshape(len(u0), -1)
+        # the graph of a time is taken up again in `moving_times`
+        rows = value.detach().reshape(-1, 1) if value.ndim == 0 else value.detach().reshape(len(u0), -1)
+        rows = rows.expand(len(u0), -1)
         if bool((rows != rows[:, :1]).any()):
             raise InputError(
                 "trajectories that share their steps start and end together",
