@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import sympy
@@ -76,7 +77,19 @@ def caret(error: ModelError) -> str:
         ("x + y)", "expected an operator or the end, got ')'.", ")"),
         ("(x, y)", "expected ')', got ','.", ","),
         ("x $ y", "'$' is not part of a formula.", "$"),
-        ("x > y", "'>' is not part of a formula. Unequal signs", ">"),
+        ("x = y", "'=' is not part of a formula. Write == to compare.", "="),
+        ("x > y", "a condition is not a number. Write where(condition, 1, 0) for a number that is 1 or 0.", "x > y"),
+        ("2*(x > y)", "a condition is not a number.", "(x > y)"),
+        ("-(x < 1)", "a condition is not a number.", "(x < 1)"),
+        ("sin(not x < 1)", "a condition is not a number.", "not x < 1"),
+        ("True + x", "a condition is not a number.", "True"),
+        ("where(x, 1, 2)", "a number is not a condition: expected a comparison, such as x < 1.", "x"),
+        ("where(x < 1 and y, 1, 2)", "a number is not a condition", "y"),
+        ("where(x < 1, 2)", "where has a wrong number of arguments: expected 3, got 2.", "where"),
+        ("x + Piecewise((1, x < 1))", "a Piecewise must have a value where none of its conditions holds.", "Piecewise"),
+        ("Piecewise(1, x < 1)", "expected a pair (value, condition), got '1'.", "1"),
+        ("Piecewise((1, x), (2, True))", "a number is not a condition", "x"),
+        ("where(x < 1/0, 1, 2)", "a part of the formula is not finite", "/"),
         ("exp(x, y)", "exp has a wrong number of arguments: expected 1, got 2.", "exp"),
         ("1/0", "a part of the formula is not finite (a division by zero?).", "/"),
         ("log(0)", "a part of the formula is not finite", "log"),
@@ -133,6 +146,75 @@ def test_names_are_checked() -> None:
         split_names("x, 2y", "states")
 
 
+# -- conditions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "alike"),
+    [
+        ("where(0 < x <= 1, x, 0)", "where(0 < x and x <= 1, x, 0)"),
+        ("where(x < 1 & y > 2 | x == y, x, 0)", "where((x < 1 and y > 2) or x == y, x, 0)"),
+        ("where(~(x < 1) && !(y > 2) || x != 1, x, 0)", "where(not x < 1 and not y > 2 or x != 1, x, 0)"),
+        ("ifelse(x ≤ 1 ∧ y ≥ 2 ∨ ¬ x ≠ y, x, 0)", "where(x <= 1 and y >= 2 or x == y, x, 0)"),
+        ("Piecewise((x, x < 1), (0, True))", "where(x < 1, x, 0)"),
+        ("piecewise((x, x < 1), (y, True), (0, x > 1))", "where(x < 1, x, y)"),
+        ("where(1 < 2, x, y)", "x"),
+        ("where(pi < 3, x, y)", "y"),
+        ("where(x + 1 < 2*y, x, 0)", "where((x + 1) < (2*y), x, 0)"),
+    ],
+)
+def test_conditions_may_be_written_in_several_ways(text: str, alike: str) -> None:
+    assert parse_expression(text) == parse_expression(alike)
+
+
+def test_sympy_piecewise_means_what_the_text_means() -> None:
+    given = sympy.Piecewise((x, x < 1), (y, sympy.And(x < 2, y > 0)), (0, True))
+    assert to_text(given) == "Piecewise((x, x < 1), (y, (y > 0) and (x < 2)), (0, True))"
+    nested = sympy.Piecewise((1, sympy.Piecewise((x, x < 1), (y, True)) < 2), (0, True))  # SymPy makes ITE of it
+    again = parse_expression(to_text(nested))
+    for a, b in ((0.5, 5.0), (1.5, 5.0), (1.5, 1.0)):
+        assert again.subs({x: a, y: b}) == nested.subs({x: a, y: b})
+    with pytest.raises(ModelError, match="a Piecewise must have a value where none of its conditions holds"):
+        to_text(sympy.Piecewise((x, x < 1)))
+
+
+def test_a_step_with_another_value_at_zero_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"value of its own at zero.*Write Piecewise\(\(0, x < 0\), \(1, True\)\)"):
+        to_text(sympy.Heaviside(x, 1))
+
+
+@pytest.mark.parametrize("name", ["and", "or", "not", "True"])
+def test_words_of_conditions_cannot_be_names(name: str) -> None:
+    with pytest.raises(InputError, match="states is not a list of names"):
+        split_names(f"x, {name}", "states")
+
+
+def test_the_derivative_of_a_condition_is_that_of_the_value_taken() -> None:
+    expression = parse_expression("where(x < y, x^2, y*x)")
+    assert expression.diff(x) == parse_expression("where(x < y, 2*x, y)")
+    assert expression.rewrite(sympy.Piecewise) == sympy.Piecewise((x**2, x < y), (x * y, True))
+
+
+def test_reading_a_sum_takes_time_proportional_to_its_length() -> None:
+    def calls(summands: int) -> int:
+        text = " + ".join(f"{i + 0.5}*x{i}*sin({i + 1.25}*y)" for i in range(summands))
+        total = 0
+
+        def count_call(frame: object, event: str, argument: object) -> None:
+            nonlocal total
+            total += event in ("call", "c_call")
+
+        sympy.core.cache.clear_cache()
+        sys.setprofile(count_call)
+        try:
+            parse_expression(text)
+        finally:
+            sys.setprofile(None)
+        return total
+
+    assert calls(800) < 1.2 * 4 * calls(200)
+
+
 # -- round trip: formulas are drawn as text, because text is what users write -----------------------------------------
 
 _leaves = st.one_of(
@@ -150,7 +232,13 @@ def _grow(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     one = sorted(name for name, known in KNOWN_FUNCTIONS.items() if known.arguments == 1)
     unary = st.tuples(st.sampled_from([*one, "-", "U"]), inner).map(lambda p: f"{p[0]}({p[1]})")
     several = st.tuples(st.sampled_from(["min", "max", "U2"]), inner, inner).map(lambda p: f"{p[0]}({p[1]}, {p[2]})")
-    return st.one_of(binary, power, unary, several)
+    order = st.tuples(inner, st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), inner).map(" ".join)
+    logic = st.tuples(order, st.sampled_from(["and", "or", "and not"]), order).map(" ".join)
+    choice = st.tuples(st.one_of(order, logic), inner, inner).map(lambda p: f"where({p[0]}, {p[1]}, {p[2]})")
+    table = st.tuples(inner, order, inner, logic, inner).map(
+        lambda p: f"Piecewise(({p[0]}, {p[1]}), ({p[2]}, {p[3]}), ({p[4]}, True))"
+    )
+    return st.one_of(binary, power, unary, several, choice, table)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -204,6 +292,39 @@ def test_sigmoid_has_a_finite_gradient_where_the_quotient_has_none() -> None:
     (gradient,) = torch.autograd.grad(value, a)
     assert gradient.item() == 0.0
     assert sympy.diff(parse_expression("sigmoid(x)"), x).subs(x, 0.0).has(sympy.nan) is False
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "where(x > 0, sqrt(x), 0)",
+        "where(x > 0, x*log(x), -x)",
+        "where(x == 0, 1, sin(x)/x)",
+        "where(x < 10, where(x > 0, 1/x^1.5, 2), exp(x))",
+        "Piecewise((asin(x), x^2 < 1), (acos(x - 3), 2 < x < 4), (exp(-1000*x)*0, x > 5), (x, True))",
+    ],
+)
+def test_a_value_that_is_not_taken_does_not_spoil_the_gradient(text: str) -> None:
+    points = torch.tensor([-1e3, -1.0, -0.0, 0.5, 2.5, 30.0], dtype=torch.float64, requires_grad=True)
+    expression = parse_expression(text)
+    (value,) = to_torch([expression], ["x"])(points)
+    (gradient,) = torch.autograd.grad(value.sum(), points)
+    assert value.isfinite().all()
+    assert gradient.isfinite().all()
+    exact = sympy.lambdify(x, expression.diff(x).rewrite(sympy.Piecewise), "math")
+    assert gradient[3:5].tolist() == pytest.approx([exact(0.5), exact(2.5)])
+
+
+def test_two_plain_numbers_to_choose_from_keep_double_precision() -> None:
+    (value,) = to_torch([parse_expression("where(x < 1, 0.1, 0.3)")], ["x"])(torch.zeros(2, dtype=torch.float64))
+    assert value.tolist() == [0.1, 0.1]
+
+
+def test_a_number_that_occurs_twice_stays_a_number_for_max() -> None:
+    text = "max(log(9)/log(2), cos(x)) + sin(x)*max(1, x)*log(9)/log(2) - max(-log(9)/log(2), x)"
+    (value,) = to_torch([parse_expression(text)], ["x"])(torch.tensor([0.5], dtype=torch.float64))
+    ratio = math.log(9) / math.log(2)
+    assert value.item() == pytest.approx(ratio + math.sin(0.5) * ratio - 0.5)
 
 
 def test_a_plain_number_has_the_shape_of_the_first_argument() -> None:

@@ -89,8 +89,13 @@ def test_a_torch_module_becomes_a_term_in_float64() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MLP("U", "x", width=0), "width of a network is not usable: expected an integer, at least 1, got 0."),
-        (lambda: MLP("U", "x", depth=1.5), "depth of a network is not usable"),
+        (lambda: MLP("U", "x", width=0), "width of a network must be an integer of at least 1: 0."),
+        (lambda: MLP("U", "x", width=1e10), "width of a network must be an integer of at least 1: 10000000000.0."),
+        (lambda: MLP("U", "x", width=10**10), "a network must have at most 100,000,000 weights: 100,000,000,020,000"),
+        (lambda: MLP("U", "x", width=20_000), "400,040,000 with width=20000 and depth=2. An unknown function of a few"),
+        (lambda: MLP("U", "x", width=1, depth=10**12), "depth of a network must be at most 1000: 1000000000000."),
+        (lambda: MLP("U", "x", depth=1.5), "depth of a network must be an integer of at least 0: 1.5."),
+        (lambda: MLP("U", "x", seed=2**70), "seed of a network must be less than 2**63: 1180591620717411303424."),
         (lambda: MLP("U", "x", activation="tanhh"), "unknown activation 'tanhh': expected one of tanh,"),
         (lambda: MLP("U", "x", activation="tanhh"), "Did you mean tanh?"),
         (lambda: MLP("U, U", "x"), "outputs of a network names U twice"),

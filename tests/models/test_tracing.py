@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import sympy
 import torch
@@ -122,3 +124,15 @@ def test_a_parameter_of_an_observable_stays():
     assert traced.observables == {"seen": "scale*x"}
     again = ude.UDE.from_dict(traced.to_dict())
     assert (again.values(), again.observables) == (traced.values(), traced.observables)
+
+
+def test_torch_where_and_comparisons_become_conditions() -> None:
+    def f(u: torch.Tensor, p: Any, t: torch.Tensor) -> torch.Tensor:
+        x, y = u.unbind(-1)
+        dx = torch.where((x < 1) & (t > p.lag), -p.k * x, torch.heaviside(y, torch.tensor(0.5, dtype=y.dtype)))
+        return torch.stack([dx, torch.where(~(x >= 0.5), x, y) + (x > 0.7) * y], -1)
+
+    traced = ude.FunctionModel(f, "x, y", parameters={"k": 2.0, "lag": 0.3}).to_ude()
+    assert ude.export(traced, values=False).splitlines()[0] == (
+        "dx/dt = where((t > lag) and (x < 1), -k*x, Piecewise((0, y < 0), (0.5, y == 0), (1, True)))"
+    )

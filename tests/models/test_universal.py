@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 
 import pytest
@@ -509,8 +510,8 @@ def test_sympy_equations_get_carets_too() -> None:
     assert str(caught.value).endswith("    dx/dt = -b*x\n             ^")
     with pytest.raises(ModelError, match="the left-hand side is not the first derivative of a state"):
         UDE([sympy.Eq(x, b)])
-    with pytest.raises(ModelError, match="Piecewise.* has no meaning in a model"):
-        UDE({x: sympy.Piecewise((x, x > 0), (0, True))})
+    with pytest.raises(ModelError, match="besselj.* has no meaning in a model"):
+        UDE({x: sympy.besselj(0, x)})
     with pytest.raises(ModelError, match="the symbol 'a b' is not a name"):
         UDE({x: sympy.Symbol("a b") * x})
     with pytest.raises(ModelError, match="the key of an equation is not a state"):
@@ -536,3 +537,31 @@ def test_arguments_of_a_wrong_kind_are_refused(equations: object, options: dict[
     with pytest.raises(InputError) as caught:
         UDE(equations, **options)  # type: ignore[arg-type]
     assert message in str(caught.value)
+
+
+# -- conditions --------------------------------------------------------------------------------------------------------
+
+SWITCHED = "dx/dt = where(x >= 1.0 and t != 9, -k*x, where(t < 1 or x <= 0.1, -0.5, -x))"
+
+
+def test_comparisons_in_an_equation_are_no_second_equals_sign() -> None:
+    model = UDE(SWITCHED, parameters={"k": 1.2})
+    u = torch.tensor([[2.0], [1.0], [0.25], [0.05]], dtype=torch.float64)
+    assert model(u, None, torch.tensor(0.0)).flatten().tolist() == [-2.4, -1.2, -0.5, -0.5]
+    assert model(u, None, torch.tensor(5.0)).flatten().tolist() == [-2.4, -1.2, -0.25, -0.5]
+    assert model(u, None, torch.tensor(9.0)).flatten().tolist() == [-2.0, -1.0, -0.25, -0.5]
+    with pytest.raises(ModelError, match="the equation has two '='"):
+        UDE("dx/dt = x <= 1 = 2")
+
+
+@pytest.mark.parametrize("engine", ["torch", "fused"])
+def test_a_model_with_conditions_is_solved_exactly(engine: str) -> None:
+    # 2 exp(-1.2 t) until x = 1 at ln(2)/1.2, then a line until t = 1, then exp(-t)
+    first = math.log(2) / 1.2
+    at_one = 1 - 0.5 * (1 - first)
+    problem = UDE(SWITCHED, parameters={"k": 1.2}).problem([2.0], (0.0, 2.0))
+    try:
+        sol = ude.solve(problem, ude.Tsit5(), engine=engine, reltol=1e-10, abstol=1e-10, saveat=[1.0, 2.0])
+    except ude.errors.EngineRefused as refusal:
+        pytest.skip(str(refusal))
+    assert sol.u[:, 0].tolist() == pytest.approx([at_one, at_one * math.exp(-1)], rel=1e-6)

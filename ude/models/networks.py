@@ -13,6 +13,10 @@ from ude.errors import InputError
 from ude.models.equations.names import did_you_mean, split_names
 from ude.models.terms import Neural, check_not_empty
 
+MOST_LAYERS = 1000
+MOST_WEIGHTS = 100_000_000
+"""Of a network, 0.8 GB in double precision; training needs several times as much."""
+
 
 class GaussianBump(nn.Module):
     """``exp(-x²)``, the radial activation of Rackauckas et al. 2020 (arXiv:2001.04385)."""
@@ -40,7 +44,8 @@ class MLP(Neural):
     Bengio 2010), biases zero, drawn from a generator of its own: the same `seed` gives the same network, and
     torch's global random state is left alone.
 
-    Raises InputError for names, sizes or an activation that are not usable.
+    Raises InputError for names, sizes or an activation that do not make a network, and for more than 1000 layers or
+    100 million weights.
 
     >>> net = ude.MLP("U1, U2", inputs="x, y", width=8)
     >>> first, second = net(torch.ones(5).double(), torch.zeros(5).double())
@@ -64,9 +69,11 @@ class MLP(Neural):
         inputs = split_names(inputs, "inputs of a network")
         for name, number, least in (("width", width, 1), ("depth", depth, 0), ("seed", seed, 0)):
             if not isinstance(number, int) or isinstance(number, bool) or number < least:
-                raise InputError(
-                    f"{name} of a network is not usable", expected=f"an integer, at least {least}", got=repr(number)
-                )
+                raise InputError(f"{name} of a network must be an integer of at least {least}", got=repr(number))
+        if seed >= 2**63:
+            raise InputError("seed of a network must be less than 2**63", got=str(seed))
+        if depth > MOST_LAYERS:
+            raise InputError(f"depth of a network must be at most {MOST_LAYERS}", got=str(depth))
         if activation not in ACTIVATIONS:
             raise InputError(
                 f"unknown activation {activation!r}",
@@ -74,6 +81,16 @@ class MLP(Neural):
                 fix=did_you_mean(str(activation), ACTIVATIONS),
             )
         check_not_empty(inputs, outputs)
+        # Counted before anything is made: a width of 1e10 would take all memory.
+        weights = len(inputs) * len(outputs)
+        if depth:
+            weights = width * (len(inputs) + len(outputs) + width * (depth - 1))
+        if weights > MOST_WEIGHTS:
+            raise InputError(
+                f"a network must have at most {MOST_WEIGHTS:,} weights",
+                got=f"{weights:,} with width={width} and depth={depth}",
+                fix="An unknown function of a few inputs needs a width of 8 to 64.",
+            )
         sizes = [len(inputs), *[width] * depth, len(outputs)]
         super().__init__(_dense_layers(sizes, ACTIVATIONS[activation], seed), inputs, outputs)
         self.width, self.depth, self.activation, self.seed = width, depth, activation, seed

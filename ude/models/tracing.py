@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ude.errors import ModelError
-from ude.models.equations.functions import KNOWN_FUNCTIONS, as_expression
+from ude.models.equations.functions import KNOWN_FUNCTIONS, as_expression, where
 from ude.models.equations.names import TIME, symbol
 from ude.models.observation import Observation
 from ude.models.parameters import ParameterStore
@@ -125,7 +125,7 @@ def _traced(model: TorchModel) -> tuple[fx.Graph, list[tuple[str, int]]]:
             raise
         raise ModelError(
             "the right-hand side decides by the value of a tensor, so it is no formula",
-            fix="Write the two cases with torch.minimum, torch.maximum, torch.relu or torch.heaviside.",
+            fix="Write the two cases with torch.minimum, torch.maximum, torch.relu or torch.where.",
         ) from error
     return module.graph, calls
 
@@ -176,6 +176,10 @@ def _number(value: Any) -> sympy.Expr:
     return sympy.Integer(int(value)) if float(value).is_integer() and abs(value) < 1e15 else sympy.Float(value, 17)
 
 
+def _as_number(value: sympy.Basic) -> sympy.Expr:
+    return value if isinstance(value, sympy.Expr) else where(value, sympy.S.One, sympy.S.Zero)
+
+
 def _function(name: str) -> Callable[..., sympy.Expr]:
     make: Callable[..., sympy.Expr] = KNOWN_FUNCTIONS[name].build
     return make
@@ -194,6 +198,13 @@ _ELEMENTWISE: dict[Any, Callable[..., sympy.Expr]] = {
     aten.square: lambda x: x**2,
     aten.sqrt: lambda x: sympy.sqrt(x),
     aten.rsqrt: lambda x: 1 / sympy.sqrt(x),
+    aten.heaviside: lambda x, at_zero: where(x < 0, sympy.S.Zero, sympy.Eq(x, 0), at_zero, sympy.S.One),
+    aten.lt: sympy.Lt,
+    aten.le: sympy.Le,
+    aten.gt: sympy.Gt,
+    aten.ge: sympy.Ge,
+    aten.eq: sympy.Eq,
+    aten.ne: sympy.Ne,
     aten.relu: lambda x: _function("max")(0, x),
     aten.minimum: lambda x, y: _function("min")(x, y),
     aten.maximum: lambda x, y: _function("max")(x, y),
@@ -206,6 +217,14 @@ _ELEMENTWISE: dict[Any, Callable[..., sympy.Expr]] = {
 }
 # torch's sign is spelled sgn for some inputs
 _ELEMENTWISE |= {aten.sign: _function("sign"), aten.sgn: _function("sign")}
+
+# What takes truth values; elsewhere they count as 1 and 0.
+_LOGIC: dict[Any, Callable[..., sympy.Basic]] = {
+    getattr(aten, f"{kind}_{name}"): join
+    for kind in ("logical", "bitwise")
+    for name, join in (("and", sympy.And), ("or", sympy.Or), ("not", sympy.Not))
+} | {aten.where: where}
+_ELEMENTWISE |= _LOGIC
 
 # Operations that move numbers and compute none: run on indices.
 _MOVED_BY = """
@@ -268,7 +287,10 @@ class _Reader:
         if packet in _MOVES:
             return node.target(*arguments, **{k: v for k, v in options.items() if k != "pin_memory"})  # type: ignore[operator]
         if packet in _ELEMENTWISE:
-            return self.elementwise(_ELEMENTWISE[packet], arguments, options)
+            function = _ELEMENTWISE[packet]
+            if packet in _LOGIC:
+                return self.elementwise(function, arguments, options)
+            return self.elementwise(lambda *row, **extra: function(*map(_as_number, row), **extra), arguments, options)
         if packet is aten.copy:
             return arguments[1].expand(arguments[0].shape)
         if packet in _FILLED:

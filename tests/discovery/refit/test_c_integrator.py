@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import sympy as sp
 
 from ude.compile.build import why_no_compiler
+from ude.discovery.evaluation import evaluate
 from ude.discovery.refit import c_integrator as native
 from ude.discovery.refit.c_integrator import DONE, NOWHERE, SPENT, STIFF, FormulaProgram
-from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing
-from ude.discovery.refit.integration import BudgetSpent, Integrator
+from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing, ObservedTrajectory
+from ude.discovery.refit.integration import BudgetSpent, Integrator, simulate
 from ude.errors import EngineRefused
+from ude.models import UDE, parse_expression
 from ude.models.equations.functions import sigmoid
 
 pytestmark = pytest.mark.skipif(why_no_compiler() is not None, reason="needs a C compiler")
@@ -157,3 +161,14 @@ def test_what_occurs_twice_is_computed_once() -> None:
     once = len(FormulaProgram(_system(sp.sin(X * Y), X), None)._code)
     twice = len(FormulaProgram(_system(sp.sin(X * Y), B * sp.sin(X * Y)), None)._code)
     assert (once, twice) == (2, 3)
+
+
+def test_a_closed_system_with_conditions_is_integrated_and_differentiated() -> None:
+    switched = "dx/dt = where(x >= 1.0 and t != 9, -k*x, where(t < 1 or x <= 0.1, -0.5, -x))"
+    t = np.array([0.0, 0.5, 1.0])
+    system = ClosedSystem(("x",), UDE(switched, fit="k=1.2").explicit(values=False), {"k": Constant(1.2)})
+    observed = ObservedTrajectory(t, np.zeros((3, 1)))
+    [x] = simulate(Integrator(system), [observed], np.array([[2.0]]), {"k": 1.2}, np.ones(1))
+    assert x[:, 0] == pytest.approx([2.0, 2 * math.exp(-0.6), 1 - 0.5 * (1 - math.log(2) / 1.2)], rel=1e-5)
+    values = evaluate(parse_expression("where(x < 1, x, 2*x)"), {"x": t})
+    assert values.tolist() == [0.0, 0.5, 2.0]

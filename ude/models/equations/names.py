@@ -13,6 +13,9 @@ from ude.errors import InputError
 
 TIME = "t"
 """Name of the independent variable in every model."""
+LOGIC = ("and", "or", "not", "True", "False")
+"""Words of conditions, which cannot be names."""
+
 SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 NAME = rf"[^\W\d{SUPERSCRIPTS}][^\W{SUPERSCRIPTS}]*"
 
@@ -43,7 +46,8 @@ def split_names(names: str | Iterable[str], what: str) -> tuple[str, ...]:
 
 def is_name(text: str) -> bool:
     """Whether `text` can name a state, a parameter or a function."""
-    return re.fullmatch(NAME, text) is not None and normalize_name(text).isidentifier()
+    possible = re.fullmatch(NAME, text) is not None and normalize_name(text).isidentifier()
+    return possible and normalize_name(text) not in LOGIC
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

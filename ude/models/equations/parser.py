@@ -5,11 +5,19 @@ its own objects; here every name is a plain symbol, nothing is executed, and eve
 
 Grammar (``^`` is ``**``; both bind tighter than unary minus and to the right)::
 
+    formula = either, which is no condition
+    either  = both ("or" both)*
+    both    = order ("and" order)*
+    order   = "not" order | sum (("<" | "<=" | ">" | ">=" | "==" | "!=") sum)*
     sum     = product (("+" | "-") product)*
     product = unary (("*" | "/") unary)*
     unary   = ("+" | "-") unary | power
     power   = atom (("**" | "^") unary | superscript)?
-    atom    = number | name | name "(" sum ("," sum)* ")" | "(" sum ")"
+    atom    = number | name | name "(" either ("," either)* ")" | "(" either ")"
+            | "Piecewise" "(" pair ("," pair)* ")"
+    pair    = "(" sum "," either ")"
+
+``a < x < b`` is ``a < x and x < b``; ``&``, ``&&``, ``|``, ``||``, ``~``, ``!`` are and, or, not.
 """
 
 from __future__ import annotations
@@ -22,18 +30,29 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import sympy
+from sympy.logic.boolalg import Boolean
 
 from ude.errors import ModelError
-from ude.models.equations.functions import ALIASES, KNOWN_FUNCTIONS
-from ude.models.equations.names import NAME, SUPERSCRIPTS, TIME, did_you_mean, normalize_name, symbol
+from ude.models.equations.functions import ALIASES, COMPLETE, INCOMPLETE, KNOWN_FUNCTIONS, where
+from ude.models.equations.names import LOGIC, NAME, SUPERSCRIPTS, TIME, did_you_mean, normalize_name, symbol
 from ude.models.equations.printer import to_text
 
 _MAX_DEPTH = 100
 _TOKEN = re.compile(
     rf"(?P<space>\s+)|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>{NAME})"
-    rf"|(?P<superscript>[{SUPERSCRIPTS}]+)|(?P<operator>\*\*|[-+*/^(),])"
+    rf"|(?P<superscript>[{SUPERSCRIPTS}]+)|(?P<operator>\*\*|&&|\|\||[<>=!]=|[-+*/^(),<>&|~!≤≥≠∧∨¬])"
 )
 # One character for one character, so that positions stay those of the text that the user wrote.
+_OPERATORS = {"&": "and", "&&": "and", "∧": "and", "|": "or", "||": "or", "∨": "or", "~": "not", "!": "not", "¬": "not"}
+_OPERATORS |= {"≤": "<=", "≥": ">=", "≠": "!="}
+_RELATIONS: dict[str, Callable[[sympy.Expr, sympy.Expr], Boolean]] = {
+    "<": sympy.Lt,
+    "<=": sympy.Le,
+    ">": sympy.Gt,
+    ">=": sympy.Ge,
+    "==": sympy.Eq,
+    "!=": sympy.Ne,
+}
 _LOOKALIKES = str.maketrans({"−": "-", "–": "-", "·": "*", "×": "*", "⋅": "*", "∗": "*", "÷": "/", "∕": "/"})
 
 
@@ -114,7 +133,7 @@ def parse(
     and real (``1/0``, ``sqrt(-1)``, ``1e999``).
     """
     parser = _Parser(text, text if source is None else source, offset, frozenset(states), frozenset(symbols))
-    expression = parser.sum()
+    expression = parser.formula()
     parser.finish()
     return Parsed(expression, tuple(parser.names), tuple(parser.calls))
 
@@ -147,10 +166,13 @@ class _Parser:
         while position < len(text):
             match = _TOKEN.match(text, position)
             if match is None:
-                fix = "Unequal signs and comparisons have no meaning in a formula." if text[position] in "<>=!" else ""
+                fix = "Write == to compare." if text[position] == "=" else ""
                 raise self.span(position, 1).error(f"{text[position]!r} is not part of a formula", fix=fix)
-            if match.lastgroup and match.lastgroup != "space":
-                tokens.append(_Token(match.lastgroup, match.group(), position))
+            kind, own = str(match.lastgroup), match.group()
+            if kind == "name" and own in LOGIC[:3]:
+                kind = "operator"
+            if kind != "space":
+                tokens.append(_Token(kind, own, position))
             position = match.end()
         return [*tokens, _Token("end", "", len(text.rstrip()))]
 
@@ -170,7 +192,7 @@ class _Parser:
         return token
 
     def at(self, *texts: str) -> bool:
-        return self.token.kind == "operator" and self.token.text in texts
+        return self.token.kind == "operator" and _OPERATORS.get(self.token.text, self.token.text) in texts
 
     def fail(self, expected: str) -> NoReturn:
         token = self.token
@@ -193,37 +215,99 @@ class _Parser:
                 fix=f"Write {self.tokens[self.index - 1].text}*{self.token.text} for a product.",
             )
 
-    def sum(self) -> sympy.Expr:
-        value = self.product()
-        while self.at("+", "-"):
-            operator = self.advance()
-            right = self.product()
-            value = self.checked(value + right if operator.text == "+" else value - right, operator)
+    def formula(self) -> sympy.Expr:
+        start = self.token
+        return self.as_number(self.either(), start)
+
+    def as_number(self, value: sympy.Basic, token: _Token) -> sympy.Expr:
+        """Refuse a condition where a number must stand."""
+        if not isinstance(value, sympy.Expr):
+            raise self.span_from(token).error(
+                "a condition is not a number", fix="Write where(condition, 1, 0) for a number that is 1 or 0."
+            )
         return value
 
+    def as_condition(self, value: sympy.Basic, token: _Token) -> Boolean:
+        """Refuse a number where a condition must stand."""
+        if isinstance(value, sympy.Expr):
+            raise self.span_from(token).error("a number is not a condition", expected="a comparison, such as x < 1")
+        return value
+
+    def span_from(self, token: _Token) -> Span:
+        """The place from a token to where the parser stands."""
+        last = self.tokens[max(self.index - 1, 0)]
+        return self.span(token.start, max(1, last.start + len(last.text) - token.start))
+
+    def either(self) -> sympy.Basic:
+        start = self.token
+        value = self.order()
+        if not self.at("and", "or"):
+            return value
+        parts = [[self.as_condition(value, start)]]  # or of and
+        while self.at("and", "or"):
+            if self.at("or"):
+                parts.append([])
+            self.advance()
+            start = self.token
+            parts[-1].append(self.as_condition(self.order(), start))
+        return sympy.Or(*(sympy.And(*part) for part in parts))
+
+    def order(self) -> sympy.Basic:
+        start = self.token
+        if self.at("not"):
+            self.advance()
+            start = self.token
+            return sympy.Not(self.as_condition(self.nested(self.order), start))
+        value = self.sum()
+        parts = []
+        while self.at(*_RELATIONS):
+            operator, left = self.advance(), self.as_number(value, start)
+            start = self.token
+            value = self.as_number(self.sum(), start)
+            parts.append(_RELATIONS[_OPERATORS.get(operator.text, operator.text)](left, value))
+        return sympy.And(*parts) if parts else value
+
+    def sum(self) -> sympy.Expr:
+        start = self.token
+        value = self.product()
+        if not self.at("+", "-"):
+            return value
+        # Added once at the end: adding one after the other would take quadratic time.
+        terms = [self.as_number(value, start)]
+        while self.at("+", "-"):
+            operator, start = self.advance(), self.token
+            right = self.as_number(self.product(), start)
+            terms.append(right if operator.text == "+" else -right)
+        return self.checked(sympy.Add(*terms), operator)
+
     def product(self) -> sympy.Expr:
+        start = self.token
         value = self.unary()
         while self.at("*", "/"):
-            operator = self.advance()
-            right = self.unary()
-            value = self.checked(value * right if operator.text == "*" else value / right, operator)
+            operator, left = self.advance(), self.as_number(value, start)
+            start = self.token
+            right = self.as_number(self.unary(), start)
+            value = self.checked(left * right if operator.text == "*" else left / right, operator)
         return value
 
     def unary(self) -> sympy.Expr:
         if not self.at("+", "-"):
             return self.power()
-        operator = self.advance()
-        value = self.nested(self.unary)
+        operator, start = self.advance(), self.token
+        value = self.as_number(self.nested(self.unary), start)
         return -value if operator.text == "-" else value
 
     def power(self) -> sympy.Expr:
+        start = self.token
         base = self.atom()
         if self.token.kind == "superscript":
             operator = self.advance()
+            base = self.as_number(base, start)
             return self.raise_to(base, sympy.Integer(int(normalize_name(operator.text))), operator)
         if self.at("**", "^"):
-            operator = self.advance()
-            return self.raise_to(base, self.nested(self.unary), operator)
+            base = self.as_number(base, start)
+            operator, start = self.advance(), self.token
+            return self.raise_to(base, self.as_number(self.nested(self.unary), start), operator)
         return base
 
     def raise_to(self, base: sympy.Expr, exponent: sympy.Expr, operator: _Token) -> sympy.Expr:
@@ -234,7 +318,7 @@ class _Parser:
                 raise self.token_span(operator).error("a power of numbers is too large or too small for a float")
         return self.checked(base**exponent, operator)
 
-    def atom(self) -> sympy.Expr:
+    def atom(self) -> sympy.Basic:
         token = self.token
         if token.kind == "number":
             return self.number(self.advance())
@@ -243,7 +327,7 @@ class _Parser:
             return self.call(token) if self.at("(") else self.name(token)
         if self.at("("):
             self.advance()
-            value = self.nested(self.sum)
+            value = self.nested(self.either)
             self.close(token)
             return value
         self.fail("a number, a name or '('")
@@ -257,7 +341,7 @@ class _Parser:
         self.refuse_juxtaposition()
         self.fail("')'")
 
-    def nested(self, rule: Callable[[], sympy.Expr]) -> sympy.Expr:
+    def nested(self, rule: Callable[[], sympy.Basic]) -> sympy.Basic:
         self.depth += 1
         if self.depth > _MAX_DEPTH:
             raise self.token_span(self.token).error(f"the formula is nested more than {_MAX_DEPTH} deep")
@@ -276,8 +360,10 @@ class _Parser:
             raise self.token_span(token).error(f"the number {token.text[:30]} is too large for a float")
         return value
 
-    def name(self, token: _Token) -> sympy.Expr:
+    def name(self, token: _Token) -> sympy.Basic:
         name = normalize_name(token.text)
+        if name in LOGIC:
+            return sympy.true if name == "True" else sympy.false
         if name == "pi" and name not in self.symbols | self.states:
             return sympy.pi
         self.names.append((name, self.token_span(token)))
@@ -285,17 +371,44 @@ class _Parser:
 
     def call(self, token: _Token) -> sympy.Expr:
         opening = self.advance()
-        arguments, spans = [], []
+        if token.text in ("Piecewise", "piecewise") and token.text not in self.states | self.symbols:
+            return self.piecewise(token, opening)
+        arguments: list[sympy.Basic] = []
+        spans = []
         while True:
-            start = self.token.start
-            arguments.append(self.nested(self.sum))
-            before = self.tokens[self.index - 1]
-            spans.append(self.span(start, before.start + len(before.text) - start))
+            start = self.token
+            value = self.nested(self.either)
+            is_where = ALIASES.get(token.text, token.text) == "where" and not arguments
+            arguments.append(self.as_condition(value, start) if is_where else self.as_number(value, start))
+            spans.append(self.span_from(start))
             if not self.at(","):
                 break
             self.advance()
         self.close(opening)
         return self.apply(token, tuple(arguments), tuple(spans))
+
+    def piecewise(self, token: _Token, opening: _Token) -> sympy.Expr:
+        pairs: list[sympy.Basic] = []
+        while True:
+            pair = self.token
+            if not self.at("("):
+                self.fail("a pair (value, condition)")
+            self.advance()
+            start = self.token
+            value = self.as_number(self.nested(self.either), start)
+            if not self.at(","):
+                self.fail("',' and a condition")
+            self.advance()
+            start = self.token
+            pairs += [self.as_condition(self.nested(self.either), start), value]
+            self.close(pair)
+            if not self.at(","):
+                break
+            self.advance()
+        self.close(opening)
+        if sympy.true not in pairs[::2]:
+            raise self.token_span(token).error(INCOMPLETE, fix=COMPLETE)
+        return self.checked(where(*pairs[:-2], value), token)
 
     def apply(self, token: _Token, arguments: tuple[sympy.Expr, ...], spans: tuple[Span, ...]) -> sympy.Expr:
         name = normalize_name(token.text)

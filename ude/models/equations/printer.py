@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import sympy
 from sympy.core.function import AppliedUndef
+from sympy.core.relational import Relational
 from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
-from ude.models.equations.functions import PRINTED_FUNCTIONS, as_expression, check_supported
+from ude.models.equations.functions import PRINTED_FUNCTIONS, as_expression, check_supported, where
 
 
 def positive_first(terms: list[sympy.Expr]) -> list[sympy.Expr]:
@@ -22,6 +25,8 @@ class FormulaPrinter(StrPrinter):  # type: ignore[misc]
     """
 
     power = "**"
+    largest_integer: float = math.inf
+    """Beyond it an integer is written as a float, in languages whose integers overflow."""
 
     def __init__(self, digits: int | None = None) -> None:
         super().__init__()
@@ -50,6 +55,9 @@ class FormulaPrinter(StrPrinter):  # type: ignore[misc]
     def _print_Float(self, expr: sympy.Float) -> str:
         return self.number(float(expr))
 
+    def _print_Integer(self, expr: sympy.Integer) -> str:
+        return str(int(expr)) if abs(int(expr)) < self.largest_integer else repr(float(expr))
+
     def _print_Exp1(self, expr: sympy.Expr) -> str:
         return self.function("exp", ["1"])
 
@@ -75,6 +83,43 @@ class FormulaPrinter(StrPrinter):  # type: ignore[misc]
         ordered = sorted(expr.args, key=sympy.default_sort_key)
         return self.function(name, [self._print(argument) for argument in ordered])
 
+    def choice(self, condition: str, value: str, other: str) -> str:
+        """How this dialect writes one value or the other."""
+        return self.function("where", [condition, value, other])
+
+    def logic(self, operator: str, arguments: list[str]) -> str:
+        """How this dialect writes "and", "or" (two arguments or more) and "not"."""
+        return f"not ({arguments[0]})" if operator == "not" else f" {operator} ".join(f"({a})" for a in arguments)
+
+    def _print_where(self, expr: where) -> str:
+        *pairs, (last, _) = expr.pairs
+        text = self.last_value(last)
+        for value, condition in reversed(pairs):
+            text = self.choice(self._print(condition), self._print(value), text)
+        return text
+
+    def last_value(self, value: sympy.Expr) -> str:
+        """How this dialect writes the value where no condition holds."""
+        return str(self._print(value))
+
+    def _print_Piecewise(self, expr: sympy.Piecewise) -> str:
+        return str(self._print(where.of(expr)))
+
+    def _print_Relational(self, expr: Relational) -> str:
+        return f"{self._print(expr.lhs)} {expr.rel_op} {self._print(expr.rhs)}"
+
+    def _print_And(self, expr: sympy.And) -> str:
+        return self.logic("and", [self._print(part) for part in sorted(expr.args, key=sympy.default_sort_key)])
+
+    def _print_Or(self, expr: sympy.Or) -> str:
+        return self.logic("or", [self._print(part) for part in sorted(expr.args, key=sympy.default_sort_key)])
+
+    def _print_Not(self, expr: sympy.Not) -> str:
+        return self.logic("not", [self._print(expr.args[0])])
+
+    def _print_ITE(self, expr: sympy.ITE) -> str:
+        return str(self._print(expr.to_nnf()))
+
     def _print_Abs(self, expr: sympy.Expr) -> str:
         return self.function("abs", [self._print(expr.args[0])])
 
@@ -93,6 +138,15 @@ class FormulaPrinter(StrPrinter):  # type: ignore[misc]
         return f"{left}{self.power}{self.parenthesize(exponent, PRECEDENCE['Pow'])}"
 
 
+class _TextPrinter(FormulaPrinter):
+    def _print_where(self, expr: where) -> str:
+        if len(expr.args) == 3:
+            return super()._print_where(expr)
+        # Long tables would nest too deep.
+        pairs = [f"({self._print(value)}, {self._print(condition)})" for value, condition in expr.pairs]
+        return f"Piecewise({', '.join(pairs)})"
+
+
 def to_text(expression: sympy.Expr, digits: int | None = None) -> str:
     """The formula in the language that `parse` reads; doubles in full, or rounded to `digits` significant digits.
 
@@ -101,4 +155,4 @@ def to_text(expression: sympy.Expr, digits: int | None = None) -> str:
     """
     expression = as_expression(expression)
     check_supported(expression)
-    return str(FormulaPrinter(digits).doprint(expression))
+    return str(_TextPrinter(digits).doprint(expression))

@@ -175,11 +175,11 @@ def _line_of_equality(equality: sympy.Equality) -> str:
 
 def _split(line: str) -> tuple[str, int, Span]:
     """State, where the right-hand side begins, and the place of the left-hand side."""
-    equals = line.find("=")
+    equals = _find_equals(line, 0)
     whole = Span(line, 0, len(line))
     if equals < 0:
         raise whole.error("the equation has no '='", expected="dx/dt = ...", got=repr(line))
-    second = line.find("=", equals + 1)
+    second = _find_equals(line, equals + 1)
     if second >= 0:
         raise Span(line, second, 1).error(
             "the equation has two '='", expected="dx/dt = ...", fix="Separate equations by new lines or ';'."
@@ -197,6 +197,12 @@ def _split(line: str) -> tuple[str, int, Span]:
     if not line[equals + 1 :].strip():
         raise Span(line, equals, 1).error("the equation has no right-hand side", expected=f"d{name}/dt = ...")
     return normalize_name(name), equals + 1, span
+
+
+def _find_equals(line: str, start: int) -> int:
+    """Where the next ``=`` stands that is no part of a comparison; -1 where there is none."""
+    match = re.compile(r"(?<![<>=!])=(?!=)").search(line, start)
+    return -1 if match is None else match.start()
 
 
 def _left_advice(left: str) -> str:

@@ -7,6 +7,7 @@ of the user reaches it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -17,7 +18,7 @@ from sympy.printing.precedence import PRECEDENCE
 from torch import Tensor
 
 from ude.errors import ModelError
-from ude.models.equations.functions import as_expression, check_supported
+from ude.models.equations.functions import as_expression, check_supported, guard_branches
 from ude.models.equations.names import symbol
 from ude.models.equations.printer import FormulaPrinter
 
@@ -26,6 +27,8 @@ _MOST_FACTORS = 4
 
 
 class _TorchPrinter(FormulaPrinter):
+    largest_integer = 2**53  # torch refuses Python integers beyond 64 bits
+
     def function(self, name: str, arguments: list[str]) -> str:
         if name == "heaviside":
             return f"(0.5*(torch.sign({arguments[0]}) + 1.0))"
@@ -37,10 +40,6 @@ class _TorchPrinter(FormulaPrinter):
             value = repr(float(expr.evalf(20)))
             return f"({value})" if value.startswith("-") else value
         return str(super()._print(expr, **kwargs))
-
-    def _print_Integer(self, expr: sympy.Integer) -> str:
-        # torch refuses Python integers beyond 64 bits.
-        return str(int(expr)) if abs(int(expr)) < 2**53 else repr(float(expr))
 
     def _print_Rational(self, expr: sympy.Rational) -> str:
         return f"({int(expr.p)}/{int(expr.q)})" if expr.q != 1 else self._print_Integer(expr)
@@ -57,6 +56,19 @@ class _TorchPrinter(FormulaPrinter):
             product = "*".join([left] * size) if base.is_Symbol and size <= _MOST_FACTORS else f"{left}**{size}"
             return f"({product})" if power > 0 else f"(1.0/({product}))"
         return f"({left}**{self.parenthesize(exponent, PRECEDENCE['Atom'])})"
+
+    def choice(self, condition: str, value: str, other: str) -> str:
+        return f"torch.where({condition}, {value}, {other})"
+
+    def logic(self, operator: str, arguments: list[str]) -> str:
+        first, *rest = arguments
+        if operator == "not":
+            return f"torch.logical_not({first})"
+        return functools.reduce(lambda one, two: f"torch.logical_{operator}({one}, {two})", rest, first)
+
+    def last_value(self, value: sympy.Expr) -> str:
+        # Of two plain numbers torch would make a tensor of its default type, which is single precision.
+        return f"torch.full_like(s0, {self._print(value)})" if value.is_number else self._print(value)
 
     def _minmax(self, name: str, expr: sympy.Expr) -> str:
         numbers = [argument for argument in expr.args if argument.is_number]
@@ -89,8 +101,8 @@ def to_torch(expressions: Sequence[sympy.Expr], symbols: Sequence[str]) -> Calla
         if missing:
             raise ModelError(f"the formula {expression} uses {missing[0]}", expected=f"only {', '.join(symbols)}")
     names = {symbol(name): sympy.Symbol(f"s{index}") for index, name in enumerate(symbols)}
-    renamed = [expression.xreplace(names) for expression in expressions]
-    steps, results = sympy.cse(renamed, symbols=sympy.numbered_symbols("c"), order="canonical")
+    renamed = [guard_branches(expression).xreplace(names) for expression in expressions]
+    steps, results = _shared_parts(renamed)
     printer = _TorchPrinter()
     lines = [f"def compiled({', '.join(str(name) for name in names.values())}):"]
     lines += [f"    {name} = {printer.doprint(step)}" for name, step in steps]
@@ -105,6 +117,25 @@ def to_torch(expressions: Sequence[sympy.Expr], symbols: Sequence[str]) -> Calla
     function = namespace["compiled"]
     function.__source__ = source  # type: ignore[attr-defined]
     return function  # type: ignore[return-value]
+
+
+def _shared_parts(
+    expressions: Sequence[sympy.Expr],
+) -> tuple[list[tuple[sympy.Symbol, sympy.Expr]], list[sympy.Expr]]:
+    """Common subexpressions by name, and the expressions in these names; plain numbers stay where they are.
+
+    The printer has to see that an argument is a number, because most torch functions take tensors only.
+    """
+    steps, results = sympy.cse(expressions, symbols=sympy.numbered_symbols("c"), order="canonical")
+    numbers: dict[sympy.Symbol, sympy.Expr] = {}
+    kept = []
+    for name, step in steps:
+        known = step.xreplace(numbers)
+        if known.is_number:
+            numbers[name] = known
+        else:
+            kept.append((name, known))
+    return kept, [result.xreplace(numbers) for result in results]
 
 
 def expand_together(values: Sequence[Tensor], like: Tensor) -> tuple[Tensor, ...]:

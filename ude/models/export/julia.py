@@ -15,6 +15,7 @@ _RESERVED = frozenset(_WORDS.split())
 
 class _JuliaPrinter(FormulaPrinter):
     power = "^"
+    largest_integer = 2**53
 
     def function(self, name: str, arguments: list[str]) -> str:
         if name == "sigmoid":
@@ -22,6 +23,15 @@ class _JuliaPrinter(FormulaPrinter):
         if name == "heaviside":
             return f"((1 + sign({arguments[0]}))/2)"
         return f"{name}({', '.join(arguments)})"
+
+    def choice(self, condition: str, value: str, other: str) -> str:
+        # Not ifelse, which computes both: sqrt of a negative number is an error in Julia.
+        return f"({condition} ? {value} : {other})"
+
+    def logic(self, operator: str, arguments: list[str]) -> str:
+        if operator == "not":
+            return f"!({arguments[0]})"
+        return {"and": " && ", "or": " || "}[operator].join(f"({argument})" for argument in arguments)
 
 
 def write_julia(source: EquationSet, digits: int | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sympy
 from sympy.printing.latex import LatexPrinter
 
+from ude.models.equations.functions import where
 from ude.models.equations.names import symbol
 from ude.models.equations.printer import positive_first
 from ude.models.export.equation_set import EquationSet
@@ -23,6 +24,21 @@ class _LatexPrinter(LatexPrinter):  # type: ignore[misc]
         text = repr(value) if self.digits is None else f"{value:.{self.digits}g}"
         mantissa, _, exponent = text.partition("e")
         return rf"{mantissa} \cdot 10^{{{int(exponent)}}}" if exponent else mantissa
+
+    def _print_Pow(self, expr: sympy.Pow) -> str:
+        if expr.base.is_Float and r"\cdot" in self._print(expr.base):
+            return rf"\left({self._print(expr.base)}\right)^{{{self._print(expr.exp)}}}"
+        return str(super()._print_Pow(expr))
+
+    def _print_where(self, expr: where, exp: str | None = None) -> str:
+        text = self._print(expr.rewrite(sympy.Piecewise))
+        return rf"\left({text}\right)^{{{exp}}}" if exp else str(text)
+
+    def _needs_mul_brackets(self, expr: sympy.Expr, first: bool = False, last: bool = False) -> bool:
+        return isinstance(expr, where) or bool(super()._needs_mul_brackets(expr, first, last))
+
+    def _print_ITE(self, expr: sympy.ITE) -> str:
+        return str(self._print(expr.to_nnf()))
 
     def _print_sigmoid(self, expr: sympy.Expr, exp: str | None = None) -> str:
         power = f"^{{{exp}}}" if exp else ""

@@ -8,8 +8,9 @@ from typing import Any
 import sympy
 from sympy.core.function import AppliedUndef
 from sympy.printing.mathml import MathMLPresentationPrinter
+from sympy.printing.precedence import PRECEDENCE
 
-from ude.models.equations.functions import PRINTED_FUNCTIONS, check_supported
+from ude.models.equations.functions import PRINTED_FUNCTIONS, check_supported, where
 from ude.models.equations.names import symbol
 from ude.models.equations.printer import positive_first
 from ude.models.export.equation_set import EquationSet
@@ -31,7 +32,21 @@ class _Printer(MathMLPresentationPrinter):  # type: ignore[misc]
     def mathml_tag(self, e: Any) -> str:
         # SymPy writes an invisible times: `a hare lynx` would run together into one word
         tag: str = super().mathml_tag(e)
-        return _TIMES if tag == "&InvisibleTimes;" else tag
+        return {"&InvisibleTimes;": _TIMES, "<": "&lt;", ">": "&gt;"}.get(tag, tag)
+
+    def parenthesize(self, item: sympy.Expr, level: int, strict: bool = False) -> Any:
+        made = super().parenthesize(item, level, strict)
+        written_as_product = item.is_Float and item > 0 and made.tagName == "mrow"  # 1e-7
+        if level >= PRECEDENCE["Pow"] and (written_as_product or isinstance(item, sympy.exp)):
+            return self.element("mrow", self._l_paren(), made, self._r_paren())
+        return made
+
+    def _print_Integer(self, e: sympy.Integer) -> Any:
+        number = self.element("mn", str(abs(int(e))))
+        return number if e >= 0 else self.element("mrow", self.element("mo", _MINUS), number)
+
+    def _print_ITE(self, expr: sympy.ITE) -> Any:
+        return self._print(expr.to_nnf())
 
     def _as_ordered_terms(self, expr: sympy.Add, order: str | None = None) -> list[sympy.Expr]:
         return positive_first(super()._as_ordered_terms(expr, order))
@@ -62,6 +77,18 @@ class _Printer(MathMLPresentationPrinter):  # type: ignore[misc]
         name = self._print_Symbol(sympy.Symbol(e.func.__name__)) if unknown else self.element("mi", known)
         arguments = e.args[:1] if known == "heaviside" else e.args
         return self.element("mrow", name, self._paren_comma_separated(*arguments))
+
+    def _print_Piecewise(self, expr: sympy.Piecewise) -> Any:
+        return self._print(where.of(expr))
+
+    def _print_where(self, expr: where) -> Any:
+        rows = []
+        for value, condition in expr.pairs:
+            told = [self.element("mtext", "otherwise")]
+            if condition != sympy.true:
+                told = [self.element("mtext", "if\u00a0"), self._print(condition)]
+            rows.append(self.element("mtr", self.element("mtd", self._print(value)), self.element("mtd", *told)))
+        return self.element("mrow", self.element("mo", "{"), self.element("mtable", *rows))
 
     _print_sigmoid = _print_Heaviside = _print_Min = _print_Max = _print_sign = _print_Function
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import keyword
 
 import sympy
 
+from ude.models.equations.functions import guard_branches
 from ude.models.equations.printer import FormulaPrinter
 from ude.models.export.equation_set import EquationSet
 
@@ -13,6 +15,7 @@ _RESERVED = frozenset({"np", "rhs", "u", "t", "du", *keyword.kwlist})
 
 
 class _PythonPrinter(FormulaPrinter):
+    largest_integer = 2**53
     names = {"abs": "np.abs", "sign": "np.sign", "asin": "np.arcsin", "acos": "np.arccos", "atan": "np.arctan"}
 
     def function(self, name: str, arguments: list[str]) -> str:
@@ -27,6 +30,15 @@ class _PythonPrinter(FormulaPrinter):
             return text
         return f"{self.names.get(name, f'np.{name}')}({', '.join(arguments)})"
 
+    def choice(self, condition: str, value: str, other: str) -> str:
+        return f"np.where({condition}, {value}, {other})"
+
+    def logic(self, operator: str, arguments: list[str]) -> str:
+        first, *rest = arguments
+        if operator == "not":
+            return f"np.logical_not({first})"
+        return functools.reduce(lambda one, two: f"np.logical_{operator}({one}, {two})", rest, first)
+
     def _print_Pi(self, expr: sympy.Expr) -> str:
         return "np.pi"
 
@@ -39,14 +51,17 @@ def write_python(source: EquationSet, digits: int | None) -> str:
     """
     printer = _PythonPrinter(digits)
     names, rates = source.renamed(_RESERVED)
-    states, functions = source.equations, source.functions
-    numbers = [f"{names[name]}={printer.number(value)}" for name, value in source.values.items()]
+    states, values, functions = source.equations, source.values, source.functions
+    numbers = [f"{names[name]}={printer.number(value)}" for name, value in values.items()]
     signature = ", ".join(["t", "u", *(names[name] for name in functions), *numbers])
     unpack = ", ".join(names[state] for state in states) + ("," if len(states) == 1 else "")
     lines = ["import numpy as np", "", "", f"def rhs({signature}):"]
     lines.append(f'    """Right-hand side of d({", ".join(states)})/dt; u and the result: (state,) or (state, *batch).')
     given = [f"    {names[name]} is an unknown function and must be given." for name in functions]
     lines += ["", *given] if given else []
-    lines += ['    """', f"    {unpack} = u", "    du = np.empty(np.shape(u))"]
-    lines += [f"    du[{index}] = {printer.doprint(rate)}" for index, rate in enumerate(rates)]
+    lines += ['    """', f"    {unpack} = np.asarray(u, dtype=float)", "    du = np.empty(np.shape(u))"]
+    # Python's own numbers would raise at 1/0 and be complex at (-1)**0.5, even in a branch that is not taken.
+    given = [name for name in ("t", *values) if name in source.used]
+    lines += [f"    {names.get(name, name)} = np.asarray({names.get(name, name)}, dtype=float)" for name in given]
+    lines += [f"    du[{index}] = {printer.doprint(guard_branches(rate))}" for index, rate in enumerate(rates)]
     return "\n".join([*lines, "    return du", ""])

@@ -8,6 +8,7 @@ from typing import Any
 import sympy
 
 from ude.errors import BackendMissing, InputError, ModelError
+from ude.models.equations.functions import where
 from ude.models.equations.printer import FormulaPrinter
 from ude.models.export.equation_set import EquationSet
 
@@ -25,6 +26,7 @@ class _SbmlPrinter(FormulaPrinter):
     """The infix language of libSBML's Level 3 parser."""
 
     power = "^"
+    largest_integer = 2**31
 
     def function(self, name: str, arguments: list[str]) -> str:
         [first, *_] = arguments
@@ -37,6 +39,18 @@ class _SbmlPrinter(FormulaPrinter):
         if name == "sign":
             return f"piecewise(1, {first} > 0, -1, {first} < 0, 0)"
         return f"{name}({', '.join(arguments)})"
+
+    def logic(self, operator: str, arguments: list[str]) -> str:
+        return f"{operator}({', '.join(arguments)})"
+
+    def _print_where(self, expr: where) -> str:
+        *pairs, (last, _) = expr.pairs
+        parts = [f"{self._print(value)}, {self._print(condition)}" for value, condition in pairs]
+        return f"piecewise({', '.join([*parts, self._print(last)])})"
+
+    def _print_Rational(self, expr: sympy.Rational) -> str:
+        # libSBML reads (1/3) as one number and then misses the parentheses of cos(1/3).
+        return f"{expr.p}.0/{expr.q}"
 
     def _print_Symbol(self, expr: sympy.Symbol) -> str:
         return "time" if expr.name == "t" else str(expr.name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import keyword
 
 import sympy
 from torch import nn
 
+from ude.models.equations.functions import guard_branches
 from ude.models.equations.printer import FormulaPrinter
 from ude.models.export.equation_set import EquationSet
 
@@ -14,6 +16,7 @@ _RESERVED = frozenset({"torch", "nn", "self", "t", "u", "rates", *keyword.kwlist
 
 
 class _TorchPrinter(FormulaPrinter):
+    largest_integer = 2**53
     names = {"abs": "torch.abs", "asin": "torch.asin", "acos": "torch.acos", "atan": "torch.atan"}
 
     def function(self, name: str, arguments: list[str]) -> str:
@@ -29,18 +32,31 @@ class _TorchPrinter(FormulaPrinter):
     def unknown(self, name: str, arguments: list[str]) -> str:
         return f"self.{name}({', '.join(arguments)})"
 
+    def choice(self, condition: str, value: str, other: str) -> str:
+        return f"torch.where({condition}, {value}, {other})"
+
+    def logic(self, operator: str, arguments: list[str]) -> str:
+        first, *rest = arguments
+        if operator == "not":
+            return f"torch.logical_not({first})"
+        return functools.reduce(lambda one, two: f"torch.logical_{operator}({one}, {two})", rest, first)
+
+    def last_value(self, value: sympy.Expr) -> str:
+        # of two plain numbers torch would make a tensor of its default type, which is single precision
+        return self.tensor(value)
+
+    def tensor(self, value: sympy.Expr) -> str:
+        """The value as a tensor where it is a plain number."""
+        text = str(self._print(value))
+        return f"torch.as_tensor({text}, dtype=u.dtype, device=u.device)" if value.is_number else text
+
     def _print_Pi(self, expr: sympy.Expr) -> str:
         return "torch.pi"
 
     def _minmax(self, name: str, expr: sympy.Expr) -> str:
         ordered = sorted(expr.args, key=sympy.default_sort_key)
-        texts = [self._print(argument) for argument in ordered]
         # torch.minimum takes no plain number
-        made = [
-            f"torch.as_tensor({text}, dtype=u.dtype, device=u.device)" if argument.is_number else text
-            for argument, text in zip(ordered, texts, strict=True)
-        ]
-        return self.function(name, made)
+        return self.function(name, [self.tensor(argument) for argument in ordered])
 
 
 def write_torch_module(source: EquationSet, digits: int | None) -> str:
@@ -69,7 +85,7 @@ def write_torch_module(source: EquationSet, digits: int | None) -> str:
     lines += ["        t = torch.as_tensor(t, dtype=u.dtype, device=u.device)"] if "t" in source.used else []
     lines += [f"        {names[name]} = self.{names[name]}" for name in values if name in source.used]
     lines.append("        rates = [")
-    lines += [f"            {printer.doprint(_numbers_put_in(rate))}," for rate in rates]
+    lines += [f"            {printer.doprint(guard_branches(_numbers_put_in(rate)))}," for rate in rates]
     lines += [
         "        ]",
         "        rates = [torch.as_tensor(rate, dtype=u.dtype, device=u.device) for rate in rates]",
