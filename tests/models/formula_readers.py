@@ -6,6 +6,7 @@ What is not on the page does not group: braces of LaTeX and rows of MathML are t
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -236,7 +237,10 @@ class _Latex:
             return ["".join(self.group())]
         if token == r"\begin":
             assert self.group() == list("cases")
-            return self.cases()
+            found = self.cases()
+            # cases have no right brace: what follows would seem to belong to the last line
+            assert self.tokens[self.index] not in (r"\,", "^", r"\cdot")
+            return found
         if token == "{":
             return self.until("}")
         if token in (r"\left", r"\right"):
@@ -290,7 +294,13 @@ def mathml_tokens(node: ET.Element) -> list[str]:
             if (told.text or "").strip() == "otherwise":
                 return [*found, "(", *mathml_tokens(value), ")", *")" * (len(children[1]) - 1)]
             found += ["(", "(", *mathml_tokens(_row(condition)), ")", "?", "(", *mathml_tokens(value), ")", ":"]
+    for first, second in itertools.pairwise(children):
+        assert not (_ends_with_cases(first) and second.tag == "mspace")
     return [token for child in children for token in mathml_tokens(child)]
+
+
+def _ends_with_cases(node: ET.Element) -> bool:
+    return node.tag == "mtable" or (len(node) > 0 and node.tag == "mrow" and _ends_with_cases(node[-1]))
 
 
 def _row(children: list[ET.Element]) -> ET.Element:

@@ -37,7 +37,8 @@ class _Printer(MathMLPresentationPrinter):  # type: ignore[misc]
     def parenthesize(self, item: sympy.Expr, level: int, strict: bool = False) -> Any:
         made = super().parenthesize(item, level, strict)
         written_as_product = item.is_Float and item > 0 and made.tagName == "mrow"  # 1e-7
-        if level >= PRECEDENCE["Pow"] and (written_as_product or isinstance(item, sympy.exp)):
+        as_base = level >= PRECEDENCE["Pow"] and (written_as_product or isinstance(item, sympy.exp))
+        if as_base or isinstance(item, where):
             return self.element("mrow", self._l_paren(), made, self._r_paren())
         return made
 
