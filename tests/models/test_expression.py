@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import sympy
@@ -144,6 +146,11 @@ def test_names_are_checked() -> None:
         split_names("x, x", "states")
     with pytest.raises(InputError, match="states is not a list of names"):
         split_names("x, 2y", "states")
+
+
+def test_the_reference_names_every_function() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "models.md").read_text(encoding="utf-8")
+    assert set(KNOWN_FUNCTIONS) <= set(re.findall(r"`(\w+)[`(]", page))
 
 
 # -- conditions -------------------------------------------------------------------------------------------------------

@@ -46,7 +46,8 @@ class UDE(Model):
         ''', parameters={"alpha": 1.3, "delta": 1.8}, unknown=ude.MLP("U1, U2", inputs="x, y", width=16))
 
     equations:  text, lines of text, a dict state -> right-hand side, or `sympy.Eq(Derivative(x(t), t), ...)`.
-                ``x' = ...`` is read too, ``#`` begins a comment, ``t`` is the time, ``^`` is ``**``
+                ``x' = ...`` is read too, ``#`` begins a comment, ``t`` is the time, ``^`` is ``**``, and
+                ``where(x < 1, a, b)`` is a where x < 1, elsewhere b
     parameters: name -> number (fixed) or `Parameter`
     fit:        names of fitted parameters, "a, d"; "a=0.5 in [0, 2]" gives a start and bounds
     unknown:    the networks (or formulas) of the unknown functions: one term, several, or a dict name -> module.
