@@ -156,6 +156,26 @@ def test_simulate_takes_other_starts_parameters_and_times(
     assert (tmp_path / "table.csv").read_text().startswith("day,x\n")
 
 
+@pytest.mark.parametrize("options", [["--at", "3, 4"], ["--start", "3", "--end", "4", "--points", "2"], ["--at", "4"]])
+def test_simulate_starts_from_the_fitted_state_whatever_times_it_prints(
+    run: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    values = json.loads(output(capsys, "simulate", run, *options, "--json"))
+    assert values["x"] == pytest.approx([8 / (1 + 15 * np.exp(-0.8 * t)) for t in values["day"]], rel=2e-3)
+    assert values["day"] == ([4.0] if options == ["--at", "4"] else [3.0, 4.0])
+
+
+def test_simulate_starts_where_it_is_told_from_a_state_that_is_given(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A given state belongs to --start, and without it to the first time of the data."""
+    given = ("--u0", "x=2", "--param", "r=0", "--param", "U_c0=0.5", "--json")
+    values = json.loads(output(capsys, "simulate", run, *given, "--start", "3", "--at", "3, 5"))
+    assert values["x"] == pytest.approx([2.0, 2 / (1 + 2)], rel=1e-6)
+    values = json.loads(output(capsys, "simulate", run, *given, "--at", "3, 5"))
+    assert values["x"] == pytest.approx([2 / (1 + 3), 2 / (1 + 5)], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -163,9 +183,12 @@ def test_simulate_takes_other_starts_parameters_and_times(
         (["--u0", "x=one"], "--u0 does not read: expected NAME=NUMBER, got 'x=one'."),
         (["--param", "q=1"], "--param names 'q': expected one of r, U_c0."),
         (["--at", "0,a"], "--at does not read"),
-        (["--end", "-1"], "the times do not increase"),
+        (["--end", "-1"], "times must be finite and increase"),
+        (["--start", "-1"], "times must not precede the initial state: expected times from 0 on, got -1."),
+        (["--at", "-1,2"], "times must not precede the initial state: expected times from 0 on, got -1."),
+        (["--at", "1,2", "--start", "3", "--u0", "x=1"], "--at must not precede --start: 1 before 3."),
         (["--trajectory", "b"], "there is no trajectory 'b'"),
-        (["--reltol", "2"], "--reltol is not usable: expected a number between 0 and 1, got 2.0."),
+        (["--reltol", "2"], "--reltol must be between 0 and 1: 2.0."),
         (["--out", "/nowhere/x.csv"], "/nowhere/x.csv cannot be written"),
     ],
 )
@@ -181,6 +204,14 @@ def test_simulation_that_blows_up_ends_with_4(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "model.toml").write_text('equations = ["dx/dt = x**2"]\n[initial]\nx = 1.0\n')
     said = mistake(capsys, "simulate", tmp_path / "model.toml", "--end", 2, status=4)
     assert said.startswith("ude: ")
+
+
+def test_an_end_that_no_solver_reaches_is_given_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model.toml").write_text('equations = ["dx/dt = y", "dy/dt = -x"]\n[initial]\nx = 1.0\ny = 0.0\n')
+    path = tmp_path / "model.toml"
+    said = mistake(capsys, "simulate", path, "--end", "1e300", "--maxiters", 500, status=4)
+    assert "MaxIters" in said
+    assert len(said.splitlines()) == 1
 
 
 def test_known_equations_are_simulated_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,7 +209,7 @@ def test_selecting_a_state_without_data_offers_the_nearest():
         (
             "# c\nt,x\n0,1\n1,many\n",
             {},
-            r"column 'x' has text in row 2 \(line 4 of the file\): expected a number, got 'many'\. Mend the cell",
+            r"column 'x' has text in row 2 \(line 4 of the file\): expected a number, got 'many'\. Correct the cell",
         ),
         ("t,x\n0,1\n,2\n", {}, r"column 't' has no value in row 2 \(line 3 of the file\): expected a number\. Remove"),
         ("t,x\n0,1\nNA,2\n", {}, r"column 't' has no value in row 2 \(line 3 of the file\): expected a number\. "),
@@ -229,7 +229,7 @@ def test_selecting_a_state_without_data_offers_the_nearest():
         (
             "r,t,x\na,0,1\na,1,1\nb,0,1\nb,0,2\n",
             {"trajectory": "r"},
-            r"time 0 stands twice in trajectory 'b': row 3 .* and row 4 .*\. Keep one of them\.$",
+            r"time 0 stands twice in trajectory 'b': row 3 .* and row 4 .*\. Keep one of them\. Replicates are",
         ),
         ("r,t,x\na,0,1\na,1,1\nb,0,1\n", {"trajectory": "r"}, r"there is one row in trajectory 'b'"),
     ],
@@ -250,12 +250,6 @@ def test_a_folder_or_binary_file_is_not_a_table(tmp_path):
     for path in (tmp_path, tmp_path / "picture.csv"):
         with pytest.raises(DataError, match=r"cannot be read as text: .*Save the table as CSV in UTF-8"):
             read_csv(path)
-
-
-def test_dates_in_a_frame_are_refused_with_a_remedy():
-    frame = pd.DataFrame({"time": pd.to_datetime(["2020-01-01", "2020-01-02"]), "x": [1.0, 2.0]})
-    with pytest.raises(DataError, match=r"column 'time' has dates: expected numbers\. Give times as numbers"):
-        Dataset.from_frame(frame)
 
 
 def test_frame_rows_are_counted_from_one():

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+import ude
 from ude.errors import BackendMissing, DataError, InputError
 from ude.fitting import Dataset, from_dict, from_xarray, read_csv, read_data, read_parquet
 from ude.fitting.data.sources import widen
@@ -108,7 +112,9 @@ def test_one_function_reads_every_source(tmp_path):
     expected = Dataset.from_frame(WIDE).digest
     for source in (tmp_path / "a.csv", str(tmp_path / "a.csv"), WIDE, WIDE.to_dict("list")):
         assert read_data(source).digest == expected
-    with pytest.raises(InputError, match=r"the source of data is not usable: expected a path .* got int"):
+    with pytest.raises(
+        InputError, match=r"data must be a table of measurements: expected a Dataset, a path .* got int"
+    ):
         read_data(3)
 
 
@@ -219,3 +225,110 @@ def test_the_rolling_origin_moves_to_the_end_by_its_horizon():
 def test_unusable_origins_are_refused(folds, horizon, claim):
     with pytest.raises(InputError, match=claim):
         runs(20, 30).rolling_origin(folds, horizon)
+
+
+# -- what an index holds, and times that are no numbers ---------------------------------------------------------------
+
+X = [1.0, 0.5, 0.2]
+
+
+def indexed(index: Any, **columns: Any) -> pd.DataFrame:
+    return pd.DataFrame(columns or {"x": X, "y": X}, index=index)
+
+
+@pytest.mark.parametrize(
+    ("index", "time", "times", "unit"),
+    [
+        (pd.Index([0.0, 2.0, 5.0], name="day"), "day", [0.0, 2.0, 5.0], None),
+        (pd.Index([0, 2, 5], name="hours"), "hours", [0.0, 2.0, 5.0], None),
+        (pd.Index([0.5, 2.0, 5.0]), "time", [0.5, 2.0, 5.0], None),
+        (pd.Index([0, 2, 5], name="dose hour"), "dose hour", [0.0, 2.0, 5.0], None),
+        (pd.date_range("2020-01-31", periods=3, freq="D", name="date"), "date", [0.0, 1.0, 2.0], "days"),
+        (pd.date_range("2020-01-31 06:00", periods=3, freq="30min"), "time", [0.0, 30.0, 60.0], "minutes"),
+        (pd.date_range("2020-01-31", periods=3, freq="6h", tz="Europe/Berlin"), "time", [0.0, 6.0, 12.0], "hours"),
+        (pd.to_timedelta([0, 90, 180], unit="s").rename("elapsed"), "elapsed", [0.0, 1.5, 3.0], "minutes"),
+    ],
+    ids=str,
+)
+def test_the_index_of_a_frame_is_its_time(index: Any, time: str, times: list[float], unit: str | None) -> None:
+    data = read_data(indexed(index))
+    assert data.states == ("x", "y")
+    assert data.time_name == time
+    assert data.trajectories[0].t.tolist() == times
+    assert data.units.get(time) == unit
+    assert f"time is the index of the table, {time!r}" in data.notes
+
+
+def test_an_index_that_counts_rows_is_no_time() -> None:
+    """What a filter leaves of the numbers of rows says nothing."""
+    frame = pd.DataFrame({"t": [9.0, 0.0, 1.0, 2.0], "x": [7.0, *X]})[1:]
+    data = read_data(frame)
+    assert data.trajectories[0].t.tolist() == [0.0, 1.0, 2.0]
+    assert data.states == ("x",)
+    named = read_data(frame.rename_axis("sample"))
+    assert named.states == ("x",)
+
+
+def test_levels_of_an_index_are_named_like_columns() -> None:
+    index = pd.MultiIndex.from_product([["a", "b"], [0.0, 1.0]], names=["run", "day"])
+    data = read_data(indexed(index, x=[1.0, 2.0, 3.0, 4.0]), trajectory="run")
+    assert [one.name for one in data.trajectories] == ["a", "b"]
+    assert (data.time_name, data.states) == ("day", ("x",))
+    again = read_data(indexed(index, x=[1.0, 2.0, 3.0, 4.0]), time="day", trajectory="run")
+    assert again.trajectories[1].t.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "times", "note"),
+    [
+        (["2020-01-31", "2020-02-01", "2020-02-03"], [0.0, 1.0, 3.0], "'when' is counted in days since 2020-01-31"),
+        (
+            ["2020-01-31 12:00", "2020-01-31 12:10", "2020-01-31 12:20"],
+            [0.0, 10.0, 20.0],
+            "'when' is counted in minutes since 2020-01-31 12:00:00",
+        ),
+        (["2020-01-31T12:00:00Z", "2020-01-31T12:00:05Z", "2020-01-31T12:00:07Z"], [0.0, 5.0, 7.0], "seconds since"),
+        (["0:00:00", "1:30:00", "26:00:00"], [0.0, 1.5, 26.0], "'when' is counted in hours"),
+        (["08:00", "08:15", "08:45"], [480.0, 495.0, 525.0], "'when' is counted in minutes"),
+    ],
+)
+def test_dates_and_clock_times_are_counted_and_said(
+    tmp_path: Path, cells: list[str], times: list[float], note: str
+) -> None:
+    path = tmp_path / "dates.csv"
+    path.write_text("when,x\n" + "".join(f"{cell},{x}\n" for cell, x in zip(cells, X, strict=True)))
+    data = read_csv(path, time="when")
+    np.testing.assert_allclose(data.trajectories[0].t, times)
+    assert any(note in one for one in data.notes)
+
+
+def test_columns_of_durations_are_not_nanoseconds() -> None:
+    frame = pd.DataFrame({"t": pd.to_timedelta([0.0, 1.0, 2.0], unit="D"), "x": X})
+    assert read_data(frame).trajectories[0].t.tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("frame", "says"),
+    [
+        (pd.DataFrame({"t": ["01/02/2020", "02/02/2020"], "x": [1.0, 2.0]}), "dates that can be read in several ways"),
+        (pd.DataFrame({"t": ["1.2.20", "2.2.20"], "x": [1.0, 2.0]}), "dates that can be read in several ways"),
+        (pd.DataFrame({"t": pd.to_datetime(["2020-01-31", None]), "x": [1.0, 2.0]}), "'t' has no value in row 2"),
+        (pd.DataFrame({"t": [0, 1], "x": pd.to_timedelta([1, 2], unit="s")}), "'x' has dates or durations"),
+        (pd.DataFrame({"t": [0, 1], "x": pd.to_datetime(["2020-01-31"] * 2)}), "'x' has dates or durations"),
+        (pd.DataFrame({"t": [0, 1], "x": [1 + 2j, 2.0]}), "'x' has complex numbers"),
+        (pd.DataFrame({"t": [0, 1], "x": np.array([1 + 2j, 2.0], dtype=object)}), "'x' has complex numbers"),
+    ],
+)
+def test_what_is_no_real_number_is_refused(frame: pd.DataFrame, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        read_data(frame)
+
+
+def test_complex_arrays_are_refused() -> None:
+    for t, u in (([0.0, 1.0], [[1j], [2.0]]), (np.array([0j, 1.0]), [[1.0], [2.0]])):
+        with pytest.raises(DataError, match="has complex numbers"):
+            Dataset.from_arrays(t, u, "x")
+    with pytest.raises(InputError, match="u0 must be real"):
+        ude.ODEProblem(lambda u, p, t: u, torch.tensor([1 + 2j]), (0.0, 1.0))
+    with pytest.raises(InputError):
+        ude.ODEProblem(lambda u, p, t: u, [1 + 2j], (0.0, 1.0))

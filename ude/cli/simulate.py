@@ -20,11 +20,16 @@ def simulate(
     u0: Annotated[str | None, typer.Option("--u0", help="Initial states, 'hare=30, lynx=4'; those of the fit.")] = None,
     param: Annotated[list[str] | None, typer.Option(help="Another value of a parameter, such as a=0.5.")] = None,
     trajectory: Annotated[str | None, typer.Option(help="Which run's start is taken, by its name in the data.")] = None,
-    start: Annotated[float | None, typer.Option(help="First time; that of the data.")] = None,
+    start: Annotated[
+        float | None, typer.Option(help="First time of the table, and of an --u0 of every state; that of the data.")
+    ] = None,
     end: Annotated[float | None, typer.Option(help="Last time; that of the data.")] = None,
     points: Annotated[int, typer.Option(help="How many times, evenly spaced.", min=2)] = 201,
     at: Annotated[str | None, typer.Option(help="The times themselves, '0, 0.5, 2'.")] = None,
     reltol: Annotated[float, typer.Option(help="Relative tolerance of the solver.")] = 1e-8,
+    maxiters: Annotated[
+        int, typer.Option(help="Steps of the solver at most; a second has about a thousand.", min=1)
+    ] = 20_000,
     out: Annotated[Path | None, typer.Option(help="CSV file; stdout when left out.")] = None,
     json: Json = False,
 ) -> int:
@@ -37,7 +42,7 @@ def simulate(
     trained = read_trained(source)
     model, states = trained.model, trained.model.states
     if not 0 < reltol < 1:
-        raise InputError("--reltol is not usable", expected="a number between 0 and 1", got=str(reltol))
+        raise InputError("--reltol must be between 0 and 1", got=str(reltol))
     numbers = {n: v for entry in param or () for n, v in assignments(entry, "--param", tuple(model.values())).items()}
     model.set_values(numbers)
     if trained.kind == "file" and model.unknown_outputs:
@@ -46,12 +51,22 @@ def simulate(
             got=", ".join(model.unknown_outputs),
             fix=f"Train them first (ude fit {source}) and simulate the run folder.",
         )
-    own = _start(trained, trajectory, assignments(u0 or "", "--u0", states))
+    given = assignments(u0 or "", "--u0", states)
+    own = _start(trained, trajectory, given)
     times = _times(trained, trajectory, (start, end, points), at)
+    # a state that was fitted is that of the first time of the data, wherever the table begins
+    first = start if start is not None and len(given) == len(states) else _span(trained, trajectory)[0]
+    if times[0] < first:
+        raise InputError(
+            "times must not precede the initial state",
+            expected=f"times from {first:g} on",
+            got=f"{times[0]:g}",
+            fix="Give --start with an --u0 of every state.",
+        )
     saveat = torch.tensor(times, dtype=torch.float64)
-    problem = model.problem([own[state] for state in states], (times[0], times[-1]))
+    problem = model.problem([own[state] for state in states], (first, times[-1]))
     with torch.no_grad():
-        sol = ude.solve(problem, saveat=saveat, abstol=1e-3 * reltol, reltol=reltol)
+        sol = ude.solve(problem, saveat=saveat, abstol=1e-3 * reltol, reltol=reltol, maxiters=maxiters)
         values = sol.u.tolist()  # raises SolveFailed with what to try
     if console.json:
         series = {state: [row[index] for row in values] for index, state in enumerate(states)}
@@ -106,6 +121,10 @@ def _run(trained: Trained, trajectory: str | None) -> str:
     return trajectory
 
 
+def _span(trained: Trained, trajectory: str | None) -> tuple[float, float | None]:
+    return trained.spans.get(_run(trained, trajectory), (0.0, None))
+
+
 def _times(
     trained: Trained, trajectory: str | None, even: tuple[float | None, float | None, int], at: str | None
 ) -> list[float]:
@@ -116,24 +135,16 @@ def _times(
         except ValueError:
             raise InputError("--at does not read", expected="times such as '0, 0.5, 2'", got=repr(at)) from None
     else:
-        first, last = trained.spans.get(_run(trained, trajectory), (0.0, None))
+        first, last = _span(trained, trajectory)
         start, end = first if start is None else start, last if end is None else end
         if end is None:
             raise InputError("no last time", fix="Give it: --end 10.")
         times = [start + (end - start) * i / (points - 1) for i in range(points - 1)] + [end]
     if not all(map(math.isfinite, times)) or any(b <= a for a, b in zip(times, times[1:], strict=False)):
-        raise InputError("the times do not increase", got=", ".join(f"{time:g}" for time in times[:6]))
-    if at is not None and start is not None and start < times[0]:
-        raise InputError("--start lies before the first of --at", fix="Add it to --at.")
-    return times if len(times) > 1 else _single(trained, trajectory, times, start)
-
-
-def _single(trained: Trained, trajectory: str | None, times: list[float], start: float | None) -> list[float]:
-    """One time alone has no span: the start is put before it."""
-    first = trained.spans.get(_run(trained, trajectory), (0.0, 0.0))[0] if start is None else start
-    if first >= times[0]:
-        raise InputError("--at has one time, which is not after the start", got=f"{times[0]:g}, start {first:g}")
-    return [first, *times]
+        raise InputError("times must be finite and increase", got=", ".join(f"{time:g}" for time in times[:6]))
+    if at is not None and start is not None and times[0] < start:
+        raise InputError("--at must not precede --start", got=f"{times[0]:g} before {start:g}")
+    return times
 
 
 def table(header: list[str], rows: list[list[float]]) -> str:

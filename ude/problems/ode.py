@@ -199,6 +199,12 @@ def state_tensor(u0: Any, name: str = "u0") -> Tensor:
         tensor = u0 if isinstance(u0, Tensor) else torch.as_tensor(u0, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} must be numbers or a tensor", got=repr(u0), fix=f"({error})") from None
+    if tensor.is_complex():
+        raise InputError(
+            f"{name} must be real",
+            got=f"{tensor.dtype}",
+            fix="Give real and imaginary parts as states of their own: torch.view_as_real(u0).flatten(-2).",
+        )
     if not tensor.is_floating_point():
         tensor = tensor.to(torch.float64)
     if tensor.ndim == 0:

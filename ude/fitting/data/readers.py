@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,8 +68,8 @@ def read_frame(
 ) -> tuple[tuple[str, ...], tuple[Trajectory, ...], str, tuple[str, ...], dict[str, str]]:
     """States, trajectories, name of the time, notes and units of a table; see `Dataset.from_frame`."""
     time, states, trajectory = chosen.time, chosen.states, chosen.trajectory
-    columns = [str(column) for column in frame.columns]
-    frame = frame.set_axis(columns, axis=1)
+    frame, of_index = _with_index(frame.set_axis([str(column) for column in frame.columns], axis=1), chosen)
+    columns = list(frame.columns)
     refuse_repeated(columns)
     renamed = dict(states) if isinstance(states, Mapping) else {}
     named = state_names(list(renamed.values()) if renamed else states) if states is not None else ()
@@ -79,7 +80,11 @@ def read_frame(
         if wanted is not None and wanted not in columns:
             raise missing_column(wanted, columns, role)
     taken = {trajectory, *named, *held, *driving}
-    time, notes = (time, ()) if time is not None else _guess_time([c for c in columns if c not in taken], columns)
+    notes: tuple[str, ...] = ()
+    if time is None and of_index is not None:
+        time, notes = of_index, (f"time is the index of the table, {of_index!r}",)
+    elif time is None:
+        time, notes = _guess_time([c for c in columns if c not in taken], columns)
     names = named or tuple(c for c in columns if c not in {time, *taken})
     if not names:
         raise DataError(
@@ -90,7 +95,9 @@ def read_frame(
     if not len(frame):
         raise DataError("the table has a header and no rows", expected="at least two rows of numbers")
     where = RowNames(lines)
-    t = number_column(frame[time], time, where, gaps=False)
+    t, unit = time_column(frame[time], time, where)
+    if unit is not None:
+        notes = (*notes, f"{time!r} is counted in {unit}")
     u = np.column_stack([number_column(frame[c], c, where, gaps=True) for c in names])
     groups = _groups(frame[trajectory]) if trajectory is not None else [("", np.arange(len(frame)))]
     trajectories = []
@@ -108,7 +115,86 @@ def read_frame(
     for state, column in zip(states, names, strict=True):
         if column in named_units:
             named_units[state] = named_units.pop(column)
+    if unit is not None:
+        named_units[time] = unit.partition(" ")[0]
     return states, kept, time, (*notes, *dropped), named_units
+
+
+def _with_index(frame: pd.DataFrame, chosen: Columns) -> tuple[pd.DataFrame, str | None]:
+    """The table with the levels of its index that hold data as columns, and which of them is the time.
+
+    An index holds data when it is asked for by name, or when it is no mere count of rows (its dtype is not integer, or
+    it is named as times are) and no column is named as times are.
+    """
+    index = frame.index
+    asked = {chosen.time, chosen.trajectory}
+    for given in (chosen.conditions, chosen.covariates, chosen.states):
+        wanted = given.values() if isinstance(given, Mapping) else given
+        asked |= set(state_names(list(wanted) if not isinstance(wanted, str) else wanted)) if wanted else set()
+    names = [str(name) if name is not None else None for name in index.names]
+    named = [name for name in names if name in asked and name not in frame.columns]
+    guess = None
+    timed = any(column.strip().lower() in TIME_NAMES for column in frame.columns)
+    if chosen.time is None and not timed:
+        levels = [index.get_level_values(i) for i in range(index.nlevels)]
+        places = [i for i, name in enumerate(names) if name is not None and name.strip().lower() in TIME_NAMES]
+        # times are written into an index as floats, dates or durations; integers count rows unless they have a name
+        # times are written into an index as floats, dates or durations; whole numbers count rows unless they are named
+        for i, level in enumerate(levels):
+            dated = isinstance(level.dtype, pd.DatetimeTZDtype) or level.dtype.kind in "fmM"
+            if dated or (names[i] is not None and names[i] not in asked and level.dtype.kind in "iu"):
+                places.append(i)
+        if places:
+            place = places[0]
+            guess = names[place] or next(name for name in ("time", "index", "index of the table") if name not in frame)
+            frame = frame.assign(**{guess: levels[place]})
+    for place, name in enumerate(names):
+        if name is not None and name in named and name != guess:
+            frame = frame.assign(**{name: index.get_level_values(place)})
+    return frame.reset_index(drop=True), guess
+
+
+#: Units in which durations are counted, from the coarsest: the first of which a usual step holds at least one.
+_DURATIONS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+_ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?(Z|[+-]\d\d:?\d\d)?")
+_CLOCK = re.compile(r"(\d+ days? )?\d+:\d\d(:\d\d(\.\d+)?)?")
+
+
+def time_column(column: pd.Series, name: str, where: RowNames) -> tuple[Array, str | None]:
+    """The numbers of a column of times, and how dates and durations are counted ("days since 2020-01-01").
+
+    Dates and durations are pandas', or text: ``2020-01-31``, ``2020-01-31 12:00``, ``12:30:00``.
+
+    Raises:
+        DataError: A cell is no time, or dates are written in a way that can be read as another day.
+    """
+    cells = column.astype(str).str.strip() if column.dtype == object or column.dtype.kind not in "fiumMb" else None
+    if cells is not None and len(cells) and bool(cells.map(lambda cell: bool(_ISO_DATE.fullmatch(cell))).all()):
+        column = pd.to_datetime(cells, format="ISO8601", utc=True)
+    elif cells is not None and len(cells) and bool(cells.map(lambda cell: bool(_CLOCK.fullmatch(cell))).all()):
+        column = pd.to_timedelta(cells.map(lambda cell: cell if cell.count(":") == 2 else f"{cell}:00"))
+    if isinstance(column.dtype, pd.DatetimeTZDtype) or column.dtype.kind in "mM":
+        if bool(column.isna().any()):
+            row = int(np.argmax(column.isna().to_numpy()))
+            raise DataError(f"column {name!r} has no value in {where(row)}", expected="a time", fix="Remove the row.")
+        start = column.min() if column.dtype.kind != "m" else None
+        seconds = (column - start if start is not None else column).dt.total_seconds().to_numpy(dtype=np.float64)
+        steps = np.abs(np.diff(seconds))
+        usual = float(np.median(steps[steps > 0])) if bool((steps > 0).any()) else 1.0
+        unit, size = next((one for one in _DURATIONS if usual >= one[1]), _DURATIONS[-1])
+        return seconds / size, unit if start is None else f"{unit} since {_written(start)}"
+    if cells is not None and bool(cells.str.fullmatch(r"\d{1,4}[./-]\d{1,2}[./-]\d{2,4}( .*)?").any()):
+        raise DataError(
+            f"column {name!r} has dates that can be read in several ways",
+            expected="dates such as 2020-01-31 or 2020-01-31 12:00, or numbers",
+            got=repr(cells.iloc[0]),
+            fix="Write the year first, or give times as numbers, such as days since the start.",
+        )
+    return number_column(column, name, where, gaps=False), None
+
+
+def _written(start: pd.Timestamp) -> str:
+    return str(start.date()) if start == start.normalize() else str(start.replace(tzinfo=None))
 
 
 def _constant(column: pd.Series, name: str, rows: npt.NDArray[np.intp], label: str, where: RowNames) -> float:
@@ -135,15 +221,27 @@ class RowNames:
         return f"row {row + 1}" if self.lines is None else f"row {row + 1} (line {self.lines[row]} of the file)"
 
 
-GAPS = frozenset({"", "nan", "na", "n/a", "null", "none"})
+GAPS = frozenset({"", "nan", "na", "n/a", "#n/a", "n.a.", "<na>", "null", "none", ".", "-", "--", "\u2013", "\u2014"})
 """Cells that say that nothing was measured, whatever their case."""
+
+
+# what is written for a value below or above what an instrument can tell
+_LIMIT = re.compile(r"([<>]=?|\u2264|\u2265)\s*[\w.,+-]+( .*)?|[BAba][LlQq]{1,3}|[NnUu]\.?[DdLl]\.?", re.ASCII)
 
 
 def number_column(column: pd.Series, name: str, where: RowNames, *, gaps: bool) -> Array:
     """The numbers of a column; NaN for a gap where `gaps` are allowed."""
-    if pd.api.types.is_datetime64_any_dtype(column):
+    if isinstance(column.dtype, pd.DatetimeTZDtype) or column.dtype.kind in "mM":
         raise DataError(
-            f"column {name!r} has dates", expected="numbers", fix="Give times as numbers, such as days since the start."
+            f"column {name!r} has dates or durations",
+            expected="numbers",
+            fix="Name it as the time, or give numbers, such as days since the start.",
+        )
+    if column.dtype.kind == "c" or any(isinstance(cell, complex | np.complexfloating) for cell in column):
+        raise DataError(
+            f"column {name!r} has complex numbers",
+            expected="real numbers",
+            fix="Give real and imaginary part, or modulus and phase, as columns of their own.",
         )
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
     for row in np.flatnonzero(~np.isfinite(numbers)).tolist():
@@ -158,11 +256,19 @@ def number_column(column: pd.Series, name: str, where: RowNames, *, gaps: bool) 
                 expected="a number",
                 fix="Remove the row, or fill the cell: only measurements may be missing.",
             )
+        if _LIMIT.fullmatch(str(cell).strip()):
+            raise DataError(
+                f"column {name!r} has a value beyond a limit of detection in {where(row)}",
+                expected="a number",
+                got=f"{str(cell)!r}",
+                fix="No noise model is for such values: write the limit or half of it as the number, or leave the cell "
+                "empty, which biases the fit to what was detected.",
+            )
         raise DataError(
             f"column {name!r} has text in {where(row)}",
             expected="a number",
             got=f"{str(cell)!r}",
-            fix="Mend the cell (empty or NA is a gap), or leave the column out by naming the states.",
+            fix="Correct the cell (empty or NA is a gap), or leave the column out by naming the states.",
         )
     return numbers
 

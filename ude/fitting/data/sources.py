@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pandas as pd
 from ude.errors import BackendMissing, DataError, InputError
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.data.readers import RowNames, number_column
+from ude.fitting.data.text_tables import read_table
 from ude.fitting.data.trajectory import missing_column
 
 Names = str | Sequence[str] | None
@@ -27,15 +27,20 @@ def read_csv(
     conditions: str | Sequence[str] | None = None,
     covariates: str | Sequence[str] | None = None,
     long: tuple[str, str] | None = None,
-    units_row: bool = False,
+    units_row: bool | None = None,
+    decimal: str | None = None,
 ) -> Dataset:
     """Read a CSV file with a header line into a `Dataset`; arguments as in `Dataset.from_frame`.
 
     long: the columns (variable, value) of a table with one measurement a row; `time` must then be named.
-    units_row: the line after the header holds units, kept as `data.units`.
+    units_row: whether the line after the header holds units, kept as `data.units`; None looks whether it is text above
+    columns of numbers.
+    decimal: "." or ","; None takes commas in numbers for decimal commas where they cannot be anything else.
 
-    Lines that start with `#` are comments; blank lines and spaces around cells are ignored. The separator is a comma,
-    or a semicolon or tab where the header has these and no comma.
+    Lines that start with `#` are comments; blank lines, spaces around cells, and lines of an instrument before the
+    header are ignored. The separator is the one of comma, semicolon and tab that divides most lines alike. Files are
+    UTF-8, UTF-16 with its mark, or Windows-1252 (Latin-1). Empty cells, NA, N/A, #N/A, NaN, null, none, a point and
+    dashes are gaps. Times may be dates or clock times (2020-01-31, 12:30:00). `data.notes` says what was guessed.
 
     Raises `DataError`: no such file, an empty file, a line with too many or too few cells, and all of `from_frame`.
 
@@ -45,76 +50,24 @@ def read_csv(
     >>> data.states, data.counts()
     (('x', 'y'), {'x': 2, 'y': 1})
     """
-    rows, lines = _read_rows(Path(path))
-    header, body = rows[0], rows[1:]
-    if all(_is_number(cell) for cell in header):
-        raise DataError(
-            f"line {lines[0]} of {path} should name the columns",
-            expected="a header such as t,x,y",
-            got=",".join(header),
-            fix="Put the names of the columns in the first line.",
-        )
-    lines = lines[1:]
-    for cells, line in zip(body, lines, strict=True):
-        if len(cells) != len(header):
-            raise DataError(
-                f"line {line} of {path} does not fit the header",
-                expected=f"{len(header)} cells",
-                got=f"{len(cells)}",
-                fix="Give every column a name in the first line, and every line one cell a column.",
-            )
-    units = {}
-    if units_row and body:
-        units = {name: unit for name, unit in zip(header, body[0], strict=True) if unit}
-        body, lines = body[1:], lines[1:]
-    frame = pd.DataFrame(body, columns=header, dtype=object)
+    table = read_table(Path(path), units_row=units_row, decimal=decimal)
+    lines = table.lines
+    frame = pd.DataFrame(table.rows, columns=table.header, dtype=object)
     if long is not None:
         if time is None:
             raise InputError("a long table needs time=...", expected="the name of the column of times", got="None")
         frame, lines = widen(frame, time, *long, trajectory=trajectory, lines=lines), []
-    return Dataset.from_frame(
+    data = Dataset.from_frame(
         frame,
         time,
         states,
         trajectory,
         conditions=conditions,
         covariates=covariates,
-        units=units,
+        units=table.units,
         lines=lines or None,
     )
-
-
-def _read_rows(path: Path) -> tuple[list[list[str]], list[int]]:
-    """Cells of every line that is neither blank nor comment, and the line numbers. `csv` rather than pandas' reader:
-    it knows the line of each row, also after comments, and does not turn a line that is too long into an index."""
-    if not path.exists():
-        raise DataError(f"there is no file {path}", fix="Check the path; it is taken from the current folder.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte-order mark first
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read as text", got=f"{error}", fix="Save the table as CSV in UTF-8."
-        ) from error
-    source = text.splitlines(keepends=True)
-    content = [i for i, line in enumerate(source) if line.strip() and not line.lstrip().startswith("#")]
-    if not content:
-        raise DataError(f"{path} is empty", expected="a header line and rows of numbers")
-    first = source[content[0]]
-    separator = next((s for s in ",;\t" if s in first), ",")
-    reader = csv.reader((source[i] for i in content), delimiter=separator, skipinitialspace=True)
-    rows, lines = [], []
-    for cells in reader:
-        rows.append([cell.strip() for cell in cells])
-        lines.append(content[reader.line_num - 1] + 1)
-    return rows, lines
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    return data.with_trajectories(data.trajectories, *table.notes) if table.notes else data
 
 
 def widen(
@@ -287,9 +240,12 @@ def read_data(
     conditions: Names = None,
     covariates: Names = None,
 ) -> Dataset:
-    """Measurements from a CSV or Parquet file, a DataFrame, a dict of columns (or of runs) or an `xarray.Dataset`.
+    """Measurements from whatever holds them; wherever a `Dataset` is expected, any of these may be given.
 
-    Arguments as in `Dataset.from_frame`.
+    Args:
+        source: A `Dataset`, a path of a CSV or Parquet file, a DataFrame, a dict of columns (or of runs), an
+            `xarray.Dataset` or a named `xarray.DataArray`, or a pair of arrays (t, u) with `states` named.
+        time, states, trajectory, conditions, covariates: As in `Dataset.from_frame`.
 
     Raises:
         InputError: The source is something else.
@@ -298,6 +254,10 @@ def read_data(
     >>> ude.fitting.read_data({"t": [0.0, 1.0, 2.0], "x": [1.0, 0.5, 0.2]}).counts()
     {'x': 3}
     """
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, tuple) and len(source) == 2 and states is not None:
+        return Dataset.from_arrays(*source, states=list(states) if not isinstance(states, str) else states)
     if isinstance(source, str | Path):
         reader = read_parquet if Path(source).suffix.lower() in (".parquet", ".pq") else read_csv
         return reader(source, time, states, trajectory, conditions=conditions, covariates=covariates)
@@ -305,10 +265,13 @@ def read_data(
         return Dataset.from_frame(source, time, states, trajectory, conditions=conditions, covariates=covariates)
     if isinstance(source, Mapping) and not hasattr(source, "to_dataframe"):
         return from_dict(source, time, states, conditions=conditions, covariates=covariates)
-    if hasattr(source, "to_dataframe"):
+    if hasattr(source, "to_dataset") and getattr(source, "name", None) is not None:
+        source = source.to_dataset()
+    if hasattr(source, "to_dataframe") and hasattr(source, "data_vars"):
         return from_xarray(source, time, states, trajectory, conditions=conditions, covariates=covariates)
     raise InputError(
-        "the source of data is not usable",
-        expected="a path of a CSV or Parquet file, a DataFrame, a dict of columns or an xarray.Dataset",
+        "data must be a table of measurements",
+        expected="a Dataset, a path of a CSV or Parquet file, a DataFrame, a dict of columns, an xarray.Dataset, or "
+        "arrays (t, u) of named states",
         got=type(source).__name__,
     )

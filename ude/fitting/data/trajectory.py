@@ -98,7 +98,8 @@ def check_times(t: Array, where: Sequence[str], time: str, label: str, trajector
     hint = "" if trajectory is not None else " or name the column that tells trajectories apart (trajectory=...)"
     if step[i] == 0:
         raise DataError(
-            f"time {t[i]:g} stands twice{run}: {where[i]} and {where[i + 1]}", fix=f"Keep one of them{hint}."
+            f"time {t[i]:g} stands twice{run}: {where[i]} and {where[i + 1]}",
+            fix=f"Keep one of them{hint}. Replicates are their mean, or trajectories of their own.",
         )
     raise DataError(
         f"times must increase{run}: {time}={t[i + 1]:g} in {where[i + 1]} follows {t[i]:g}",
@@ -110,8 +111,16 @@ def checked_trajectory(
     t: npt.ArrayLike, u: npt.ArrayLike, states: tuple[str, ...], where: str, name: str
 ) -> Trajectory:
     """Copies: a later change of the caller's arrays must not reach a checked data set."""
+    for label, given in (("t", t), ("u", u)):
+        if np.iscomplexobj(given):
+            raise DataError(
+                f"{where}{label} has complex numbers",
+                expected="real numbers",
+                fix="Give real and imaginary part, or modulus and phase, as states of their own.",
+            )
     try:
-        times, values = np.array(t, dtype=np.float64), np.array(u, dtype=np.float64)
+        # asarray first: a tensor does not copy itself
+        times, values = (np.array(np.asarray(given), dtype=np.float64) for given in (t, u))
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}t and u must be arrays of numbers", got=str(error)) from error
     if times.ndim == 1 and values.ndim == 1 and len(states) == 1:
