@@ -108,7 +108,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "broken preamble": ("0,1\n1,2\nt,x,y\n0,1,2\n1,2,3\n", "should name the columns|does not fit the header"),
     "American dates": ("t,x\n1/31/2020,1\n2/1/2020,2\n", "dates that can be read in several ways"),
     "times backwards": ("t,x\n0,1\n2,2\n1,3\n", "times must increase"),
-    "replicates": ("t,x\n0,1\n0,1.1\n1,2\n1,2.1\n", "stands twice.*Replicates are their mean, or trajectories"),
+    "replicates": ("t,x\n0,1\n0,1.1\n1,2\n1,2.1\n", "stands twice.*Replicates are trajectories of their own"),
     "zeros": (b"t,x\n0,1\n\0\0", "cannot be read as text"),
     "picture": (b"\x89PNG\r\n\x1a\n\x00\x00", "cannot be read as text"),
     "broken UTF-16": (b"\xff\xfe\x00\xd8\x00", "cannot be read as text"),
@@ -148,7 +148,7 @@ def test_arrays_and_data_sets_are_data_too() -> None:
     np.testing.assert_allclose(one.trajectories[0].u[:, 0], X)
 
 
-@pytest.mark.parametrize("source", [3, None, [1.0, 2.0], (T, X), object()], ids=repr)
+@pytest.mark.parametrize("source", [3, None, [1.0, 2.0], (T, X), object()], ids=lambda one: type(one).__name__)
 def test_what_is_no_table_is_refused(source: Any) -> None:
     with pytest.raises(InputError, match="data must be a table of measurements: expected a Dataset, a path"):
         read_data(source)

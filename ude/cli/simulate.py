@@ -54,15 +54,7 @@ def simulate(
     given = assignments(u0 or "", "--u0", states)
     own = _start(trained, trajectory, given)
     times = _times(trained, trajectory, (start, end, points), at)
-    # a state that was fitted is that of the first time of the data, wherever the table begins
-    first = start if start is not None and len(given) == len(states) else _span(trained, trajectory)[0]
-    if times[0] < first:
-        raise InputError(
-            "times must not precede the initial state",
-            expected=f"times from {first:g} on",
-            got=f"{times[0]:g}",
-            fix="Give --start with an --u0 of every state.",
-        )
+    first = _initial_time(trained, trajectory, times, start if len(given) == len(states) else None)
     saveat = torch.tensor(times, dtype=torch.float64)
     problem = model.problem([own[state] for state in states], (first, times[-1]))
     with torch.no_grad():
@@ -123,6 +115,19 @@ def _run(trained: Trained, trajectory: str | None) -> str:
 
 def _span(trained: Trained, trajectory: str | None) -> tuple[float, float | None]:
     return trained.spans.get(_run(trained, trajectory), (0.0, None))
+
+
+def _initial_time(trained: Trained, trajectory: str | None, times: list[float], given: float | None) -> float:
+    """The time of the initial state: a fitted one is that of the first time of the data, wherever the table begins."""
+    first = _span(trained, trajectory)[0] if given is None else given
+    if times[0] < first:
+        raise InputError(
+            "times must not precede the initial state",
+            expected=f"times from {first:g} on",
+            got=f"{times[0]:g}",
+            fix="Give --start with an --u0 of every state.",
+        )
+    return first
 
 
 def _times(

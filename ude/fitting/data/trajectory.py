@@ -99,7 +99,8 @@ def check_times(t: Array, where: Sequence[str], time: str, label: str, trajector
     if step[i] == 0:
         raise DataError(
             f"time {t[i]:g} stands twice{run}: {where[i]} and {where[i + 1]}",
-            fix=f"Keep one of them{hint}. Replicates are their mean, or trajectories of their own.",
+            fix=f"Keep one of them{hint}. Replicates are trajectories of their own (u0={{'x': 'shared'}} in fit gives "
+            "them one initial state), or enter as their mean.",
         )
     raise DataError(
         f"times must increase{run}: {time}={t[i + 1]:g} in {where[i + 1]} follows {t[i]:g}",
