@@ -10,7 +10,7 @@ import torch
 
 import ude
 from ude.errors import EngineRefused, GradientWarning, InputError
-from ude.problems.inspection import leaf_names
+from ude.problems.inspection import Inspection, leaf_names
 from ude.problems.ode import flatten
 
 DOUBLE = torch.float64
@@ -55,6 +55,14 @@ def test_a_number_of_a_tensor_that_changes_is_read_anew():
         held.fill_(rate)
         end = ude.solve(prob, ude.Tsit5(), reltol=1e-9, abstol=1e-9).u[-1, 0]
         assert float(end) == pytest.approx(math.exp(-rate), abs=1e-8)
+
+
+def test_a_kernel_is_compared_with_f_away_from_the_start_too(monkeypatch: pytest.MonkeyPatch):
+    """What a trace froze agrees at the start, where it was traced: here nothing else notices."""
+    monkeypatch.setattr("ude.engines.fused.engine.inspect_once", lambda *args, **more: Inspection())
+    prob = ude.ODEProblem(LEAVING["NumPy of t"][0], [1.0], (0.0, 2.0))
+    with pytest.raises(EngineRefused, match="f at other u, p and t is not what was traced at the start"):
+        ude.solve(prob, ude.Tsit5(), engine="fused")
 
 
 IN_PLACE = {
