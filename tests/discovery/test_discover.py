@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from ude.discovery import (
     load,
 )
 from ude.discovery.refit.closed_system import ObservedTrajectory
+from ude.discovery.refit.embedding import fit_closed_form
 from ude.discovery.refit.stabilized import residual_scale
 from ude.discovery.sampling import expected_residuals, gauge_directions, open_system, sample_terms, trajectory_points
 from ude.errors import DataError, InputError, ModelError
@@ -113,6 +115,58 @@ def test_each_equation_gets_its_one_interaction(found: Discovery) -> None:
     expected = {"x": values["a"] * x - values["U1_c0"] * x * y, "y": values["U2_c0"] * x * y - values["d"] * y}
     assert {state: sp.expand(rate - expected[state]) for state, rate in found.equations.items()} == {"x": 0, "y": 0}
     assert found.terms == {"U1": values["U1_c0"] * x * y, "U2": values["U2_c0"] * x * y}
+    assert not found.interrupted
+
+
+class _Interrupted:
+    """Fits formulas, and is interrupted in the given call (or in every call on all data)."""
+
+    def __init__(self, at: int | None = None, observations: int | None = None) -> None:
+        self.at, self.observations, self.calls = at, observations, 0
+
+    def __call__(self, system: Any, trajectories: Any, *arguments: Any, **named: Any) -> Any:
+        self.calls += 1
+        if self.calls == self.at or sum(own.u.size for own in trajectories) == self.observations:
+            raise KeyboardInterrupt
+        return fit_closed_form(system, trajectories, *arguments, **named)
+
+
+@pytest.mark.parametrize("when", ["while formulas are fitted", "while the best is refitted on all data"])
+def test_ctrl_c_keeps_the_best_formula_with_residuals_of_all_data(
+    when: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Data were held out, so that the fit of the formula is one of the training data alone."""
+    fit = _fit(_model(), _dataset())
+    everything = fit.data.values().size
+    interrupted = _Interrupted(at=3) if when.endswith("are fitted") else _Interrupted(observations=everything)
+    monkeypatch.setattr(importlib.import_module("ude.discovery.discover"), "fit_closed_form", interrupted)
+    found = discover(fit, LibraryRegressor(), options=FAST, progress=False)
+    assert found.interrupted
+    assert found.final.n_observations == everything
+    assert found.final.residuals is not None
+    assert len(found.final.residuals) == everything
+    assert found.final.values == pytest.approx(found.chosen.fit.values, rel=1e-12)
+    # what is told about a discovery can be told about this one too
+    assert found.verdict.kind
+    assert len(found.constants) == len(found.intervals)
+    found.save(tmp_path)
+    assert (tmp_path / "equations.txt").read_text(encoding="utf-8").startswith("dx/dt")
+
+
+def test_a_refit_on_all_data_that_fails_keeps_the_training_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = _fit(_model(), _dataset())
+    everything = fit.data.values().size
+
+    def failing(system: Any, trajectories: Any, *arguments: Any, **named: Any) -> Any:
+        result = fit_closed_form(system, trajectories, *arguments, **named)
+        whole = sum(own.u.size for own in trajectories) == everything
+        return replace(result, sse=float("inf"), residuals=None, jacobian=None) if whole else result
+
+    monkeypatch.setattr(importlib.import_module("ude.discovery.discover"), "fit_closed_form", failing)
+    found = discover(fit, LibraryRegressor(), options=FAST, progress=False)
+    assert found.final.residuals is not None
+    assert len(found.final.residuals) == everything
+    assert found.verdict.kind
     assert not found.interrupted
 
 

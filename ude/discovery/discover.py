@@ -12,7 +12,7 @@ from ude.discovery.assessment.assessment import AssessmentOptions
 from ude.discovery.candidate import Candidate, SymbolicRegressor
 from ude.discovery.constraints.term_constraints import TermConstraints, knowledge_by_term
 from ude.discovery.discovery import Discovery
-from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
+from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, evaluate_closed_form, fit_closed_form
 from ude.discovery.samples import Samples
 from ude.discovery.sampling import (
     TrajectoryPoints,
@@ -164,15 +164,20 @@ def _allowed_by(known: Mapping[str, TermConstraints], samples: Mapping[str, Samp
 
 def _on_all_data(fit: Fit, selection: Selection, options: RefitOptions, bar: ProgressBar) -> tuple[EmbeddedFit, bool]:
     """The chosen system on all data where some were held out, and whether anything so far was interrupted."""
-    if fit.held_out is None or selection.interrupted:
+    if fit.held_out is None:
         return selection.chosen.fit, selection.interrupted or fit.interrupted
     with bar.stage("refitting on all data", 1) as stage:
-        try:
-            final, interrupted = refit_on_all(selection.chosen, fit, options), fit.interrupted
-        except KeyboardInterrupt:
-            final, interrupted = selection.chosen.fit, True
+        interrupted = selection.interrupted
+        if not interrupted:
+            try:
+                final = refit_on_all(selection.chosen, fit, options)
+            except KeyboardInterrupt:
+                interrupted = True
+        if interrupted:
+            # training values, on all data: the residuals of a discovery are those of all its observations
+            final = refit_on_all(selection.chosen, fit, options, fitted=False)
         stage.advance()
-    return final, interrupted
+    return final, interrupted or fit.interrupted
 
 
 def _weighed(discovery: Discovery, bar: ProgressBar) -> Discovery:
@@ -219,21 +224,23 @@ def _samples(fit: Fit, source: str) -> tuple[dict[str, Samples], TrajectoryPoint
     return sample_terms(fit, points), points
 
 
-def refit_on_all(chosen: Combination, fit: Fit, options: RefitOptions) -> EmbeddedFit:
+def refit_on_all(chosen: Combination, fit: Fit, options: RefitOptions, *, fitted: bool = True) -> EmbeddedFit:
     """The chosen system's constants and initial states on all observations, from their training values.
 
-    Falls back to the training values where no better fit was found from there.
+    They stay at their training values where no better fit was found from there, or `fitted` is False.
     """
     started = {
         name: replace(constant, start=chosen.fit.values[name]) for name, constant in chosen.closed.parameters.items()
     }
     data = observed(fit, fit.data)
     system = open_system(fit)
-    scale, sizes = system.residual_scale(data), system.sizes(data)
-    final = fit_closed_form(
-        replace(chosen.closed, parameters=started), data, chosen.fit.u0, scale, options, state_scale=sizes
-    )
-    return final if final.sse < float("inf") else chosen.fit
+    closed = replace(chosen.closed, parameters=started)
+    at = closed, data, chosen.fit.u0, system.residual_scale(data), options, system.sizes(data)
+    if fitted:
+        final = fit_closed_form(*at)
+        if final.sse < float("inf"):
+            return final
+    return evaluate_closed_form(*at)
 
 
 def _searches(

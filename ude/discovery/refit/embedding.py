@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -117,6 +118,22 @@ def fit_closed_form(
         outcome = _minimize(problem, _grown(problem))
         success, message = outcome if problem.best_cost < before else (success, message)
     return problem.result(success and bool(np.isfinite(problem.best_cost)), message)
+
+
+def evaluate_closed_form(
+    system: ClosedSystem,
+    trajectories: Sequence[ObservedTrajectory],
+    u0: Array,
+    scale: Array,
+    options: RefitOptions,
+    state_scale: Array,
+) -> EmbeddedFit:
+    """Residuals and Jacobian of `fit_closed_form` at the start values, which stay as they are."""
+    problem = _Problem(system, trajectories, u0, scale, options, _within_budget(system, options), state_scale)
+    # without a budget the result says that nothing was found
+    with suppress(BudgetSpent):
+        problem.evaluate(problem.encode(problem.start, problem.u0))
+    return problem.result(False, "evaluated where it was, not fitted")
 
 
 def linearized(
