@@ -393,7 +393,7 @@ def test_what_is_known_holds_for_what_selection_makes_too() -> None:
     """A summand more would be a better fit, and a constant less a simpler one."""
     fit, plain = _fit(_model(), _dataset(0.05)), LibraryRegressor()
     known = "U1: max_complexity 8; required x"
-    found = discover(fit, plain, options=FAST, knowledge=known, progress=False)
+    found = discover(fit, plain, options=FAST, constraints=known, progress=False)
     tried = [c.candidates["U1"] for c in found.selection.ranked]
     assert max(own.complexity for own in tried) <= 8
     assert all(own.expression.has(sp.Symbol("x")) for own in tried)
@@ -469,7 +469,7 @@ def test_hudson_bay_has_one_interaction_in_each_equation() -> None:
 
 def test_shared_terms_get_one_formula_with_one_set_of_constants() -> None:
     fitted = _fit(_model(), _dataset())
-    result = discover(fitted, LibraryRegressor(max_terms=2), options=FAST, knowledge="U1 = k*U2", progress=False)
+    result = discover(fitted, LibraryRegressor(max_terms=2), options=FAST, constraints="U1 = k*U2", progress=False)
     assert str(result.chosen) == "U2 = c0*x*y"
     assert result.constants == pytest.approx({"a": A, "d": D, "k": B / C, "U2_c0": C}, rel=0.05)
     assert list(result.samples) == ["U2"]
@@ -490,13 +490,13 @@ def test_shared_terms_get_one_formula_with_one_set_of_constants() -> None:
 )
 def test_relations_that_cannot_hold_are_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        discover(_fit(_model(), _dataset()), LibraryRegressor(), knowledge=text, progress=False)
+        discover(_fit(_model(), _dataset()), LibraryRegressor(), constraints=text, progress=False)
 
 
 def test_what_is_known_is_left_standing_by_the_whole_way() -> None:
     """The closest formulas of these networks have more terms; the true ones are the only products of both."""
     known = [f"U{i}: zero_at x=0 or y=0; positive; max_complexity 8" for i in (1, 2)]
-    result = discover(_fit(_model(), _dataset()), LibraryRegressor(), options=FAST, knowledge=known, progress=False)
+    result = discover(_fit(_model(), _dataset()), LibraryRegressor(), options=FAST, constraints=known, progress=False)
     assert str(result.chosen) == "U1 = c0*x*y, U2 = c0*x*y"
     for candidates in result.candidates.values():
         assert all(c.complexity <= 8 for c in candidates)

@@ -92,12 +92,12 @@ def _with_regressors(specification: spec.Specification, names: list[str] | None)
 def _search(specification: spec.Specification, fitted: Fit, folder: RunFolder, console: Console) -> Discovery:
     options = spec.selection_options(specification.discover)
     searches = spec.regressors(specification.discover.get("regressors"), specification.seed)
-    known = [spec.knowledge(name, table) for name, table in specification.unknown.items()]
+    known = [spec.constraints(name, table) for name, table in specification.unknown.items()]
     return ude.discover(
         fitted,
         searches,
         options=options,
-        knowledge=[own for own in known if own is not None],
+        constraints=[own for own in known if own is not None],
         seed=specification.seed,
         progress=console.progress,
         out=folder.path,

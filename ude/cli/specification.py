@@ -261,7 +261,7 @@ def _parameter(reader: TomlReader, name: str, entry: Any) -> Parameter:
 
 def _unknown(reader: TomlReader, name: str) -> dict[str, Any]:
     key = ("unknown", name)
-    known = knowledge_fields()
+    known = constraint_fields()
     table = reader.table(*key, allowed=(*_NETWORK, "inputs", *known))
     if "inputs" in table:
         table["inputs"] = list(reader.names((*key, "inputs"), table["inputs"]))
@@ -274,7 +274,7 @@ def _unknown(reader: TomlReader, name: str) -> dict[str, Any]:
         if reader.text((*key, "activation"), table["activation"]) not in ACTIVATIONS:
             reader.fail((*key, "activation"), "unknown activation", expected=f"one of {', '.join(ACTIVATIONS)}")
     if any(field in known for field in table):
-        _made(reader, key, lambda: knowledge(name, table))
+        _made(reader, key, lambda: constraints(name, table))
     return table
 
 
@@ -403,18 +403,18 @@ def regressors(names: list[str] | None, seed: int) -> list[Any] | None:
     return made or None
 
 
-def knowledge_fields() -> tuple[str, ...]:
+def constraint_fields() -> tuple[str, ...]:
     """What may be known of an unknown function: the fields of `ude.TermConstraints`, but for its name."""
     from ude.discovery import TermConstraints
 
     return tuple(f.name for f in fields(TermConstraints) if f.name != "term")
 
 
-def knowledge(name: str, table: Mapping[str, Any]) -> TermConstraints | None:
+def constraints(name: str, table: Mapping[str, Any]) -> TermConstraints | None:
     """What a section ``[unknown.U1]`` says of U1; None where it is only about the network."""
     from ude.discovery import TermConstraints
 
-    known = knowledge_fields()
+    known = constraint_fields()
     given: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key in known
     }

@@ -10,7 +10,7 @@ import numpy as np
 
 from ude.discovery.assessment.assessment import AssessmentOptions
 from ude.discovery.candidate import Candidate, SymbolicRegressor
-from ude.discovery.constraints.term_constraints import TermConstraints, knowledge_by_term
+from ude.discovery.constraints.term_constraints import TermConstraints, constraints_by_term
 from ude.discovery.discovery import Discovery
 from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, evaluate_closed_form, fit_closed_form
 from ude.discovery.samples import Samples
@@ -27,9 +27,9 @@ from ude.discovery.sampling import (
 from ude.discovery.search.fronts import default_searches, note_on_searches
 from ude.discovery.search.fronts_cache import fronts_kept_in
 from ude.discovery.selection.combination import Combination
-from ude.discovery.selection.refits_cache import KeptRefits, Refit
+from ude.discovery.selection.refits_cache import Refit, RefitsCache
 from ude.discovery.selection.selection import Allowed, Hooks, Selection, SelectionOptions, select
-from ude.discovery.shared_terms import tied
+from ude.discovery.shared_terms import substitute_shared_terms
 from ude.errors import DataError, InputError, ModelError
 from ude.fitting.objective.measurement import Measurement
 from ude.fitting.result import Fit
@@ -37,7 +37,7 @@ from ude.models import FunctionModel
 from ude.progress import ProgressBar
 from ude.threads import SMALL, threads_for
 
-KnowledgeLike = TermConstraints | str | Sequence[TermConstraints | str] | None
+ConstraintsLike = TermConstraints | str | Sequence[TermConstraints | str] | None
 
 
 def discover(
@@ -46,8 +46,8 @@ def discover(
     *,
     max_candidates: int | None = None,
     options: SelectionOptions | None = None,
-    knowledge: KnowledgeLike = None,
-    belief: AssessmentOptions | None = None,
+    constraints: ConstraintsLike = None,
+    assessment: AssessmentOptions | None = None,
     source: str = "auto",
     seed: int = 0,
     progress: bool = True,
@@ -63,14 +63,14 @@ def discover(
     4. Constants of the winner are tried at zero, refitted and scored.
     5. The winner's constants are refitted on all data, held-out ones included. Both sets of constants are kept; the
        error on held-out data is that of the constants from training data alone.
-    6. How far that can be believed is weighed: see `Discovery.verdict` and the properties beside it.
+    6. How far that can be trusted is assessed: see `Discovery.verdict` and the properties beside it.
 
     fit: the result of `ude.fit` for a `UDE`, a `NeuralODE`, or a `FunctionModel` whose function can be read as
     equations (`FunctionModel.to_ude`). regressors: one or several searches; None: `LibraryRegressor()`, and `Operon()`
     where pyoperon is installed. Of several, one that fails is left out with a warning.
     max_candidates: how many formulas of each function are put back; options: the other settings of the selection.
-    knowledge: what is known of terms beforehand, `TermConstraints` objects or their text; what disagrees is left out.
-    belief: settings of the sixth step. source: of the samples: "networks", "smooth" (the smoothed data, see
+    constraints: what is known of terms beforehand, `TermConstraints` objects or their text; what disagrees is left out.
+    assessment: settings of the sixth step. source: of the samples: "networks", "smooth" (the smoothed data, see
     `sampling`), or "auto": the smoothed data where only derivatives were fitted (``stages="derivatives"``) and they
     give all unknown functions, else the networks.
     seed: of Operon, and of the starts of refits for options with several.
@@ -99,9 +99,9 @@ def discover(
     fit = _with_equations(fit)
     _refuse_standstill(fit)
     samples, points = _samples(fit, source)
-    known = knowledge_by_term(knowledge or (), list(samples))
+    known = constraints_by_term(constraints or (), list(samples))
     along = points.values(equations_of(fit))
-    fit, samples = tied(fit, samples, known)
+    fit, samples = substitute_shared_terms(fit, samples, known)
     along = {**equations_of(fit).values(), **along}
     chosen_options = _with_known_starts(chosen_options, fit)
     with ProgressBar(progress) as bar, threads_for(SMALL):
@@ -109,10 +109,12 @@ def discover(
             bar.console.print(note, markup=False)  # "ude[operon]" is no markup
         with bar.stage("searching formulas", len(samples) * len(searches)) as stage:
             found = fronts_kept_in(out, samples, searches, known, on_search=stage.advance)
-        refit = fit_closed_form if out is None else KeptRefits(out)
+        refit = fit_closed_form if out is None else RefitsCache(out)
         selection = _selected(fit, found, chosen_options, refit, bar, _allowed_by(known, samples))
         final, interrupted = _on_all_data(fit, selection, chosen_options.fit, bar)
-        discovery = Discovery(fit, samples, found, selection, final, interrupted, belief or AssessmentOptions(), along)
+        discovery = Discovery(
+            fit, samples, found, selection, final, interrupted, assessment or AssessmentOptions(), along
+        )
         return discovery if interrupted else _weighed(discovery, bar)
 
 
@@ -181,10 +183,10 @@ def _on_all_data(fit: Fit, selection: Selection, options: RefitOptions, bar: Pro
 
 
 def _weighed(discovery: Discovery, bar: ProgressBar) -> Discovery:
-    """The discovery with its belief computed, here where there is a bar, and kept."""
+    """The discovery with its assessment computed, here where there is a bar, and kept."""
     with bar.stage("weighing what was found", 1) as stage:
         try:
-            discovery.belief  # noqa: B018
+            discovery.assessment  # noqa: B018
         except KeyboardInterrupt:
             discovery = replace(discovery, interrupted=True)
         stage.advance()

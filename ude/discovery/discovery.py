@@ -24,7 +24,7 @@ class Discovery(DiscoveryResult):
     selection:  all combinations that were put back into the equations, and the chosen one, fitted on training data.
     final:      the chosen system refitted on all data (where nothing was held out: the same as on training data).
     interrupted: Ctrl-C ended the fit or the selection early; this is the best up to there.
-    belief_options: how `belief` is computed, which is done once, when first asked for (`discover` asks for it).
+    assessment_options: how `assessment` is computed, which is done once, when first asked for (`discover` asks for it).
     along: states, parameters and time by name at the points of the samples.
 
     >>> t = np.linspace(0.0, 3.0, 16)

@@ -54,13 +54,13 @@ class DiscoveryResult:
     selection: Selection
     final: EmbeddedFit
     interrupted: bool
-    belief_options: AssessmentOptions = AssessmentOptions()
+    assessment_options: AssessmentOptions = AssessmentOptions()
     along: Mapping[str, Array | float] = field(default_factory=dict)
 
-    # -- how far it can be believed -------------------------------------------------------------------------------
+    # -- how far it can be trusted -------------------------------------------------------------------------------
 
     @cached_property
-    def belief(self) -> Assessment:
+    def assessment(self) -> Assessment:
         """Verdict, inclusion, intervals, support, stability and confounding together; a second or two of work."""
         fit, system = self.fit, open_system(self.fit)
         everything = observed(fit, fit.data)
@@ -78,26 +78,26 @@ class DiscoveryResult:
             floor=self.selection.options.floor,
             fit=self.selection.options.fit,
         )
-        return assess(subject, self.belief_options)
+        return assess(subject, self.assessment_options)
 
     @property
     def verdict(self) -> Verdict:
         """``kind`` ("identified", "several forms equally good", "not enough data", "zero", "no formula fits"),
         ``sentences`` in plain words, ``terms`` (the kind for each unknown function) and ``rivals`` (the chosen forms
         and those hardly worse, with their probabilities)."""
-        return self.belief.verdict
+        return self.assessment.verdict
 
     @property
     def inclusion(self) -> pd.DataFrame:
         """Columns term, summand, probability, chosen: how surely each summand belongs to each unknown function, from
         all combinations that were put back, averaged over resampled data (see `ude.discovery.assessment.inclusion`)."""
-        return self.belief.inclusion
+        return self.assessment.inclusion
 
     @property
     def intervals(self) -> pd.DataFrame:
         """Columns constant, value, lower, upper: 95 % intervals of all fitted constants (in formulas ``U1_c0``),
         from the curvature of the misfit to all data; infinite where the data do not determine a constant."""
-        return self.belief.intervals
+        return self.assessment.intervals
 
     def profile(self, constant: str, level: float = 0.95) -> tuple[float, float]:
         """(lower, upper) of one constant by its profile: slower than `intervals`, and right for constants that the data
@@ -112,19 +112,19 @@ class DiscoveryResult:
         """Where each unknown function was met: ``found.support["U1"]`` has ``inputs``, ``points`` (N, inputs),
         ``lower``, ``upper`` (the box) and ``hull``; ``found.support.outside(states)`` says of states (T, state) whether
         they ask a function for inputs that it was never seen with: term -> (T,) of bool."""
-        return self.belief.support
+        return self.assessment.support
 
     @property
     def stability(self) -> Stability:
         """``bounded`` over ten times the span of the data, ``reached``, ``equilibria`` (each with ``state``,
         ``eigenvalues``, ``kind``, ``visited``) and a ``sentence``."""
-        return self.belief.stability
+        return self.assessment.stability
 
     @property
     def confounding(self) -> pd.DataFrame:
         """Columns term, parameter, share, correlation: how far some function of the term's inputs can take up the
         effect of a fitted parameter (1: entirely), and how correlated its estimate is with the formula's constants."""
-        return self.belief.confounding
+        return self.assessment.confounding
 
     # -- what was found -------------------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class DiscoveryResult:
         probability (see `inclusion`; of the whole combination, on all data).
         """
         rows = []
-        for combination, probability in zip(self.selection.ranked, self.belief.probability, strict=True):
+        for combination, probability in zip(self.selection.ranked, self.assessment.probability, strict=True):
             row: dict[str, Any] = {name: to_text(c.expression) for name, c in combination.candidates.items()}
             row |= {"complexity": combination.complexity, "sse": combination.fit.sse, "score": combination.score}
             row |= {f"nmse {name}": candidate.nmse for name, candidate in combination.candidates.items()}

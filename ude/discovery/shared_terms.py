@@ -70,8 +70,8 @@ class _Picked(nn.Module):
         return result
 
 
-def tied(
-    fit: Fit, samples: Mapping[str, Samples], knowledge: Mapping[str, TermConstraints]
+def substitute_shared_terms(
+    fit: Fit, samples: Mapping[str, Samples], constraints: Mapping[str, TermConstraints]
 ) -> tuple[Fit, dict[str, Samples]]:
     """The fit with shared terms written as multiples of the others, and samples of the terms that are left.
 
@@ -79,7 +79,7 @@ def tied(
     """
     model = equations_of(fit)
     terms = tuple(samples)
-    relations = [read_relation(name, known.shared, terms) for name, known in knowledge.items() if known.shared]
+    relations = [read_relation(name, known.shared, terms) for name, known in constraints.items() if known.shared]
     if not relations:
         return fit, dict(samples)
     _check(relations, samples, model)

@@ -262,7 +262,7 @@ def test_outside_is_beyond_the_hull_and_not_only_the_box() -> None:
 def test_predictions_away_from_the_data_warn(zero: Discovery) -> None:
     zero.predict(np.linspace(0.0, 5.0, 6))
     moved = replace(zero, final=replace(zero.final, u0=np.array([[30.0]])))
-    moved.__dict__["belief"] = zero.belief
+    moved.__dict__["assessment"] = zero.assessment
     with pytest.warns(SupportWarning, match="leaves the states that the formulas were found from: U from t = 0 on"):
         moved.predict(np.array([0.0, 1.0]))
 

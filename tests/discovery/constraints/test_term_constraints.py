@@ -11,7 +11,7 @@ import sympy as sp
 
 from ude.discovery import Candidate, LibraryRegressor, Operon, PySR, Samples, SINDy, SymbolicRegressor, TermConstraints
 from ude.discovery.complexity import complexity
-from ude.discovery.constraints.term_constraints import contains, knowledge_by_term, operators_of, read_knowledge
+from ude.discovery.constraints.term_constraints import constraints_by_term, contains, operators_of, read_constraints
 from ude.discovery.constraints.units import Units, dimension_of
 from ude.discovery.search.fronts import fronts, informed
 from ude.errors import InputError, ModelError
@@ -128,15 +128,15 @@ class Only:
 
 
 def test_knowledge_is_read_from_text() -> None:
-    assert read_knowledge("U1: positive; zero_at x=0; variables x, y; max_complexity 12") == TermConstraints(
+    assert read_constraints("U1: positive; zero_at x=0; variables x, y; max_complexity 12") == TermConstraints(
         "U1", positive=True, zero_at="x=0", variables=("x", "y"), max_complexity=12
     )
-    assert read_knowledge("U1: units = x: m -> m/s; forbidden exp, x/(K + x)") == TermConstraints(
+    assert read_constraints("U1: units = x: m -> m/s; forbidden exp, x/(K + x)") == TermConstraints(
         "U1", units="x: m -> m/s", forbidden=("exp", "x/(K + x)")
     )
-    assert read_knowledge("U1 = -k*U2") == TermConstraints("U1", shared="-k*U2")
-    assert read_knowledge("U1: constants g=9.81").constants == {"g": 9.81}
-    assert list(knowledge_by_term(["U1: positive", TermConstraints("U2", odd="x")], ["U1", "U2"])) == ["U1", "U2"]
+    assert read_constraints("U1 = -k*U2") == TermConstraints("U1", shared="-k*U2")
+    assert read_constraints("U1: constants g=9.81").constants == {"g": 9.81}
+    assert list(constraints_by_term(["U1: positive", TermConstraints("U2", odd="x")], ["U1", "U2"])) == ["U1", "U2"]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_knowledge_is_read_from_text() -> None:
 )
 def test_what_cannot_be_read_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_knowledge(text)
+        read_constraints(text)
 
 
 def test_names_that_do_not_exist_are_refused() -> None:
@@ -167,12 +167,12 @@ def test_names_that_do_not_exist_are_refused() -> None:
         InputError, match="TermConstraints of U1: units: expected those of every argument, got none for y"
     ):
         front(_samples(), [LibraryRegressor()], TermConstraints("U1", units="x: m -> m"))
-    with pytest.raises(InputError, match="knowledge of U3: expected one of the unknown functions: U1, U2"):
-        knowledge_by_term("U3: positive", ["U1", "U2"])
-    with pytest.raises(InputError, match="knowledge of U1 is given twice"):
-        knowledge_by_term(["U1: positive", "U1: odd x"], ["U1"])
+    with pytest.raises(InputError, match="constraints of U3: expected one of the unknown functions: U1, U2"):
+        constraints_by_term("U3: positive", ["U1", "U2"])
+    with pytest.raises(InputError, match="constraints of U1 are given twice"):
+        constraints_by_term(["U1: positive", "U1: odd x"], ["U1"])
     with pytest.raises(InputError, match="knowledge is not usable"):
-        knowledge_by_term(3, ["U1"])
+        constraints_by_term(3, ["U1"])
 
 
 def test_forms_are_found_whatever_their_constants() -> None:

@@ -44,8 +44,10 @@ class Fixed:
         ]
 
 
-def front_kept_in(folder: Path, own: Samples, searches: list, knowledge: TermConstraints | None = None, **told) -> list:
-    known = {} if knowledge is None else {own.name: knowledge}
+def front_kept_in(
+    folder: Path, own: Samples, searches: list, constraints: TermConstraints | None = None, **told
+) -> list:
+    known = {} if constraints is None else {own.name: constraints}
     return fronts_kept_in(folder, {own.name: own}, searches, known, **told)[own.name]
 
 

@@ -15,8 +15,8 @@ from ude.discovery.complexity import complexity
 from ude.discovery.refit.closed_system import ClosedSystem, Constant, Forcing, ObservedTrajectory
 from ude.discovery.refit.embedding import EmbeddedFit, RefitOptions, fit_closed_form
 from ude.discovery.refit.partial_system import PartialSystem
-from ude.discovery.selection import refits_cache as kept_refits
-from ude.discovery.selection.refits_cache import FOLDER, KeptRefits
+from ude.discovery.selection import refits_cache
+from ude.discovery.selection.refits_cache import FOLDER, RefitsCache
 from ude.discovery.selection.selection import Hooks, select
 from ude.errors import InputError
 
@@ -38,7 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[ClosedSystem]:
         found.append(system)
         return fit_closed_form(system, *told)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(kept_refits, "fit_closed_form", counted)
+    monkeypatch.setattr(refits_cache, "fit_closed_form", counted)
     return found
 
 
@@ -48,7 +48,7 @@ def same(one: EmbeddedFit, other: EmbeddedFit) -> bool:
 
 
 def test_a_refit_is_read_back_to_the_last_bit(tmp_path: Path, asked: list[ClosedSystem]) -> None:
-    refit = KeptRefits(tmp_path)
+    refit = RefitsCache(tmp_path)
     first = refit(SYSTEM, DATA, None, ONE, RefitOptions(), ONE)
     assert same(first, refit(SYSTEM, DATA, None, ONE, RefitOptions(), ONE))
     assert first.success
@@ -60,7 +60,7 @@ def test_a_refit_is_read_back_to_the_last_bit(tmp_path: Path, asked: list[Closed
 
 
 def test_another_question_is_asked_anew(tmp_path: Path, asked: list[ClosedSystem]) -> None:
-    refit = KeptRefits(tmp_path)
+    refit = RefitsCache(tmp_path)
     moved = ObservedTrajectory(T, DATA[0].u + 1e-12)
     forced = ObservedTrajectory(T, DATA[0].u, {"k": Forcing((0.0, 4.0), (1.0, 2.0), None, False)})
     others = [ObservedTrajectory(T, DATA[0].u, {"k": value}) for value in (1.0, 2.0)]
@@ -81,7 +81,7 @@ def test_another_question_is_asked_anew(tmp_path: Path, asked: list[ClosedSystem
 
 
 def test_a_broken_file_is_none(tmp_path: Path, asked: list[ClosedSystem]) -> None:
-    refit = KeptRefits(tmp_path)
+    refit = RefitsCache(tmp_path)
     first = refit(SYSTEM, DATA, None, ONE, RefitOptions(), ONE)
     [path] = (tmp_path / FOLDER).iterdir()
     for content in (b"", b"nonsense", path.read_bytes()[:-40]):
@@ -93,7 +93,7 @@ def test_a_broken_file_is_none(tmp_path: Path, asked: list[ClosedSystem]) -> Non
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / FOLDER).write_text("a file")
     with pytest.raises(InputError, match=r"cannot be written: .*Choose another folder"):
-        KeptRefits(tmp_path)(SYSTEM, DATA, None, ONE, RefitOptions(), ONE)
+        RefitsCache(tmp_path)(SYSTEM, DATA, None, ONE, RefitOptions(), ONE)
 
 
 def test_an_interrupted_selection_goes_on_and_ends_the_same(tmp_path: Path, asked: list[ClosedSystem]) -> None:
@@ -107,9 +107,9 @@ def test_an_interrupted_selection_goes_on_and_ends_the_same(tmp_path: Path, aske
             raise KeyboardInterrupt
 
     whole = select(system, {"U": front}, DATA)
-    first = select(system, {"U": front}, DATA, hooks=Hooks(on_progress=stop, refit=KeptRefits(tmp_path)))
+    first = select(system, {"U": front}, DATA, hooks=Hooks(on_progress=stop, refit=RefitsCache(tmp_path)))
     assert first.interrupted
     assert len(asked) == 3
-    second = select(system, {"U": front}, DATA, hooks=Hooks(refit=KeptRefits(tmp_path)))
+    second = select(system, {"U": front}, DATA, hooks=Hooks(refit=RefitsCache(tmp_path)))
     assert len(asked) == len(whole.ranked)  # the first three were read
     assert [(str(c), c.score) for c in second.ranked] == [(str(c), c.score) for c in whole.ranked]

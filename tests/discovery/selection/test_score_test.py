@@ -16,7 +16,7 @@ from ude.discovery.refit.embedding import RefitOptions, fit_closed_form
 from ude.discovery.refit.integration import Integrator
 from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.selection.combination import Combination
-from ude.discovery.selection.score_test import Ground, changes
+from ude.discovery.selection.score_test import ScoreTest, changes
 from ude.discovery.selection.selection import SelectionOptions, select
 from ude.discovery.selection.shortlist import score
 
@@ -50,9 +50,9 @@ def _fitted(candidates: dict[str, Candidate], data: ObservedTrajectory) -> Combi
     return Combination(candidates, closed, fit, size, score(fit.sse, fit.n_observations, size, FLOOR), {})
 
 
-def _ground(data: ObservedTrajectory, rtol: float = 1e-8) -> Ground:
+def _score_test(data: ObservedTrajectory, rtol: float = 1e-8) -> ScoreTest:
     sizes = SYSTEM.sizes([data])
-    return Ground(SYSTEM, [data], SYSTEM.residual_scale([data]), sizes, RefitOptions(rtol=rtol), FLOOR)
+    return ScoreTest(SYSTEM, [data], SYSTEM.residual_scale([data]), sizes, RefitOptions(rtol=rtol), FLOOR)
 
 
 NEARLY = {
@@ -65,7 +65,7 @@ def test_the_summand_that_is_missing_is_among_the_most_promising() -> None:
     """That far from the optimum the estimate may put another in front; the fits decide."""
     data = _data()
     combination = _fitted(NEARLY, data)
-    first, second, *others = changes(_ground(data), combination, {"U1": POOL, "U2": POOL}, 5)
+    first, second, *others = changes(_score_test(data), combination, {"U1": POOL, "U2": POOL}, 5)
     [found] = [change for change in (first, second) if change.step == "added x to U1 = c0 + c1*x*y**2"]
     assert len(others) == 3
     assert found.score < combination.score - 100
@@ -86,7 +86,7 @@ def test_the_true_form_is_reached_from_one_that_no_search_offered() -> None:
 def test_near_the_optimum_the_estimate_is_what_the_fit_finds() -> None:
     data = _data()
     full = {"U1": _candidate(c0 + c1 * x * y**2 + c2 * x, c0=0.5, c1=-1.0, c2=-0.5), "U2": NEARLY["U2"]}
-    for change in changes(_ground(data), _fitted(full, data), {"U1": POOL, "U2": POOL}, 4):
+    for change in changes(_score_test(data), _fitted(full, data), {"U1": POOL, "U2": POOL}, 4):
         if "dropped" not in change.step:
             assert change.score == pytest.approx(_fitted(change.candidates, data).score, abs=1.0)
 
@@ -95,7 +95,7 @@ def test_a_wrong_summand_is_exchanged() -> None:
     data = _data()
     wrong = {"U1": _candidate(c0 + c1 * x * y**2 + c2 * x**2, c0=0.4, c1=-0.9, c2=-0.3), "U2": NEARLY["U2"]}
     combination = _fitted(wrong, data)
-    best, *_ = changes(_ground(data), combination, {"U1": POOL, "U2": POOL}, 8)
+    best, *_ = changes(_score_test(data), combination, {"U1": POOL, "U2": POOL}, 8)
     assert best.step == "dropped c2 of U1 = c0 + c1*x*y**2 + c2*x**2; added x to U1 = c0 + c1*x*y**2"
     assert best.score < combination.score
     assert best.score == pytest.approx(_fitted(best.candidates, data).score, abs=3.0)
@@ -104,7 +104,7 @@ def test_a_wrong_summand_is_exchanged() -> None:
 def test_what_is_there_already_or_has_no_value_is_not_offered() -> None:
     """log(x - .3) does not exist along the trajectory; the others, integrated with it, do."""
     data = _data()
-    found = changes(_ground(data), _fitted(NEARLY, data), {"U1": POOL, "U2": []}, 100)
+    found = changes(_score_test(data), _fitted(NEARLY, data), {"U1": POOL, "U2": []}, 100)
     added = {
         change.step.split("added ")[1].split(" to ")[0] for change in found if not change.step.startswith("dropped")
     }

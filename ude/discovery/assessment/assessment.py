@@ -1,4 +1,4 @@
-"""How far a discovery can be believed: verdict, inclusion, intervals, support, stability and confounding together."""
+"""How far a discovery can be trusted: verdict, inclusion, intervals, support, stability and confounding together."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Assessment:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What is to be believed, and on what data.
+    """What is assessed, and on what data.
 
     trajectories: all data. final: the chosen system on them. expected: column -> the residuals to be expected, in its
     units, or those in which its noise is constant. along: states, parameters and time at the samples.
@@ -76,7 +76,7 @@ class Subject:
 
 
 def assess(subject: Subject, options: AssessmentOptions = AssessmentOptions()) -> Assessment:
-    """All parts of the belief in a discovery."""
+    """All parts of the assessment of a discovery."""
     chosen, final = subject.selection.chosen, subject.final
     ranked = _on_all_data(subject, options.contenders)
     probability = probabilities(ranked, subject.floor, options.inclusion)
@@ -131,7 +131,7 @@ def standstill_score(trajectories: Sequence[ObservedTrajectory], scale: Array, f
 
 
 def _on_all_data(subject: Subject, contenders: int) -> list[Combination]:
-    """The best combinations, refitted on all data where some had been held out: belief is to rest on all there are."""
+    """The best combinations, refitted on all data where some had been held out, so that the assessment rests on all."""
     ranked, chosen = subject.selection.ranked, subject.selection.chosen
     if not subject.held_out:
         return list(ranked)

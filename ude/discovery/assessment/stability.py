@@ -97,15 +97,15 @@ def _reach(
     """The share of the long run that stays bounded, and whether the budget sufficed to tell."""
     times = t[0] + np.linspace(0.0, horizon, 201) * (t[-1] - t[0])
     integrator.calls, integrator.max_calls, integrator.deadline = 0, 100_000, thread_time() + 1.0
-    state, legs = u0, 20
-    for leg in range(legs):  # in legs, so that it is known how far a run came
-        own = times[10 * leg : 10 * leg + 11]
+    state, segments = u0, 20
+    for segment in range(segments):  # in segments, so that it is known how far a run came
+        own = times[10 * segment : 10 * segment + 11]
         try:
             run = integrator.solve(own, state, values, size)
         except BudgetSpent:
-            return leg / legs, False
+            return segment / segments, False
         if run is None or np.any(np.abs(run) > _FAR * size):
-            return leg / legs, True
+            return segment / segments, True
         state = run[-1]
     return 1.0, True
 

@@ -171,7 +171,7 @@ class TermConstraints:
             raise ModelError(
                 f"no formula found for {self.term} agrees with what is known of it",
                 got=f"{offered[closest].expression}: {refusals[closest]}",
-                fix="Loosen the knowledge, or search wider.",
+                fix="Loosen the constraints, or search wider.",
             )
         return mark_pareto(left)
 
@@ -327,19 +327,19 @@ def _masked(expression: sp.Expr, variables: set[sp.Symbol]) -> sp.Expr:
 # ---- text ------------------------------------------------------------------------------------------------------------
 
 
-def read_knowledge(text: str) -> TermConstraints:
+def read_constraints(text: str) -> TermConstraints:
     """``U1: positive; zero_at x=0; variables x, y; units x: m, y: m -> m/s`` or ``U1 = -k*U2``.
 
     Statements are separated by semicolons; each is the name of a field of `TermConstraints` and its value, after a
     space or an equals sign. Raises InputError for what is none.
     """
-    tied = re.fullmatch(r"\s*([^\W\d]\w*)\s*=\s*(.+)", text)
-    if tied is not None:
-        return TermConstraints(tied[1], shared=tied[2].strip())
+    relation = re.fullmatch(r"\s*([^\W\d]\w*)\s*=\s*(.+)", text)
+    if relation is not None:
+        return TermConstraints(relation[1], shared=relation[2].strip())
     term, colon, rest = text.partition(":")
     if not colon or not term.strip().isidentifier():
         raise InputError(
-            f"knowledge {text!r}",
+            f"constraint {text!r}",
             expected='"TERM: statement; statement", such as "U1: positive; zero_at x=0"',
             got=text,
         )
@@ -349,7 +349,7 @@ def read_knowledge(text: str) -> TermConstraints:
         name, _, value = re.sub(r"^(\w+)\s*=\s*", r"\1 ", statement).partition(" ")
         if name not in known:
             raise InputError(
-                f"knowledge {statement!r}",
+                f"constraint {statement!r}",
                 expected=f"one of {', '.join(known)}",
                 got=name,
                 fix=did_you_mean(name, known),
@@ -358,14 +358,14 @@ def read_knowledge(text: str) -> TermConstraints:
             values[name] = value.strip().lower() not in ("false", "no")
         elif name == "max_complexity":
             if not value.strip().isdigit():
-                raise InputError(f"knowledge {statement!r}", expected="a whole number", got=repr(value))
+                raise InputError(f"constraint {statement!r}", expected="a whole number", got=repr(value))
             values[name] = int(value)
         else:
             values[name] = value.strip()
     return TermConstraints(term.strip(), **values)
 
 
-def knowledge_by_term(given: object, terms: Sequence[str]) -> dict[str, TermConstraints]:
+def constraints_by_term(given: object, terms: Sequence[str]) -> dict[str, TermConstraints]:
     """TermConstraints of each term, from one `TermConstraints` or text or several of them.
 
     Raises InputError for other things, for terms that the model has not, and for two statements about one term.
@@ -375,18 +375,18 @@ def knowledge_by_term(given: object, terms: Sequence[str]) -> dict[str, TermCons
     )
     found: dict[str, TermConstraints] = {}
     for item in items:
-        one = read_knowledge(item) if isinstance(item, str) else item
+        one = read_constraints(item) if isinstance(item, str) else item
         if not isinstance(one, TermConstraints):
             raise InputError("knowledge is not usable", expected="ude.TermConstraints objects, or text", got=repr(item))
         if one.term not in terms:
             raise InputError(
-                f"knowledge of {one.term}",
+                f"constraints of {one.term}",
                 expected=f"one of the unknown functions: {', '.join(terms)}",
                 got=one.term,
                 fix=did_you_mean(one.term, terms),
             )
         if one.term in found:
-            raise InputError(f"knowledge of {one.term} is given twice", fix="Write it as one TermConstraints.")
+            raise InputError(f"constraints of {one.term} are given twice", fix="Write it as one TermConstraints.")
         found[one.term] = one
     return found
 

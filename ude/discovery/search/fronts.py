@@ -38,7 +38,7 @@ def note_on_searches(searches: Sequence[SymbolicRegressor]) -> str:
 def fronts(
     samples: Mapping[str, Samples],
     searches: Sequence[SymbolicRegressor],
-    knowledge: Mapping[str, TermConstraints],
+    constraints: Mapping[str, TermConstraints],
     on_search: Callable[[], None] = lambda: None,
     on_front: Callable[[str, list[Candidate]], None] = lambda name, found: None,
 ) -> dict[str, list[Candidate]]:
@@ -55,7 +55,7 @@ def fronts(
         names = list(samples)
         for index, name in enumerate(names):
             for later in names[len(ahead) : index + 2]:
-                ahead.append(stack.enter_context(closing(_Searches(samples[later], searches, knowledge.get(later)))))
+                ahead.append(stack.enter_context(closing(_Searches(samples[later], searches, constraints.get(later)))))
             found[name] = ahead[index].front(on_search)
             on_front(name, found[name])
     return found
@@ -65,13 +65,13 @@ class _Searches:
     """The searches for one term; those with a method ``begin(samples)`` (`Operon`) are started at once."""
 
     def __init__(
-        self, samples: Samples, searches: Sequence[SymbolicRegressor], knowledge: TermConstraints | None = None
+        self, samples: Samples, searches: Sequence[SymbolicRegressor], constraints: TermConstraints | None = None
     ) -> None:
-        if knowledge is not None:
-            knowledge.check(samples)
-        self.knowledge = knowledge
-        self.samples = samples if knowledge is None else knowledge.restricted(samples)
-        self.searches = [informed(search, knowledge) for search in searches]
+        if constraints is not None:
+            constraints.check(samples)
+        self.constraints = constraints
+        self.samples = samples if constraints is None else constraints.restricted(samples)
+        self.searches = [informed(search, constraints) for search in searches]
         self.begun: list[Any] = []
         try:
             for search in self.searches:
@@ -95,7 +95,7 @@ class _Searches:
         for failure in failures:
             warnings.warn(f"{failure} The other searches went on without it.", SearchWarning, stacklevel=4)
         both = merged(found, self.samples)
-        return both if self.knowledge is None else self.knowledge.applied(both, self.samples)
+        return both if self.constraints is None else self.constraints.applied(both, self.samples)
 
     def close(self) -> None:
         for begun in self.begun:
@@ -103,10 +103,10 @@ class _Searches:
                 begun.close()
 
 
-def informed(search: SymbolicRegressor, knowledge: TermConstraints | None) -> SymbolicRegressor:
+def informed(search: SymbolicRegressor, constraints: TermConstraints | None) -> SymbolicRegressor:
     """The search told of what is known, where it can be."""
     tell = getattr(search, "informed", None)
-    told: SymbolicRegressor = search if knowledge is None or tell is None else tell(knowledge)
+    told: SymbolicRegressor = search if constraints is None or tell is None else tell(constraints)
     return told
 
 

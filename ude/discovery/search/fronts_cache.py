@@ -1,6 +1,6 @@
 """The candidates of each term kept in a folder, so that a discovery that was interrupted does not search twice.
 
-``fronts/U1.json`` holds the candidates of U1 and a key: a hash of the samples, the searches, the knowledge and the
+``fronts/U1.json`` holds the candidates of U1 and a key: a hash of the samples, the searches, the constraints and the
 releases. Formulas are kept as trees of SymPy's names and exact numbers, never as text that is evaluated.
 """
 
@@ -40,7 +40,7 @@ def fronts_kept_in(
     folder: str | Path | None,
     samples: Mapping[str, Samples],
     searches: Sequence[SymbolicRegressor],
-    knowledge: Mapping[str, TermConstraints],
+    constraints: Mapping[str, TermConstraints],
     on_search: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Candidate]]:
     """As `fronts`; read from the folder where the same searches of the same samples left their candidates there.
@@ -52,9 +52,9 @@ def fronts_kept_in(
     Raises as `fronts`, and InputError for a folder that cannot be written to.
     """
     if folder is None or not all(is_dataclass(search) for search in searches):
-        return fronts(samples, searches, knowledge, on_search)
+        return fronts(samples, searches, constraints, on_search)
     paths = {name: Path(folder) / FOLDER / f"{name}.json" for name in samples}
-    keys = {name: _key(own, searches, knowledge.get(name)) for name, own in samples.items()}
+    keys = {name: _key(own, searches, constraints.get(name)) for name, own in samples.items()}
     kept = {name: found for name in samples if (found := _read(paths[name], keys[name])) is not None}
     for _ in range(len(kept) * len(searches)):
         on_search()
@@ -71,15 +71,15 @@ def fronts_kept_in(
                 _write(paths[name], keys[name], found)
             earlier = len(said)
 
-        searched = fronts(missing, searches, knowledge, on_search, keep_found)
+        searched = fronts(missing, searches, constraints, on_search, keep_found)
     for one in said:
         warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     every = {**kept, **searched}
     return {name: every[name] for name in samples}
 
 
-def _key(samples: Samples, searches: Sequence[SymbolicRegressor], knowledge: TermConstraints | None) -> str:
-    told = [samples.name, list(samples.inputs), [repr(search) for search in searches], repr(knowledge)]
+def _key(samples: Samples, searches: Sequence[SymbolicRegressor], constraints: TermConstraints | None) -> str:
+    told = [samples.name, list(samples.inputs), [repr(search) for search in searches], repr(constraints)]
     arrays = *samples.inputs.values(), samples.output, samples.nuisance, samples.weights
     return key_of([*told, version("ude"), sp.__version__], arrays)
 

@@ -74,7 +74,7 @@ class LibraryRegressor:
     keep: how many subsets of each size to polish, for those without and with an atom each; twice as many of two fixed
         columns, and all single ones.
     max_samples: above this, an even selection of the samples is used to compare subsets (all are used to polish).
-    knowledge: leaves columns out that it excludes, see `informed`.
+    constraints: leaves columns out that they exclude, see `informed`.
 
     Raises InputError where an option is out of range. Deterministic.
 
@@ -93,7 +93,7 @@ class LibraryRegressor:
     grid: int = 24
     keep: int = 8
     max_samples: int = 400
-    knowledge: TermConstraints | None = None
+    constraints: TermConstraints | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_terms <= 4:
@@ -117,13 +117,13 @@ class LibraryRegressor:
                     found.append(candidate)
         return mark_pareto(distinct(found, samples))
 
-    def informed(self, knowledge: TermConstraints) -> LibraryRegressor:
+    def informed(self, constraints: TermConstraints) -> LibraryRegressor:
         """The same search with less to look through."""
-        return replace(self, knowledge=knowledge)
+        return replace(self, constraints=constraints)
 
     def _offers(self, column: Column) -> bool:
         """Whether a column may stand in a formula by itself; what only sums may not do is left to the filter."""
-        known = self.knowledge
+        known = self.constraints
         return known is None or all(known.allows(name) for name in operators_of(column.template) - {"*"})
 
     def library(self, inputs: dict[str, Array]) -> list[Column]:

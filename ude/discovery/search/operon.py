@@ -84,11 +84,11 @@ class Operon:
             if not getattr(self, name) >= least:
                 raise InputError(f"Operon({name})", expected=f"{least} or more", got=str(getattr(self, name)))
 
-    def informed(self, knowledge: TermConstraints) -> Operon:
+    def informed(self, constraints: TermConstraints) -> Operon:
         """The same search with less to look through. Products stay, as every number is a factor."""
-        arithmetic = tuple(name for name in self.arithmetic if name == "*" or knowledge.allows(name))
+        arithmetic = tuple(name for name in self.arithmetic if name == "*" or constraints.allows(name))
         base = {"square": "^"}
-        functions = tuple(name for name in self.functions if knowledge.allows(base.get(name, name)))
+        functions = tuple(name for name in self.functions if constraints.allows(base.get(name, name)))
         return replace(self, arithmetic=arithmetic, functions=functions)
 
     def search(self, samples: Samples) -> list[Candidate]:

@@ -117,17 +117,21 @@ class PySR:
             own["dimensional_constraint_penalty"] = 1000.0
         return {**own, **self.search_options}
 
-    def informed(self, knowledge: TermConstraints) -> PySR:
+    def informed(self, constraints: TermConstraints) -> PySR:
         """The same search with less to look through."""
-        size = self.maxsize if knowledge.max_complexity is None else min(self.maxsize, max(7, knowledge.max_complexity))
-        constants = {"dimensionless_constants_only": True} if knowledge.dimensionless_constants else {}
+        size = (
+            self.maxsize
+            if constraints.max_complexity is None
+            else min(self.maxsize, max(7, constraints.max_complexity))
+        )
+        constants = {"dimensionless_constants_only": True} if constraints.dimensionless_constants else {}
         base = {"square": "^", "cube": "^", "inv": "/", "neg": "-"}
         return replace(
             self,
             maxsize=size,
-            binary_operators=tuple(name for name in self.binary_operators if knowledge.allows(name)),
-            unary_operators=tuple(name for name in self.unary_operators if knowledge.allows(base.get(name, name))),
-            units=self.units or knowledge.units,
+            binary_operators=tuple(name for name in self.binary_operators if constraints.allows(name)),
+            unary_operators=tuple(name for name in self.unary_operators if constraints.allows(base.get(name, name))),
+            units=self.units or constraints.units,
             search_options={**constants, **self.search_options},
         )
 

@@ -56,9 +56,9 @@ class SINDy:
         if self.max_terms < 1:
             raise InputError("SINDy(max_terms)", expected="1 or more", got=str(self.max_terms))
 
-    def informed(self, knowledge: TermConstraints) -> SINDy:
+    def informed(self, constraints: TermConstraints) -> SINDy:
         """The same search with less to look through."""
-        return replace(self, library=self.library.informed(knowledge))
+        return replace(self, library=self.library.informed(constraints))
 
     def search(self, samples: Samples) -> list[Candidate]:
         """Distinct candidates, simplest first, the Pareto front marked; the formula 0 is always among them."""

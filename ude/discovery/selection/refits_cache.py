@@ -36,7 +36,7 @@ Refit = Callable[
 ]
 
 
-class KeptRefits:
+class RefitsCache:
     """`fit_closed_form` with a memory in a folder.
 
     A refit is found again where all that goes into it is the same to the last bit, and the versions of this package,

@@ -57,7 +57,7 @@ class _Base:
 
 
 @dataclass(frozen=True)
-class Ground:
+class ScoreTest:
     """On what changes are judged: the equations, the data with the scales of residuals and states, and how to fit."""
 
     system: PartialSystem
@@ -69,18 +69,18 @@ class Ground:
 
 
 def changes(
-    ground: Ground, combination: Combination, pools: Mapping[str, Sequence[sp.Expr]], most: int
+    test: ScoreTest, combination: Combination, pools: Mapping[str, Sequence[sp.Expr]], most: int
 ) -> list[Change]:
     """The `most` changes of a fitted combination that promise the lowest scores, best first.
 
     pools: term -> summands that may be added to it, without constants.
     """
-    candidates, fit, floor = combination.candidates, combination.fit, ground.floor
+    candidates, fit, floor = combination.candidates, combination.fit, test.floor
     bases = list(_bases(combination))
     if not bases:
         return []
     shapes = {term: _new_shapes(candidates[term], pool) for term, pool in pools.items()}
-    effects = _effects(ground, combination, shapes)
+    effects = _effects(test, combination, shapes)
     found: list[tuple[float, _Base, sp.Expr, float, float]] = []
     for base in bases:
         known = effects[base.term]
@@ -143,7 +143,7 @@ def _outcomes(base: _Base, effects: Array) -> tuple[Array, Array]:
 
 
 def _effects(
-    ground: Ground, combination: Combination, shapes: Mapping[str, Sequence[sp.Expr]]
+    test: ScoreTest, combination: Combination, shapes: Mapping[str, Sequence[sp.Expr]]
 ) -> dict[str, dict[sp.Expr, Array]]:
     """term -> summand -> derivative (N,) of the residuals by a constant in front of it, where that exists."""
     fit = combination.fit
@@ -161,14 +161,14 @@ def _effects(
             whole = own.expression + sp.Symbol(name) * shape
             grown[term] = replace(own, expression=whole, constants={**own.constants, name: 0.0})
             owners[term, name] = shape
-        closed, names = ground.system.close(grown)
+        closed, names = test.system.close(grown)
         placed = {names[term][name]: (term, shape) for (term, name), shape in owners.items()}
         parameters = {
             name: replace(constant, start=fit.values.get(name, 0.0), fitted=name in placed)
             for name, constant in closed.parameters.items()
         }
         held = replace(closed, parameters=parameters)
-        slopes = linearized(held, ground.trajectories, fit.u0, ground.scale, ground.state_scale, ground.options)
+        slopes = linearized(held, test.trajectories, fit.u0, test.scale, test.state_scale, test.options)
         if slopes is not None:
             for name, column in zip(held.fitted, slopes.T, strict=True):
                 term, shape = placed[name]

@@ -33,7 +33,7 @@ from ude.discovery.refit.partial_system import PartialSystem
 from ude.discovery.refit.residuals import DEPENDENT, dependence
 from ude.discovery.selection.combination import SEARCH, Combination
 from ude.discovery.selection.refits_cache import Refit
-from ude.discovery.selection.score_test import Ground, changes
+from ude.discovery.selection.score_test import ScoreTest, changes
 from ude.discovery.selection.shortlist import NETWORK_ERROR, closeness, near, score, shortlist
 from ude.errors import InputError, ModelError
 
@@ -102,7 +102,7 @@ class Selection:
 class Hooks:
     """What a selection calls on its way.
 
-    on_progress: with (done, total, best so far). refit: `fit_closed_form`, or the same with a memory (`KeptRefits`).
+    on_progress: with (done, total, best so far). refit: `fit_closed_form`, or the same with a memory (`RefitsCache`).
     allowed: whether a formula that no search offered may stand for a term.
     """
 
@@ -296,8 +296,8 @@ class _Trial:
 
     def _change(self, combination: Combination, pools: Mapping[str, Sequence[sp.Expr]]) -> None:
         options = self.options
-        ground = Ground(self.system, self.train, self.scale, self.sizes, options.fit, options.floor)
-        for change in changes(ground, combination, pools, options.extend):
+        test = ScoreTest(self.system, self.train, self.scale, self.sizes, options.fit, options.floor)
+        for change in changes(test, combination, pools, options.extend):
             if change.score < min(c.score for c in self.done.values()) + _OPEN:
                 self.vary(combination, change.candidates, change.step)
 
