@@ -31,7 +31,6 @@ WIDE = {
 }
 #: Too long, and to be shortened; nothing may be added.
 LONG = {
-    "ude.discovery.search.operon_worker.evolve",
     *("ude.fitting.fit.fit", "ude.fitting.saved_fit._rebuild"),
 }
 MOST_LINES, MOST_ARGUMENTS, MOST_FILES = 60, 7, 20

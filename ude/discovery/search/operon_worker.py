@@ -62,57 +62,25 @@ def main(folder: Path) -> int:
 def evolve(op: Any, table: Any, operators: list[str], options: dict[str, Any]) -> Population:
     """NSGA-II on (normalized error, length) with constants fitted by Levenberg and Marquardt: the last population.
 
-    Every object is held in a variable of this function, because pyoperon does not keep what it is given alive.
+    pyoperon does not keep what it is given alive, so every object is held in `held` until the search has ended.
     """
-    data = op.Dataset(table)
-    target = max(data.Variables, key=lambda variable: variable.Index)
-    places = {v.Hash: v.Index for v in data.Variables if v.Hash != target.Hash}
-    inputs = sorted(places, key=lambda name: places[name])
-    problem = op.Problem(data)
-    problem.TrainingRange = op.Range(0, data.Rows)
-    problem.TestRange = op.Range(data.Rows - 1, data.Rows)
-    problem.Target = target
-    problem.InputHashes = inputs
-    symbols = int(op.NodeType.Constant) | int(op.NodeType.Variable)
-    for operator in operators:
-        symbols |= int(getattr(op.NodeType, OPERATORS[operator]))
-    problem.ConfigurePrimitiveSet(symbols)
-    primitives = problem.PrimitiveSet
+    held: list[Any] = []
+    problem, inputs, places = _problem(op, table, operators, held)
+    primitives = problem.PrimitiveSet  # a copy at every read
     creator = op.BalancedTreeCreator(primitives, inputs, 0.0)
     start = op.UniformLengthTreeInitializer(creator)
     start.ParameterizeDistribution(1, min(15, options["max_length"]))
     start.MinDepth, start.MaxDepth = 1, options["max_depth"]
     numbers = op.NormalCoefficientInitializer()
     numbers.ParameterizeDistribution(0.0, 1.0)
-
-    calls = op.DispatchTable()
-    optimizer = op.LMOptimizer(calls, problem, options["local_iterations"], 0)
-    local = op.CoefficientOptimizer(optimizer)
-    error, length = op.Evaluator(problem, calls, op.NMSE(), False), op.LengthEvaluator(problem)
-    both = op.MultiEvaluator(problem)
-    for evaluator in (error, length):
-        evaluator.Budget = options["max_evaluations"]
-        both.Add(evaluator)
-    both.Budget = options["max_evaluations"]
-
-    mutations = [
-        op.NormalOnePointMutation(),
-        op.ChangeVariableMutation(inputs),
-        op.ChangeFunctionMutation(primitives),
-        op.ReplaceSubtreeMutation(creator, numbers, options["max_depth"], options["max_length"]),
-        op.InsertSubtreeMutation(creator, numbers, options["max_depth"], options["max_length"]),
-        op.RemoveSubtreeMutation(primitives),
-    ]
-    mutations[0].ParameterizeDistribution(0.0, 1.0)
-    mutation = op.MultiMutation()
-    for one in mutations:
-        mutation.Add(one, 1.0)
+    evaluator, local = _evaluators(op, problem, options, held)
+    mutation = _mutation(op, primitives, inputs, (creator, numbers), options, held)
     crossover = op.SubtreeCrossover(0.9, options["max_depth"], options["max_length"])
     order = op.CrowdedComparison()
     selectors = [op.TournamentSelector(order), op.TournamentSelector(order)]
     for selector in selectors:
         selector.TournamentSize = 5
-    offspring = op.BasicOffspringGenerator(both, crossover, mutation, *selectors, local)
+    offspring = op.BasicOffspringGenerator(evaluator, crossover, mutation, *selectors, local)
     reinserter, sorter = op.KeepBestReinserter(order), op.RankSorter()
     config = op.GeneticAlgorithmConfig(
         generations=options["generations"],
@@ -129,7 +97,64 @@ def evolve(op: Any, table: Any, operators: list[str], options: dict[str, Any]) -
     search = op.NSGA2Algorithm(config, problem, start, numbers, offspring, reinserter, sorter)
     generator = op.RandomGenerator(options["seed"])
     search.Run(generator, None, 1, False)  # one thread: with several the answer would depend on their order
-    return harvest(op, search.Individuals, places)
+    found = harvest(op, search.Individuals, places)
+    held.clear()
+    return found
+
+
+def _problem(op: Any, table: Any, operators: list[str], held: list[Any]) -> tuple[Any, list[int], dict[int, int]]:
+    """The regression of the last column on the others; hashes of these, in order, and their places."""
+    data = op.Dataset(table)
+    target = max(data.Variables, key=lambda variable: variable.Index)
+    places = {v.Hash: v.Index for v in data.Variables if v.Hash != target.Hash}
+    inputs = sorted(places, key=lambda name: places[name])
+    problem = op.Problem(data)
+    problem.TrainingRange = op.Range(0, data.Rows)
+    problem.TestRange = op.Range(data.Rows - 1, data.Rows)
+    problem.Target = target
+    problem.InputHashes = inputs
+    symbols = int(op.NodeType.Constant) | int(op.NodeType.Variable)
+    for operator in operators:
+        symbols |= int(getattr(op.NodeType, OPERATORS[operator]))
+    problem.ConfigurePrimitiveSet(symbols)
+    held += [data, target, problem]
+    return problem, inputs, places
+
+
+def _evaluators(op: Any, problem: Any, options: dict[str, Any], held: list[Any]) -> tuple[Any, Any]:
+    """What measures error and length of a formula, and what fits its constants."""
+    calls = op.DispatchTable()
+    optimizer = op.LMOptimizer(calls, problem, options["local_iterations"], 0)
+    local = op.CoefficientOptimizer(optimizer)
+    nmse = op.NMSE()
+    error, length = op.Evaluator(problem, calls, nmse, False), op.LengthEvaluator(problem)
+    both = op.MultiEvaluator(problem)
+    for evaluator in (error, length):
+        evaluator.Budget = options["max_evaluations"]
+        both.Add(evaluator)
+    both.Budget = options["max_evaluations"]
+    held += [calls, optimizer, local, nmse, error, length, both]
+    return both, local
+
+
+def _mutation(
+    op: Any, primitives: Any, inputs: list[int], new: tuple[Any, Any], options: dict[str, Any], held: list[Any]
+) -> Any:
+    """All kinds of mutation, equally often; `new` makes subtrees and their numbers."""
+    mutations = [
+        op.NormalOnePointMutation(),
+        op.ChangeVariableMutation(inputs),
+        op.ChangeFunctionMutation(primitives),
+        op.ReplaceSubtreeMutation(*new, options["max_depth"], options["max_length"]),
+        op.InsertSubtreeMutation(*new, options["max_depth"], options["max_length"]),
+        op.RemoveSubtreeMutation(primitives),
+    ]
+    mutations[0].ParameterizeDistribution(0.0, 1.0)
+    mutation = op.MultiMutation()
+    for one in mutations:
+        mutation.Add(one, 1.0)
+    held += [*mutations, mutation]
+    return mutation
 
 
 def harvest(op: Any, individuals: Any, places: dict[int, int]) -> Population:
