@@ -191,6 +191,7 @@ def test_knots_of_an_interpolation_are_not_switches():
         lambda u, p, t: torch.where(u > p.k, -2.0 * u, -u),
         lambda u, p, t: -p.k * u * torch.heaviside(u - 0.6, torch.zeros((), dtype=DOUBLE)) - 0.1,
         lambda u, p, t: -p.k * torch.ceil(2 * u),
+        lambda u, p, t: -p.k * (1 + torch.where(u > 0.6, t, 2 * t)),  # which does not jump at t = 0
         lambda u, p, t: -p.k * (torch.sign(u - 0.5) + 2),
     ],
 )

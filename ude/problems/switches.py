@@ -381,47 +381,78 @@ class _Frozen(fx.Interpreter):
         return self.value(result) if n is self.node else result
 
 
-def jumping(graph: SwitchGraph, u: Tensor, leaves: Sequence[Tensor], t: Tensor) -> tuple[Switch, ...]:
+#: A state, the leaves and a time.
+_Point = tuple[Tensor, tuple[Tensor, ...], Tensor]
+
+
+def jumping(
+    graph: SwitchGraph, u: Tensor, leaves: Sequence[Tensor], span: tuple[Float[Tensor, "B"], Float[Tensor, "B"]]
+) -> tuple[Switch, ...]:
     """The switches of state at which f itself jumps, and not only a derivative of it (as of ``where(u > 0, u, 0)``)."""
-    return tuple(switch for switch in graph.of_state if _jumps(graph, switch, u, leaves, t))
+    return tuple(switch for switch in graph.of_state if _jumps(graph, switch, (u, tuple(leaves)), span))
 
 
-def _jumps(graph: SwitchGraph, switch: Switch, u: Tensor, leaves: Sequence[Tensor], t: Tensor) -> bool:
-    """Compare f on both sides at points of the switching surface, near random states."""
+def _jumps(
+    graph: SwitchGraph,
+    switch: Switch,
+    start: tuple[Tensor, tuple[Tensor, ...]],
+    span: tuple[Float[Tensor, "B"], Float[Tensor, "B"]],
+) -> bool:
+    """Compare f on both sides at points of the switching surface, near random states, times and parameters."""
     if switch.kind not in (*_COMPARE, "sign", "sgn", "heaviside"):
         return True
-    reader = _Reader(graph.at_state, (switch,), graph.batch, tuple(leaf.detach() for leaf in leaves))
     generator = torch.Generator().manual_seed(0)
-    size = 1.0 + float(u.detach().abs().max())
+    u = start[0].detach()
+    size = 1.0 + float(u.abs().max())
 
-    def level_at(state: Tensor) -> Tensor:
-        (args,) = reader.operands(state.unsqueeze(0), t.reshape(1, -1), of_state=True)
-        level = switch.level(*args)
-        return reader.rows(torch.as_tensor(level), 1)[0]
+    def random(like: Tensor) -> Tensor:
+        return torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like)
 
-    count = level_at(u.detach()).shape[-1]
-    for element in range(count) if count <= _MOST_TRIED else ():
-        for _ in range(3):
-            noise = torch.randn(u.shape, generator=generator, dtype=torch.float64).to(u)
-            state = (u.detach() + 0.3 * size * noise).requires_grad_()
-            for _ in range(8):
-                with torch.enable_grad():
-                    level = level_at(state)[:, element]
-                    slope = torch.autograd.grad(level.sum(), state, materialize_grads=True)[0]
-                norm = slope.square().sum(-1, keepdim=True).clamp(min=1e-300)
-                step = level.detach().reshape(*graph.batch, 1) * slope / norm
-                state = (state.detach() - step).requires_grad_()
-            left = level_at(state.detach())[:, element].abs().max()
-            if not bool(left < 1e-9 * size) or _differ(graph, switch, (element, count), state.detach(), leaves, t):
+    for _ in range(3):
+        # not those of the start, at which a jump may happen to be zero
+        leaves = tuple(
+            leaf.detach() * (0.8 + 0.4 * random(leaf)) if leaf.is_floating_point() else leaf for leaf in start[1]
+        )
+        point = (
+            u + size * (random(u) - 0.5),
+            leaves,
+            torch.lerp(span[0], span[1], random(span[0])).reshape(graph.batch),
+        )
+        count = _levels(graph, switch, point).shape[-1]
+        if count > _MOST_TRIED:
+            return True
+        for element in range(count):
+            near = _onto_surface(graph, switch, element, point)
+            left = _levels(graph, switch, near)[:, element].abs().max()
+            if not bool(left < 1e-9 * size) or _differ(graph, switch, (element, count), near):
                 return True
-    return count > _MOST_TRIED
+    return False
 
 
-def _differ(
-    graph: SwitchGraph, switch: Switch, which: tuple[int, int], u: Tensor, leaves: Sequence[Tensor], t: Tensor
-) -> bool:
+def _levels(graph: SwitchGraph, switch: Switch, point: _Point) -> Float[Tensor, "B E"]:
+    """What passes through zero at a switch."""
+    u, leaves, t = point
+    reader = _Reader(graph.at_state, (switch,), graph.batch, leaves)
+    (args,) = reader.operands(u.unsqueeze(0), t.reshape(1, -1), of_state=True)
+    return reader.rows(torch.as_tensor(switch.level(*args)), 1)[0]
+
+
+def _onto_surface(graph: SwitchGraph, switch: Switch, element: int, point: _Point) -> _Point:
+    """Move the state to where an element of the level is zero, by Newton's steps along its gradient."""
+    u, leaves, t = point
+    for _ in range(8):
+        with torch.enable_grad():
+            state = u.detach().requires_grad_()
+            level = _levels(graph, switch, (state, leaves, t))[:, element]
+            slope = torch.autograd.grad(level.sum(), state, materialize_grads=True)[0]
+        norm = slope.square().sum(-1, keepdim=True).clamp(min=1e-300)
+        u = state.detach() - level.detach().reshape(*graph.batch, 1) * slope / norm
+    return u, leaves, t
+
+
+def _differ(graph: SwitchGraph, switch: Switch, which: tuple[int, int], point: _Point) -> bool:
     """Whether f is another number with this element of a switch on the one side than on the other."""
-    element, count = which
+    (element, count), (u, leaves, t) = which, point
 
     def held(value: float) -> Tensor:
         def put(result: Tensor) -> Tensor:
@@ -430,7 +461,7 @@ def _differ(
             return rows.reshape(result.shape)
 
         with torch.no_grad():
-            du: Tensor = _Frozen(graph.whole, switch.node, put).run(u, *(leaf.detach() for leaf in leaves), t)
+            du: Tensor = _Frozen(graph.whole, switch.node, put).run(u, *leaves, t)
         return du
 
     low, high = held(-1.0 if switch.kind in ("sign", "sgn") else 0.0), held(1.0)

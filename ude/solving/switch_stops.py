@@ -197,5 +197,5 @@ def _graph(spec: SolveSpec) -> SwitchGraph | None:
 def _jumps(graph: SwitchGraph, spec: SolveSpec) -> tuple[Switch, ...]:
     if graph not in _JUMPS and spec.start is not None:
         u0, p = spec.start
-        _JUMPS[graph] = jumping(graph, u0.detach().view(*spec.batch, u0.shape[-1]), p, spec.t0.view(spec.batch))
+        _JUMPS[graph] = jumping(graph, u0.detach().view(*spec.batch, u0.shape[-1]), p, (spec.t0, spec.t1))
     return _JUMPS[graph]
