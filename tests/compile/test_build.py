@@ -253,20 +253,18 @@ for i in range(6):
     assert build.get_metadata("problem") in [{"kernel": kernel.name, "i": 5} for kernel in kernels]
 
 
-def test_a_cached_start_runs_no_process_and_takes_milliseconds(folder: Path) -> None:
+def test_a_cached_start_runs_no_process(folder: Path) -> None:
     build.compile_kernel(SOURCE % 3)
     code = f"""
-import subprocess, time
+import subprocess
 from ude.compile import build
 def refuse(*_, **__):
     raise AssertionError("a process was started")
 subprocess.run = subprocess.Popen = refuse
-began = time.perf_counter()
 build.load(build.compile_kernel({SOURCE % 3!r}))
-print(time.perf_counter() - began)
+print("loaded")
 """
-    # 5 ms on a quiet machine; the best of three on one that may be busy
-    assert min(float(in_another_process(code, folder)) for _ in range(3)) < 0.05
+    assert in_another_process(code, folder).strip() == "loaded"
 
 
 # -- what is remembered ------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -92,11 +91,8 @@ def test_jacobian_of_stabilized_counts_is_that_of_differences() -> None:
     assert fit.sse == pytest.approx(sum(fit.sse_per_state.values()), rel=1e-6)
 
 
-def test_a_fit_takes_a_fraction_of_a_second() -> None:
-    fit_closed_form(LOTKA_VOLTERRA, [PELTS])
-    start = time.perf_counter()
-    fit_closed_form(LOTKA_VOLTERRA, [PELTS])
-    assert time.perf_counter() - start < 2.0  # about 0.06 s on a machine that does nothing else
+def test_a_fit_costs_some_ten_thousand_right_hand_sides() -> None:
+    assert fit_closed_form(LOTKA_VOLTERRA, [PELTS]).rhs_calls < 20_000
 
 
 def test_sensitivities_are_the_derivatives_of_the_solution() -> None:
@@ -199,9 +195,7 @@ def test_a_formula_that_blows_up_costs_little_and_raises_nothing(rate: sp.Expr) 
         {"hare": rate, "lynx": d * hare * lynx - c * lynx},
         {"k": Constant(0.5), "c": Constant(0.8), "d": Constant(0.02)},
     )
-    start = time.perf_counter()
     fit = fit_closed_form(system, [PELTS], options=RefitOptions(max_rhs_calls=20_000, max_seconds=3.0))
-    assert time.perf_counter() - start < 10.0
     assert fit.rhs_calls <= 20_000
     assert fit.sse > 10.0  # of 42: nothing that could be chosen; infinite where there is no solution at all
     assert not (fit.success and fit.sse == np.inf)

@@ -77,12 +77,12 @@ def test_scale_of_inputs_and_output_does_not_matter(name: str, scale: float) -> 
     _has(LibraryRegressor().search(scaled), form)
 
 
-def test_search_takes_about_a_second() -> None:
+def test_search_takes_about_a_second_of_the_processor() -> None:
     samples = _samples("Holling III")
     LibraryRegressor().search(samples)
-    start = time.perf_counter()
+    start = time.process_time()
     LibraryRegressor().search(samples)
-    assert time.perf_counter() - start < 8.0  # about 1 s; the margin is for a machine busy with other things
+    assert time.process_time() - start < 8.0
 
 
 def test_same_answer_every_time() -> None:

@@ -162,7 +162,6 @@ def test_operon_that_is_killed_says_so_and_the_others_go_on(monkeypatch: pytest.
         found = front(_samples(), [LibraryRegressor(), slow])
     killer.join()
     assert "c0*x*y" in {str(c.expression) for c in found}
-    assert time.monotonic() - started < 55.0
 
 
 def test_a_worker_that_never_ends_is_ended(tmp_path: Path) -> None:
