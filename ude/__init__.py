@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ude.vocabulary import unknown_name
+
 if TYPE_CHECKING:  # for type checkers, which do not see `__getattr__`; a test compares it with the tables below
     from ude import datasets, discovery, engines, errors, fitting, methods, models, problems, sensitivity, solving
     from ude.discovery import Discovery, TermConstraints, load, search
@@ -187,9 +189,19 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULE_OF:
         value = getattr(import_module(_MODULE_OF[name]), name)
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise unknown_name(name, {} if name.startswith("_") else _places())
     globals()[name] = value
     return value
+
+
+def _places() -> dict[str, str]:
+    """Every public name with the place where it is found."""
+    inner = {
+        other: f"ude.{place}.{other}"
+        for place, module in _SUBMODULES.items()
+        for other in getattr(import_module(module), "__all__", ())
+    }
+    return {**inner, **{name: f"ude.{name}" for name in (*_MODULE_OF, *_SUBMODULES)}}
 
 
 def __dir__() -> list[str]:

@@ -37,24 +37,37 @@ class UdeError(Exception):
         self.what, self.expected, self.got, self.fix = what, expected, got, fix
         super().__init__(message(what, expected=expected, got=got, fix=fix))
 
+    def __str__(self) -> str:
+        return str(self.args[0])
+
 
 class InputError(UdeError, ValueError):
-    """An argument is not usable: a wrong shape, name, order, range or file.
+    """An argument breaks a rule: a wrong shape, name, order, range or file.
 
     >>> issubclass(ude.errors.InputError, ValueError)
     True
     """
 
 
-def unusable(owner: object, name: str, expected: str) -> InputError:
-    """The error for a field of an options object: ``NAME of CLASS is not usable: expected E, got ITS VALUE.``"""
-    return InputError(
-        f"{name} of {type(owner).__name__} is not usable", expected=expected, got=repr(getattr(owner, name))
-    )
+def invalid_field(owner: object, name: str, rule: str) -> InputError:
+    """The error for a field of an options object: ``NAME of CLASS must be RULE: got ITS VALUE.``"""
+    return InputError(f"{name} of {type(owner).__name__} must be {rule}", got=repr(getattr(owner, name)))
+
+
+class UnknownName(InputError, AttributeError, KeyError):
+    """A name that does not exist; says what it is called here.
+
+    >>> ude.QNDF
+    Traceback (most recent call last):
+    ude.errors.UnknownName: module 'ude' has no 'QNDF': expected ude.FBDF(), a stiff multistep method of variable ...
+    """
+
+    def __str__(self) -> str:
+        return UdeError.__str__(self)  # that of KeyError puts quotes around it
 
 
 class DataError(InputError):
-    """The measurements are not usable: a missing column, text in a number column, unsorted times.
+    """The measurements break a rule: a missing column, text in a number column, unsorted times.
 
     >>> ude.Dataset.from_arrays([0.0, 1.0, 0.5], [1.0, 2.0, 3.0], "x")
     Traceback (most recent call last):
@@ -63,7 +76,7 @@ class DataError(InputError):
 
 
 class ModelError(InputError):
-    """The equations are not usable. Carries the source text and the place, and draws a caret under it.
+    """The equations break a rule. Carries the source text and the place, and draws a caret under it.
 
     >>> ude.UDE("dx/dt = a*(x", fit="a")
     Traceback (most recent call last):

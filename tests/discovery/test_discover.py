@@ -411,11 +411,9 @@ def test_wrong_input_is_refused_in_words(found: Discovery) -> None:
         discover(_fit(FunctionModel(sorting, "x, y"), data), progress=False)
     with pytest.raises(ModelError, match="the model has no network left to replace"):
         discover(_fit(UDE("dx/dt = x\ndy/dt = -y"), data), progress=False)
-    with pytest.raises(
-        InputError, match=r"regressors are not usable: expected objects with a method search\(samples\)"
-    ):
+    with pytest.raises(InputError, match=r"regressors must have a method search\(samples\): expected objects such as"):
         discover(_fit(_model(), data), [3], progress=False)  # type: ignore[list-item]
-    with pytest.raises(InputError, match="seed is not usable: expected an integer, zero or more, got -1"):
+    with pytest.raises(InputError, match="seed must be an integer, zero or more: -1"):
         discover(_fit(_model(), data), seed=-1, progress=False)
     with pytest.raises(DataError, match="the data have other trajectories than the fit: expected 1, got 2"):
         found.rmse(_dataset(runs=2))

@@ -341,9 +341,9 @@ def test_model_state_without_a_column_is_named(lotka_volterra_data):
 @pytest.mark.parametrize(
     ("arguments", "claim"),
     [
-        ({"seed": -1}, r"seed is not usable: expected an integer, zero or more, got -1"),
-        ({"stages": ["shooting"]}, r"stages are not usable: expected some of 'derivatives', .* got \['shooting'\]"),
-        ({"stages": ["single shooting", "derivatives"]}, r"stages are not usable: .* in this order"),
+        ({"seed": -1}, r"seed must be an integer, zero or more: -1"),
+        ({"stages": ["shooting"]}, r"stages must be some of 'derivatives', .*: \['shooting'\]"),
+        ({"stages": ["single shooting", "derivatives"]}, r"stages must be some of .* in this order"),
         ({"u0": [1.0]}, r"u0 does not fit the data: expected finite numbers of shape \(1, 2\), got \[\[1\.0\]\]"),
         (
             {"u0": [1.0, -1.0]},
@@ -377,12 +377,12 @@ def test_nothing_to_fit_is_said(lotka_volterra_data):
     [
         (
             {"weight_prior": -1.0},
-            r"weight_prior of FitOptions is not usable: expected zero or a positive number, got -1",
+            r"weight_prior of FitOptions must be zero or a positive number: -1",
         ),
         ({"single_iterations": (1, -1)}, r"single_iterations of FitOptions .* two counts, of Adam and of L-BFGS"),
-        ({"continuity": (0.0,)}, r"continuity of FitOptions is not usable: expected positive penalties"),
-        ({"window_steps": 0}, r"window_steps of FitOptions is not usable: expected at least 1, got 0"),
-        ({"scale": {"x": 0.0}}, r"scale of 'x' of FitOptions is not usable: expected a positive number, got 0"),
+        ({"continuity": (0.0,)}, r"continuity of FitOptions must be positive penalties"),
+        ({"window_steps": 0}, r"window_steps of FitOptions must be a whole number, at least 1: 0"),
+        ({"scale": {"x": 0.0}}, r"scale of 'x' of FitOptions must be a positive number: 0"),
     ],
 )
 def test_unusable_option_is_refused(arguments, claim):
@@ -394,7 +394,7 @@ def test_predicting_before_the_start_or_backwards_is_refused(lotka_volterra_data
     result = quick(half_known, lotka_volterra_data(points=11), stages=["derivatives"])
     with pytest.raises(InputError, match=r"t lies before the start of a trajectory: expected times from 0 on, got -1"):
         result.predict([-1.0, 1.0])
-    with pytest.raises(InputError, match=r"t of predict is not usable: expected increasing times"):
+    with pytest.raises(InputError, match=r"t of predict must be increasing times"):
         result.predict([1.0, 0.5])
     with pytest.raises(DataError, match=r"the data have other trajectories than the fit: expected 1, got 2"):
         result.rmse(Dataset.from_arrays([[0.0, 1.0]] * 2, [np.ones((2, 2))] * 2, "x, y"))

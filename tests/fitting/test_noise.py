@@ -178,7 +178,7 @@ def test_data_that_the_noise_cannot_give_are_refused(model, value, claim):
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan, True, "x"])
 def test_unusable_scale_is_refused(value):
-    with pytest.raises(InputError, match=r"sigma of Gaussian is not usable: expected a positive number, or None to"):
+    with pytest.raises(InputError, match=r"sigma of Gaussian must be a positive number, or None to"):
         Gaussian(value)
 
 
@@ -186,7 +186,7 @@ def test_unusable_noise_is_refused():
     assert noise_models(Gaussian(), ["x", "y"]) == {"x": Gaussian(), "y": Gaussian()}
     assert list(noise_models({"y": Poisson(), "x": Gaussian()}, ["x", "y"])) == ["x", "y"]
     with pytest.raises(
-        InputError, match=r"noise is not usable: expected a noise model such as ude.noise.Gaussian\(\), or"
+        InputError, match=r"noise must be noise models: expected one such as ude.noise.Gaussian\(\), or"
     ):
         noise_models(0.1, ["x"])
     with pytest.raises(InputError, match=r"noise does not name every observable once: expected x, y, got x"):

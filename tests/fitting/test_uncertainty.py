@@ -89,7 +89,7 @@ def test_parameters_that_the_data_leave_open_are_named():
 
 def test_unusable_intervals_are_refused(lotka_volterra_data, half_known):
     result = line_fit()
-    with pytest.raises(InputError, match=r"level is not usable: expected a number between 0 and 1, got 1.5"):
+    with pytest.raises(InputError, match=r"level must be a number between 0 and 1: 1.5"):
         ude.uncertainty.fisher_intervals(result, 1.5)
     with pytest.raises(InputError, match=r"z was not fitted: expected some of k"):
         ude.uncertainty.profile_intervals(result, ["z"])
@@ -193,9 +193,9 @@ def test_members_of_an_ensemble_differ_in_their_networks(lotka_volterra_data, ha
 @pytest.mark.parametrize(
     ("arguments", "claim"),
     [
-        ({"starts": 0}, r"starts is not usable: expected a whole number, at least 1, got 0"),
+        ({"starts": 0}, r"starts must be a whole number, at least 1: 0"),
         ({"ranges": {"z": (0, 1)}}, r"ranges names 'z': expected fitted parameters of the model"),
-        ({"ranges": {"k": (2, 1)}}, r"the range of k is not usable: expected lowest < highest, got \(2, 1\)"),
+        ({"ranges": {"k": (2, 1)}}, r"the lowest number of the range of k must be less than the highest: \(2, 1\)"),
     ],
 )
 def test_unusable_starts_are_refused(arguments, claim):

@@ -19,7 +19,7 @@ def test_parameters_read_as_attributes_and_items():
     p = ude.problems.Parameters(alpha=1.5, nested=ude.problems.Parameters(beta=2.0))
     assert (p.alpha, p["alpha"], p.nested.beta) == (1.5, 1.5, 2.0)
     assert list(p) == ["alpha", "nested"]
-    with pytest.raises(AttributeError, match="no parameter is named 'gamma'; the parameters are: alpha, nested"):
+    with pytest.raises(AttributeError, match="p has no 'gamma': expected one of alpha, nested"):
         _ = p.gamma
     with pytest.raises(AttributeError, match="parameters are frozen"):
         p.alpha = 2.0
@@ -48,7 +48,7 @@ def test_remake_changes_what_is_named_and_keeps_the_rest():
     assert (other.tspan, float(other.p.alpha), float(other.p.delta)) == ((0.0, 1.0), 2.0, 3.0)
     assert (prob.tspan, float(prob.p.alpha)) == ((0.0, 10.0), 1.5)
     with pytest.raises(
-        ude.errors.InputError, match="remake cannot change 'tspam': expected one of f, u0, tspan, p, names"
+        ude.errors.InputError, match="remake cannot change 'tspam': expected tspan. Write tspan= in place of tspam="
     ):
         ude.remake(prob, tspam=(0, 1))
     with pytest.raises(

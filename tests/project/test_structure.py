@@ -31,7 +31,7 @@ WIDE = {
 }
 #: Too long, and to be shortened; nothing may be added.
 LONG = {
-    *("ude.fitting.fit.fit", "ude.fitting.saved_fit._rebuild"),
+    "ude.fitting.saved_fit._rebuild",
 }
 MOST_LINES, MOST_ARGUMENTS, MOST_FILES = 60, 7, 20
 

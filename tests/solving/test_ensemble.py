@@ -104,7 +104,7 @@ def test_a_failed_variant_is_its_own_affair():
         ),
         (
             lambda: ude.solve(ude.EnsembleProblem(lotka_volterra_problem()), trajectories=0),
-            "trajectories and batch_size must be at least 1: trajectories=0",
+            "trajectories must be a whole number, at least 1: trajectories=0",
         ),
         (
             lambda: ude.solve(ude.EnsembleProblem(lotka_volterra_problem(), lambda p, i: None), trajectories=2),

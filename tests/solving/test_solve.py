@@ -107,10 +107,13 @@ def test_regular_times_have_the_distance_asked_for_and_end_at_the_end(every, dty
         ),
         ({"dt": 0.0}, "dt must be positive and finite: dt=0.0."),
         ({"dtmin": 1.0, "dtmax": 0.1}, "dtmin must be less than dtmax: dtmin=1.0, dtmax=0.1."),
-        ({"maxiters": 0}, "maxiters must be at least 1: maxiters=0."),
+        ({"maxiters": 0}, "maxiters must be a whole number, at least 1: maxiters=0."),
         ({"dtmin": -1.0}, "dtmin must be zero or more: dtmin=-1.0."),
         ({"adaptive": False}, "adaptive=False needs a step size. Give dt."),
-        ({"alg": "Tsit5"}, r"alg must be an algorithm object: expected e.g. Tsit5\(\), got 'Tsit5'."),
+        (
+            {"alg": "Tsit5"},
+            r"alg must be an algorithm object: expected one such as ude.Tsit5\(\), got 'Tsit5'. Write ude.methods.Ts",
+        ),
     ],
 )
 def test_bad_options_are_refused_with_the_reason(options, text):

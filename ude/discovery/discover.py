@@ -36,10 +36,14 @@ from ude.fitting.result import Fit
 from ude.models import FunctionModel
 from ude.progress import ProgressBar
 from ude.threads import SMALL, threads_for
+from ude.vocabulary import named_arguments
+
+_FIRST_FIT = "Fit the model first: ude.discover(ude.fit(model, data))."
 
 ConstraintsLike = TermConstraints | str | Sequence[TermConstraints | str] | None
 
 
+@named_arguments({"data": _FIRST_FIT, "model": _FIRST_FIT})
 def discover(
     fit: Fit,
     regressors: SymbolicRegressor | Sequence[SymbolicRegressor] | None = None,
@@ -79,7 +83,7 @@ def discover(
 
     Ctrl-C ends the selection and returns the best so far, with ``interrupted=True``.
 
-    Raises ModelError for a model without equations or networks, InputError for arguments that are not usable, and
+    Raises ModelError for a model without equations or networks, InputError for arguments that break a rule, and
     what the regressors raise (BackendMissing).
 
     >>> t = np.linspace(0.0, 3.0, 16)
@@ -94,6 +98,8 @@ def discover(
     >>> print(found)
     dx/dt = -0.8*x
     """
+    if not isinstance(fit, Fit):
+        raise InputError("discover takes the result of a fit", got=type(fit).__name__, fix=_FIRST_FIT)
     chosen_options = _options(options, max_candidates, seed)
     searches = _searches(regressors, seed)
     fit = _with_equations(fit)
@@ -211,7 +217,7 @@ def _refuse_standstill(fit: Fit) -> None:
 
 def _samples(fit: Fit, source: str) -> tuple[dict[str, Samples], TrajectoryPoints]:
     if source not in ("auto", "networks", "smooth"):
-        raise InputError("source is not usable", expected="'auto', 'networks' or 'smooth'", got=repr(source))
+        raise InputError("source must be 'auto', 'networks' or 'smooth'", got=repr(source))
     if source == "smooth" or (source == "auto" and len(fit.history) and not was_simulated(fit)):
         found = sample_smooth(fit)
         if found is not None:
@@ -254,8 +260,8 @@ def _searches(
     searches = list(given) if isinstance(given, Sequence) else []
     if not searches or not all(isinstance(search, SymbolicRegressor) for search in searches):
         raise InputError(
-            "regressors are not usable",
-            expected="objects with a method search(samples), such as ude.search.LibraryRegressor()",
+            "regressors must have a method search(samples)",
+            expected="objects such as ude.search.LibraryRegressor()",
             got=repr(regressors),
         )
     return searches
@@ -263,7 +269,7 @@ def _searches(
 
 def _options(options: SelectionOptions | None, max_candidates: int | None, seed: int) -> SelectionOptions:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError("seed is not usable", expected="an integer, zero or more", got=repr(seed))
+        raise InputError("seed must be an integer, zero or more", got=repr(seed))
     chosen = options or SelectionOptions()
     if max_candidates is not None:
         chosen = replace(chosen, max_candidates=max_candidates)

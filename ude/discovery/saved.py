@@ -71,13 +71,11 @@ class SavedDiscovery:
     def predict(self, t: Array, trajectory: int = 0) -> Array:
         """Simulated states (T, state) of one trajectory at increasing times t, none before its start.
 
-        Raises InputError for times that are not usable, SolveFailed where the simulation breaks down.
+        Raises InputError for times that do not increase, SolveFailed where the simulation breaks down.
         """
         times, first = np.asarray(t, dtype=np.float64), float(self.spans[trajectory, 0])
         if times.ndim != 1 or not len(times) or (np.diff(times) < 0).any() or not times[0] >= first:
-            raise InputError(
-                "t of predict is not usable", expected=f"increasing times (T,) from {first:g} on", got=repr(t)
-            )
+            raise InputError(f"t of predict must be increasing times (T,) from {first:g} on", got=repr(t))
         if times[-1] == first:
             return np.repeat(self.u0[trajectory][None], len(times), axis=0)
         problem = self.model.problem(self.u0[trajectory], (first, float(times[-1])))

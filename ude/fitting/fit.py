@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from ude.errors import InputError
 from ude.fitting.data.dataset import Dataset
@@ -26,10 +28,13 @@ from ude.fitting.stages.stages import checked_stages
 from ude.fitting.state import FitState, Setup
 from ude.fitting.storage.fit_folder import FitFolder, model_identity
 from ude.models import Model
+from ude.problems.function import require_callable, require_evaluation_mode
 from ude.progress import ProgressBar
 from ude.threads import threads_for
+from ude.vocabulary import OF_FIT, named_arguments
 
 
+@named_arguments(OF_FIT)
 def fit(
     model: Model,
     data: Dataset,
@@ -85,7 +90,7 @@ def fit(
     Ctrl-C ends the training and returns the best fit so far, with ``interrupted=True``. If more than a
     quarter of the simulations break down on the way, one warning at the end says how many.
 
-    Raises InputError or DataError, before any training, for arguments that are not usable, a state of the model
+    Raises InputError or DataError, before any training, for arguments that break a rule, a state of the model
     without data, a model with nothing to fit, and a folder `out` that holds another fit.
 
     >>> t = np.linspace(0.0, 2.0, 9)
@@ -95,74 +100,130 @@ def fit(
     >>> round(fit.model.values()["k"], 3)
     1.5
     """
+    _check_kinds(model, data, (holdout, validation), options)
+    _check_calls(callback, out, seed)
     chosen = checked_stages(stages)
-    if not isinstance(model, Model):
-        raise InputError(
-            "fit needs a model", expected="a ude.models.Model such as ude.UDE(...)", got=type(model).__name__
-        )
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError("seed is not usable", expected="an integer, zero or more", got=repr(seed))
+    require_evaluation_mode([model])
     initial = read_u0(u0, model.states, len(data))
     named = u0 if isinstance(u0, Mapping) else () if u0 is None else model.states
     measurement = Measurement.of(model, data, observe, named)
-    data = data.select(measurement.names)
-    whole, held_out = data.split(holdout)
-    train, validated = whole.split(validation)
-    scalable = dict.fromkeys((*data.states, *measurement.unmeasured))
-    for state in options.scale:
-        if state not in scalable:
-            raise InputError(f"scale names {state!r}", expected=f"some of {', '.join(scalable)}")
-    priors = dict(priors or {})
-    check_known(model, priors, penalties)
+    parts = _Parts.of(data.select(measurement.names), holdout, validation)
+    _check_scale(options, [*parts.data.states, *measurement.unmeasured])
+    check_known(model, {} if priors is None else priors, penalties)
     setup = Setup(
         model=copy.deepcopy(model),
-        train=train,
+        train=parts.train,
         measurement=measurement,
-        inputs=Inputs(model, train, per_trajectory),
+        inputs=Inputs(model, parts.train, per_trajectory),
         initial=initial,
-        positive=positive_states(train, positive, {s: measurement.column_of.get(s) for s in model.states}),
+        positive=positive_states(parts.train, positive, {s: measurement.column_of.get(s) for s in model.states}),
         options=options,
         seed=seed,
-        whole=None if validated is None else whole,
-        noise=None if noise is None else noise_models(noise, data.states),
-        priors=priors,
+        whole=None if parts.validation is None else parts.whole,
+        noise=None if noise is None else noise_models(noise, parts.data.states),
+        priors=dict(priors or {}),
         penalties=tuple(penalties),
         callback=callback,
     )
-    folder = None if out is None else FitFolder(out, _identity(setup, chosen, data))
-
-    def result(state: FitState, interrupted: bool) -> Fit:
-        own = state.inputs.fitted()
-        mean = copy.deepcopy(state.model) if own and interrupted else state.model
-        mean.set_values({name: float(np.mean(numbers)) for name, numbers in own.items()})
-        return Fit(
-            model=mean,
-            data=data,
-            train=train,
-            held_out=held_out,
-            u0=state.initial_states(),
-            history=state.history(),
-            interrupted=interrupted,
-            seed=seed,
-            options=options,
-            positive=setup.positive,
-            scale=state.scale.numpy(),
-            noise=state.noise,
-            measurement=measurement,
-            state_scale=state.field.coordinates.scale.numpy(),
-            notes=tuple(state.notes),
-            per_trajectory=own,
-            holdout=holdout,
-            noise_models={} if state.likelihood is None else state.likelihood.fitted(),
-            fitted_numbers=state.fitted_numbers(),
-            validation=validated,
-            known_u0=tuple(not value.fitted for value in initial),
-        )
-
-    found = _run(setup, chosen, folder, progress, result)
+    folder = None if out is None else FitFolder(out, _identity(setup, chosen, parts.data))
+    found = _run(setup, chosen, folder, progress, partial(_result, setup, parts))
     if out is not None:
         found.save(out)
     return found
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The observed columns of the data, and how they are divided."""
+
+    data: Dataset
+    holdout: float | int | str
+    whole: Dataset  # without what is held out
+    held_out: Dataset | None
+    train: Dataset
+    validation: Dataset | None
+
+    @classmethod
+    def of(cls, data: Dataset, holdout: float | int | str, validation: float | int | str) -> _Parts:
+        whole, held_out = data.split(holdout)
+        train, validated = whole.split(validation)
+        return cls(data, holdout, whole, held_out, train, validated)
+
+
+def _check_kinds(model: object, data: object, shares: Sequence[object], options: object) -> None:
+    """Refuse a model, data, shares of the data and options of another kind."""
+    if not isinstance(model, Model):
+        fix = ""
+        if isinstance(model, Dataset):
+            fix = "The model comes first: ude.fit(model, data)."
+        elif isinstance(model, nn.Module):
+            fix = "A network becomes a model by ude.NeuralODE."
+        elif callable(model):
+            fix = "A function becomes a model by ude.FunctionModel."
+        raise InputError(
+            "fit needs a model", expected="a ude.models.Model such as ude.UDE(...)", got=type(model).__name__, fix=fix
+        )
+    if not isinstance(data, Dataset):
+        raise InputError(
+            "fit needs a Dataset",
+            expected="ude.read_csv(path, time=...), ude.Dataset.from_frame(frame, time=...) or "
+            "ude.Dataset.from_arrays(t, u, names)",
+            got=repr(data) if isinstance(data, str | Path) else type(data).__name__,
+        )
+    for name, share in zip(("holdout", "validation"), shares, strict=True):
+        if isinstance(share, bool) or not isinstance(share, int | float | str):
+            raise InputError(f'{name} must be a fraction, a number of points or "after TIME"', got=repr(share))
+    if not isinstance(options, FitOptions):
+        raise InputError(
+            "options must be ude.FitOptions(...)",
+            got=f"the class {options.__name__}" if isinstance(options, type) else repr(options),
+        )
+
+
+def _check_calls(callback: object, out: object, seed: object) -> None:
+    """Refuse a callback, a folder and a seed of another kind."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError("seed must be an integer, zero or more", got=repr(seed))
+    if callback is not None:
+        require_callable(callback, "callback", "iteration")
+    if out is not None and not isinstance(out, str | Path):
+        raise InputError("out must be the path of a folder", got=repr(out))
+
+
+def _check_scale(options: FitOptions, states: Sequence[str]) -> None:
+    for state in options.scale:
+        if state not in states:
+            raise InputError(f"scale names {state!r}", expected=f"some of {', '.join(dict.fromkeys(states))}")
+
+
+def _result(setup: Setup, parts: _Parts, state: FitState, interrupted: bool) -> Fit:
+    """What a fit is where its state stands now."""
+    own = state.inputs.fitted()
+    mean = copy.deepcopy(state.model) if own and interrupted else state.model
+    mean.set_values({name: float(np.mean(numbers)) for name, numbers in own.items()})
+    return Fit(
+        model=mean,
+        data=parts.data,
+        train=parts.train,
+        held_out=parts.held_out,
+        u0=state.initial_states(),
+        history=state.history(),
+        interrupted=interrupted,
+        seed=setup.seed,
+        options=setup.options,
+        positive=setup.positive,
+        scale=state.scale.numpy(),
+        noise=state.noise,
+        measurement=setup.measurement,
+        state_scale=state.field.coordinates.scale.numpy(),
+        notes=tuple(state.notes),
+        per_trajectory=own,
+        holdout=parts.holdout,
+        noise_models={} if state.likelihood is None else state.likelihood.fitted(),
+        fitted_numbers=state.fitted_numbers(),
+        validation=parts.validation,
+        known_u0=tuple(not value.fitted for value in setup.initial),
+    )
 
 
 def _run(

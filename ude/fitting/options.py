@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from math import inf
+from numbers import Real
+from typing import Any, Literal
+
+import numpy as np
 
 from ude.errors import InputError
 from ude.fitting.simulation.shooting import SolverOptions
+from ude.vocabulary import OF_FIT, named_arguments
 
 
+@named_arguments(OF_FIT)
 @dataclass(frozen=True)
 class FitOptions:
     """How a fit is carried out; the defaults need no tuning for tens to hundreds of points.
@@ -57,22 +63,43 @@ class FitOptions:
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        _require(isinstance(self.solver, SolverOptions), "solver", "ude.fitting.SolverOptions(...)", self.solver)
         _require(self.prior in ("functions", "weights"), "prior", "'functions' or 'weights'", self.prior)
-        for name in ("weight_prior", "stall"):
-            _require(0 <= getattr(self, name) < float("inf"), name, "zero or a positive number", getattr(self, name))
+        _require(isinstance(self.rescale, bool), "rescale", "True or False", self.rescale)
+        for name in ("weight_prior", "stall", "checkpoint_seconds"):
+            value = getattr(self, name)
+            _require(is_number(value) and 0 <= value < inf, name, "zero or a positive number", value)
         for name in ("derivative_iterations", "single_iterations"):
             pair = getattr(self, name)
-            _require(len(pair) == 2 and min(pair) >= 0, name, "two counts, of Adam and of L-BFGS", pair)
+            counts = isinstance(pair, Sequence) and len(pair) == 2 and all(is_count(count, 0) for count in pair)
+            _require(counts, name, "two counts, of Adam and of L-BFGS: (0, 300)", pair)
         for name in ("validation_every", "validation_patience"):
-            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        _require(self.checkpoint_seconds >= 0, "checkpoint_seconds", "zero or more", self.checkpoint_seconds)
-        _require(self.multiple_iterations >= 0, "multiple_iterations", "zero or more", self.multiple_iterations)
-        _require(self.window_steps is None or self.window_steps >= 1, "window_steps", "at least 1", self.window_steps)
-        _require(all(c > 0 for c in self.continuity), "continuity", "positive penalties", self.continuity)
+            _require(is_count(getattr(self, name), 1), name, "a whole number, at least 1", getattr(self, name))
+        for name in ("multiple_iterations", "gauss_newton_iterations"):
+            _require(is_count(getattr(self, name), 0), name, "a whole number, zero or more", getattr(self, name))
+        steps = self.window_steps
+        _require(steps is None or is_count(steps, 1), "window_steps", "a whole number, at least 1", steps)
+        _require(are_penalties(self.continuity), "continuity", "positive penalties: (1.0, 10.0)", self.continuity)
+        _require(isinstance(self.scale, Mapping), "scale", "a dict from states to numbers", self.scale)
         for state, value in self.scale.items():
-            _require(0 < value < float("inf"), f"scale of {state!r}", "a positive number", value)
+            _require(is_number(value) and 0 < value < inf, f"scale of {state!r}", "a positive number", value)
 
 
-def _require(holds: bool, name: str, expected: str, got: object) -> None:
+def are_penalties(given: object) -> bool:
+    """Whether these are penalties of jumps, one after another."""
+    return isinstance(given, Sequence) and bool(given) and all(is_number(value) and value > 0 for value in given)
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a real number."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_count(value: Any, least: int) -> bool:
+    """Whether this is a whole number, at least `least`."""
+    return not isinstance(value, bool) and isinstance(value, int | np.integer) and int(value) >= least
+
+
+def _require(holds: bool, name: str, rule: str, got: object) -> None:
     if not holds:
-        raise InputError(f"{name} of FitOptions is not usable", expected=expected, got=repr(got))
+        raise InputError(f"{name} of FitOptions must be {rule}", got=repr(got))

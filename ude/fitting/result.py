@@ -126,13 +126,13 @@ class Fit:
 
         t: increasing times (T,), not before the start of any trajectory; None: the times of all its data.
 
-        Raises InputError for times that are not usable, SolveFailed when a simulation breaks down.
+        Raises InputError for times that do not increase, SolveFailed when a simulation breaks down.
         """
         if t is None:
             return [self._simulated(i, tr.t, reltol, partial=False) for i, tr in enumerate(self.data.trajectories)]
         times = np.asarray(t, dtype=np.float64)
         if times.ndim != 1 or not len(times) or not np.isfinite(times).all() or (np.diff(times) < 0).any():
-            raise InputError("t of predict is not usable", expected="increasing times of shape (T,)", got=repr(t))
+            raise InputError("t of predict must be increasing times of shape (T,)", got=repr(t))
         return [self._simulated(i, times, reltol, partial=False) for i in range(len(self.data))]
 
     def observe(self, t: npt.ArrayLike | None = None, *, reltol: float = 1e-6) -> list[Array]:

@@ -76,4 +76,4 @@ class NoInit(InitializationAlgorithm):
 
 def _check(abstol: float) -> None:
     if not 0 < abstol < float("inf"):
-        raise InputError("abstol of the initialization is not usable", expected="a positive number", got=repr(abstol))
+        raise InputError("abstol of the initialization must be a positive number", got=repr(abstol))

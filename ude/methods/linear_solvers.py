@@ -51,9 +51,7 @@ class GMRES(LinearSolver):
 
     def __post_init__(self) -> None:
         if not 0 < self.reltol < 1:
-            raise InputError(
-                "reltol of GMRES is not usable", expected="a number between 0 and 1", got=repr(self.reltol)
-            )
+            raise InputError("reltol of GMRES must be a number between 0 and 1", got=repr(self.reltol))
         for name in ("restart", "maxiters"):
             if getattr(self, name) < 1:
                 raise InputError(

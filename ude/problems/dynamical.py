@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ude.errors import InputError
 from ude.problems.function import require_callable
 from ude.problems.ode import ODEProblem, same_shape, state_tensor
+from ude.vocabulary import OF_PROBLEMS, named_arguments
 
 #: One half of a partitioned right-hand side: (v, u, p, t) -> dv/dt or du/dt
 HalfRightHandSide = Callable[[Tensor, Tensor, Any, Tensor], Tensor]
@@ -54,6 +55,7 @@ class DynamicalODEFunction(nn.Module):
         return parts[0] if half is not None else torch.cat(parts, -1)
 
 
+@named_arguments(OF_PROBLEMS)
 def DynamicalODEProblem(
     f1: HalfRightHandSide,
     f2: HalfRightHandSide,
@@ -94,6 +96,7 @@ def DynamicalODEProblem(
     return ODEProblem(f, torch.cat([v, u], -1), tspan, p, names)
 
 
+@named_arguments(OF_PROBLEMS)
 def SecondOrderODEProblem(
     f: HalfRightHandSide,
     du0: Any,

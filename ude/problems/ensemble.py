@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ude.errors import InputError
+from ude.problems.function import require_callable
 from ude.problems.ode import ODEProblem
+from ude.vocabulary import OF_PROBLEMS, named_arguments
 
 ProblemFunction = Callable[[ODEProblem, int], ODEProblem]
 
 
+@named_arguments(OF_PROBLEMS)
 @dataclass(frozen=True, eq=False)
 class EnsembleProblem:
     """Variants of a problem, as in SciML: ``solve(EnsembleProblem(prob, prob_func), trajectories=100, saveat=...)``.
@@ -45,6 +48,9 @@ class EnsembleProblem:
     def __post_init__(self) -> None:
         if not isinstance(self.prob, ODEProblem):
             raise InputError("prob of an ensemble must be an ODEProblem", got=type(self.prob).__name__)
+        for name, arguments in (("prob_func", "prob, i"), ("output_func", "sol, i"), ("reduction", "total, outputs")):
+            if getattr(self, name) is not None:
+                require_callable(getattr(self, name), name, arguments)
         if self.prob.state_axes().batch:
             raise InputError(
                 "prob of an ensemble must be a single trajectory",

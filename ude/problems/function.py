@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from inspect import Parameter
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -14,15 +18,94 @@ from ude.methods.coloring import Coloring, color
 
 
 def require_callable(f: Any, name: str, arguments: str = "u, p, t") -> None:
-    """Check that f can be called.
+    """Check that f can be called with these arguments, in this order.
 
     Raises:
         InputError: It cannot; the message calls it `name`.
     """
-    if not callable(f):
+    if not callable(f) or isinstance(f, type):
+        got = f"the class {f.__name__}" if isinstance(f, type) else type(f).__name__
+        raise InputError(f"{name} must be callable as {name}({arguments})", got=got, fix="Pass a function.")
+    fault = _wrong_signature(f, arguments)
+    if fault:
         raise InputError(
-            f"{name} must be callable as {name}({arguments})", got=type(f).__name__, fix="Pass a function."
+            f"{name} must be callable as {name}({arguments})", got=f"a function of {fault}", fix=_fix(f, arguments)
         )
+
+
+def _wrong_signature(f: Any, arguments: str) -> str:
+    """The arguments of f where it cannot be called with these; else nothing."""
+    function, own = f, ""
+    if isinstance(f, nn.Module) and "forward" not in f.__dict__:
+        function, own = type(f).forward, "self, "
+    elif isinstance(f, MethodType):
+        function, own = f.__func__, "self, "
+    if isinstance(function, FunctionType) and not hasattr(function, "__wrapped__"):
+        # keyed by the code, since functions are made anew for each problem
+        return _wrong_code(function.__code__, len(function.__defaults__ or ()), own + arguments)
+    try:
+        return _wrong_order(inspect.signature(f.forward if isinstance(f, nn.Module) else f), arguments)
+    except (TypeError, ValueError):  # a built-in function without a signature
+        return ""
+
+
+@lru_cache(maxsize=1024)
+def _wrong_code(code: CodeType, defaults: int, arguments: str) -> str:
+    parameters = [
+        Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=0 if i >= code.co_argcount - defaults else _EMPTY)
+        for i, name in enumerate(code.co_varnames[: code.co_argcount])
+    ]
+    more = code.co_varnames[code.co_argcount + code.co_kwonlyargcount :]
+    if code.co_flags & inspect.CO_VARARGS:
+        parameters.append(Parameter(more[0], Parameter.VAR_POSITIONAL))
+    return _wrong_order(inspect.Signature(parameters), arguments)
+
+
+_EMPTY = Parameter.empty
+
+
+def _wrong_order(signature: inspect.Signature, arguments: str) -> str:
+    wanted = arguments.split(", ")
+    shown = f"({', '.join(list(signature.parameters)[wanted[0] == 'self' :])})"
+    try:
+        signature.bind(*wanted)
+    except TypeError:
+        return shown
+    called = list(signature.parameters)[: len(wanted)]
+    # the names of another order: f(t, u, p) would be called with the state as the time
+    displaced = [name for i, name in enumerate(called) if name in wanted and wanted.index(name) != i]
+    return shown if displaced else ""
+
+
+def _fix(f: Any, arguments: str) -> str:
+    if arguments != "u, p, t":
+        return f"Write a function of {arguments}, in this order."
+    if isinstance(f, nn.Module):
+        return "Give the network in p: ODEProblem(lambda u, p, t: p.net(u), u0, tspan, p=dict(net=net))."
+    count = getattr(getattr(f, "__code__", None), "co_argcount", 0)
+    if count == 4:
+        return "Return du/dt in place of writing it into du."
+    return "The state comes first and the time last, and f returns du/dt: def f(u, p, t)."
+
+
+#: What is asked of every right-hand side.
+DETERMINISTIC = "f must give the same value for the same arguments"
+
+
+def require_evaluation_mode(modules: Iterable[nn.Module]) -> None:
+    """Refuse layers whose value is random, or depends on the other trajectories of a batch, while they are trained.
+
+    Raises:
+        InputError: There is one.
+    """
+    for layer in (layer for module in modules for layer in module.modules() if layer.training):
+        random = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
+        if random or isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise InputError(
+                DETERMINISTIC,
+                got=f"{type(layer).__name__} in training mode",
+                fix="Put the network into evaluation mode before: net.eval().",
+            )
 
 
 class ODEFunction(nn.Module):

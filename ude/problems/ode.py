@@ -16,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ude.errors import InputError
+from ude.errors import InputError, UnknownName
 from ude.problems.function import ODEFunction, innermost, require_callable
 from ude.problems.state_axes import StateAxes
+from ude.vocabulary import OF_PROBLEMS, named_arguments, right_name
 
 RightHandSide = Callable[[Tensor, Any, Tensor], Tensor]
 
@@ -38,7 +39,10 @@ class Parameters(Mapping[str, Any]):
         object.__setattr__(self, "_values", {**(values or {}), **named})
 
     def __getitem__(self, name: str) -> Any:
-        return self._values[name]
+        try:
+            return self._values[name]
+        except KeyError:
+            raise _unknown_parameter(name, self._values) from None
 
     def __getattr__(self, name: str) -> Any:
         # copy and pickle ask for special names before __init__ has run
@@ -47,8 +51,7 @@ class Parameters(Mapping[str, Any]):
         try:
             return self._values[name]
         except KeyError:
-            known = ", ".join(self._values) or "none"
-            raise AttributeError(f"no parameter is named {name!r}; the parameters are: {known}") from None
+            raise _unknown_parameter(name, self._values) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"parameters are frozen: build new ones instead of setting {name!r}, or use ude.remake")
@@ -75,6 +78,10 @@ pytree.register_pytree_node(
 )
 
 
+def _unknown_parameter(name: object, known: Mapping[str, Any]) -> UnknownName:
+    return UnknownName(f"p has no {name!r}", expected=f"one of {', '.join(known)}" if known else "no parameters")
+
+
 class BoundModule:
     """A module with the parameter tensors that it uses instead of its own; called like the module.
 
@@ -88,6 +95,7 @@ class BoundModule:
         return torch.func.functional_call(self.module, self.tensors, args)
 
 
+@named_arguments(OF_PROBLEMS)
 @dataclass(frozen=True, eq=False)
 class ODEProblem:
     """The initial value problem ``du/dt = f(u, p, t)``, ``u(tspan[0]) = u0``.
@@ -178,10 +186,13 @@ def remake(prob: _Problem, **changes: Any) -> _Problem:
     >>> float(longer.p.k), float(longer.p.m)
     (3.0, 1.0)
     """
-    known = [field.name for field in fields(prob)]
+    if not isinstance(prob, ODEProblem):
+        raise InputError("remake changes a problem", expected="an ODEProblem", got=type(prob).__name__)
+    known = [field.name for field in fields(prob) if field.init]
     for name in changes:
         if name not in known:
-            raise InputError(f"remake cannot change {name!r}", expected=f"one of {', '.join(known)}", got=name)
+            expected, fix = right_name(name, known, OF_PROBLEMS)
+            raise InputError(f"remake cannot change {name!r}", expected=expected, fix=fix)
     update = changes.get("p")
     if isinstance(update, Mapping) and isinstance(prob.p, Parameters):
         for name in update:
@@ -195,10 +206,8 @@ def remake(prob: _Problem, **changes: Any) -> _Problem:
 
 def state_tensor(u0: Any, name: str = "u0") -> Tensor:
     """Turn an initial state into a floating-point tensor with a state axis; errors call it `name`."""
-    try:
-        tensor = u0 if isinstance(u0, Tensor) else torch.as_tensor(u0, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} must be numbers or a tensor", got=repr(u0), fix=f"({error})") from None
+    tensor = u0 if isinstance(u0, Tensor) else _as_state(u0, name)
+    require_plain(tensor, name)
     if tensor.is_complex():
         raise InputError(
             f"{name} must be real",
@@ -206,7 +215,15 @@ def state_tensor(u0: Any, name: str = "u0") -> Tensor:
             fix="Give real and imaginary parts as states of their own: torch.view_as_real(u0).flatten(-2).",
         )
     if not tensor.is_floating_point():
+        if tensor.dtype == torch.bool:
+            raise InputError(f"{name} must be numbers", got=str(tensor.dtype))
         tensor = tensor.to(torch.float64)
+    if tensor.dtype not in (torch.float64, torch.float32):
+        raise InputError(
+            f"{name} must be float64 or float32",
+            got=str(tensor.dtype),
+            fix="The error of a step is below the precision of shorter numbers: write u0.float().",
+        )
     if tensor.ndim == 0:
         raise InputError(
             f"{name} must have a state axis",
@@ -219,18 +236,74 @@ def state_tensor(u0: Any, name: str = "u0") -> Tensor:
     return tensor
 
 
+def _as_state(u0: Any, name: str) -> Tensor:
+    """Numbers as a tensor; refuse structures of states."""
+    if isinstance(u0, Mapping):
+        raise InputError(
+            f"{name} must be one tensor of all states",
+            got=f"a mapping with {', '.join(map(str, u0))}",
+            fix=f"Give a list with names={', '.join(map(str, u0))!r}, or join tensors by torch.cat.",
+        )
+    if isinstance(u0, (list, tuple)) and any(isinstance(item, Tensor) for item in pytree.tree_leaves(u0)):
+        single = all(isinstance(item, Tensor) and item.ndim == 0 for item in u0)
+        raise InputError(
+            f"{name} must be one tensor of all states",
+            got=f"a {type(u0).__name__} with tensors in it",
+            # torch.as_tensor of a list cuts its tensors off from their gradients
+            fix="Write torch.stack(u0)."
+            if single
+            else "Join them along the last axis, torch.cat(u0, -1), and take them apart in f by u.split(sizes, -1).",
+        )
+    try:
+        return torch.as_tensor(u0, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} must be numbers or a tensor", got=repr(u0), fix=f"({error})") from None
+
+
+def require_plain(tensor: Tensor, name: str) -> None:
+    """Refuse tensors without values of their own: of a transform of torch.func, or without data.
+
+    Raises:
+        InputError: It is one; the message calls it `name`.
+    """
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        raise InputError(
+            "a solve cannot be transformed by torch.func (grad, vmap, jacrev, jvp): its steps depend on values",
+            got=f"{name} inside such a transform",
+            fix="Take gradients by loss.backward() or torch.autograd.grad, Jacobians by "
+            "torch.autograd.functional.jacobian, and give a batch as u0 of shape (batch, state).",
+        )
+    if tensor.is_meta or tensor.layout != torch.strided:
+        raise InputError(
+            f"{name} must hold numbers",
+            expected="a dense tensor",
+            got="a tensor on the meta device" if tensor.is_meta else f"a tensor of layout {tensor.layout}",
+            fix="" if tensor.is_meta else "Write .to_dense().",
+        )
+
+
 def _time_span(tspan: Any, u0: Tensor, batch: tuple[int, ...]) -> tuple[Any, Any]:
     try:
         start, end = tspan
     except (TypeError, ValueError):
-        raise InputError("tspan must be a pair", expected="(start, end)", got=repr(tspan)) from None
+        many = isinstance(tspan, (Tensor, list, tuple)) and len(tspan) > 2 if getattr(tspan, "ndim", 1) else False
+        raise InputError(
+            "tspan must be a pair",
+            expected="(start, end)",
+            got=f"{len(tspan)} times" if many else repr(tspan),
+            fix="Write tspan=(t[0], t[-1]), and solve(..., saveat=t)." if many else "",
+        ) from None
     span = tuple(_time(value, name, u0, batch) for value, name in ((start, "start"), (end, "end")))
     return span[0], span[1]
 
 
 def _time(value: Any, name: str, u0: Tensor, batch: tuple[int, ...]) -> float | Tensor:
     moving = isinstance(value, Tensor) and value.requires_grad
-    time = torch.as_tensor(value, dtype=u0.dtype, device=u0.device)
+    try:
+        time = torch.as_tensor(value, dtype=u0.dtype, device=u0.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"the {name} of tspan must be a number", got=repr(value)) from None
+    require_plain(time, f"the {name} of tspan")
     time = time if moving else time.detach()
     if not bool(torch.isfinite(time).all()):
         raise InputError(f"the {name} of tspan must be finite", got=repr(value))
@@ -252,7 +325,10 @@ def _tensors(p: Any, u0: Tensor) -> Any:
     if isinstance(p, (list, tuple)):
         items = [_tensors(value, u0) for value in p]
         return type(p)(*items) if hasattr(p, "_fields") else type(p)(items)
-    if p is None or isinstance(p, (Tensor, nn.Module)):
+    if isinstance(p, Tensor):
+        require_plain(p, "p")
+        return p
+    if p is None or isinstance(p, nn.Module):
         return p
     try:
         return torch.as_tensor(p, dtype=u0.dtype, device=u0.device)
@@ -265,6 +341,8 @@ def _tensors(p: Any, u0: Tensor) -> Any:
 
 
 def _checked_names(names: Sequence[str] | str, count: int) -> tuple[str, ...]:
+    if not isinstance(names, (str, Sequence)) or not all(isinstance(name, str) for name in names):
+        raise InputError("names must be text", expected="'x, y' or a list of names", got=repr(names))
     listed = tuple(part.strip() for part in names.split(",")) if isinstance(names, str) else tuple(names)
     if len(listed) != count or len(set(listed)) != count:
         raise InputError(
@@ -329,7 +407,8 @@ class FlatRightHandSide:
     """f as a function of a tuple of leaves instead of p, which is the form that engines and sensitivities use.
 
     Call: ``rhs(u, leaves, t)`` with u ``(*batch, n)``. The leaves are the tensors of p, then the parameters of modules
-    inside p and of f itself, so that a gradient reaches all of them. Where `axes` are given, f sees u with these.
+    inside p and of f itself, so that a gradient reaches all of them. Where `axes` are given, f sees u with these. An f
+    that calls torch.autograd.grad itself, as a Hamiltonian network does, `differentiates`: it always runs with a graph.
     """
 
     f: RightHandSide
@@ -337,6 +416,7 @@ class FlatRightHandSide:
     slots: tuple[_ModuleSlot | Tensor | None, ...]
     own: _ModuleSlot | None
     axes: StateAxes | None = None
+    differentiates: bool = False
 
     def __call__(self, u: Tensor, leaves: Sequence[Tensor], t: Tensor, *more: Any) -> Tensor:
         """Call f; `more` are further arguments, such as which half of a partitioned f to evaluate.
@@ -344,6 +424,8 @@ class FlatRightHandSide:
         Raises:
             InputError: f changes an argument in place.
         """
+        if self.differentiates:
+            return _with_graph(replace(self, differentiates=False), u, leaves, t, *more)
         if self.axes is not None:
             u, t = self.axes.view(u), self.axes.times(t)
         p, before = self.parameters(leaves), _versions(u, t, leaves)
@@ -420,6 +502,16 @@ def same_shape(value: Any, like: Tensor, call: str, of: str) -> Tensor:
         got=str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__,
         fix="Stack the derivatives along the last axis: torch.stack([...], -1).",
     )
+
+
+def _with_graph(f: FlatRightHandSide, u: Tensor, leaves: Sequence[Tensor], t: Tensor, *more: Any) -> Tensor:
+    """Call f with a state that it can differentiate by, whether or not the caller wants a graph."""
+    wanted = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # a state of f's own, so that u.requires_grad_() does not reach the solver's
+        state = u if wanted and u.requires_grad else u.detach().requires_grad_()
+        result = f(state, leaves, t if wanted and t.requires_grad else t.detach(), *more)
+    return result if wanted or not isinstance(result, Tensor) else result.detach()
 
 
 def flatten(prob: ODEProblem, axes: StateAxes | None = None) -> tuple[FlatRightHandSide, tuple[Tensor, ...]]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ude.problems.function import require_callable
 from ude.problems.ode import ODEProblem, RightHandSide, same_shape
+from ude.vocabulary import OF_PROBLEMS, named_arguments
 
 
 class SplitFunction(nn.Module):
@@ -29,6 +30,7 @@ class SplitFunction(nn.Module):
         return first + same_shape(self.f2(u, p, t), u, "f2(u, p, t)", "u")
 
 
+@named_arguments(OF_PROBLEMS)
 def SplitODEProblem(
     f1: RightHandSide,
     f2: RightHandSide,

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ude.problems.ode import ODEProblem
+from ude.vocabulary import OF_PROBLEMS, named_arguments
 
 
+@named_arguments(OF_PROBLEMS)
 @dataclass(frozen=True, eq=False)
 class SteadyStateProblem(ODEProblem):
     """Find u with ``f(u, p, t) = 0``, starting from u0.

@@ -52,7 +52,7 @@ class DiscreteAdjoint:
         number = isinstance(self.checkpoints, int) and not isinstance(self.checkpoints, bool) and self.checkpoints >= 2
         if not number and self.checkpoints not in ("all", "logarithmic"):
             raise InputError(
-                "checkpoints is not usable", expected="'all', 'logarithmic' or at least 2", got=repr(self.checkpoints)
+                "checkpoints must be 'all', 'logarithmic' or a whole number, at least 2", got=repr(self.checkpoints)
             )
 
     @property

@@ -75,16 +75,7 @@ def solve_ensemble(
     batch_size: int,
     batched: bool,
 ) -> EnsembleSolution:
-    """Solve all variants with `solve_one`, in batches where `batched` and the variants allow it.
-
-    Raises:
-        InputError: trajectories or batch_size is less than 1.
-    """
-    if trajectories < 1 or batch_size < 1:
-        raise InputError(
-            "trajectories and batch_size must be at least 1",
-            got=f"trajectories={trajectories}, batch_size={batch_size}",
-        )
+    """Solve all variants with `solve_one`, in batches where `batched` and the variants allow it."""
     outputs: list[Any] = []
     total, batches = ensemble.initial, 0
     for start in range(0, trajectories, batch_size):

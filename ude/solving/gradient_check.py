@@ -20,6 +20,7 @@ from ude.solving.default_algorithm import default_algorithm
 from ude.solving.options import DEFAULTS, SolveOptions
 from ude.solving.solution import Solution
 from ude.solving.solve import solve_with
+from ude.vocabulary import OF_SOLVE, named_arguments
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class GradientCheck:
         return "\n".join(lines)
 
 
+@named_arguments(OF_SOLVE)
 def check_gradient(
     prob: ODEProblem,
     loss: Callable[[Solution], Tensor],

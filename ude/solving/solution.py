@@ -20,6 +20,7 @@ from ude.errors import InputError, SolveFailed
 from ude.events.event import Event
 from ude.problems.ode import ODEProblem
 from ude.solving.statistics import Statistics
+from ude.vocabulary import OF_SOLUTION, unknown_attribute
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,6 +132,11 @@ class Solution:
         fine[self._failed] = False
         return fine.view(self.batch)
 
+    @property
+    def failed(self) -> bool:
+        """Whether every trajectory failed."""
+        return len(self._failed) == len(self.codes)
+
     def require_success(self) -> None:
         """Check that no trajectory failed.
 
@@ -153,6 +159,9 @@ class Solution:
         """Plot every state against time, return the figure and write it to `path`; see `plot_solution`."""
         return plot_solution(self, path)
 
+    def __getattr__(self, name: str) -> Any:
+        raise unknown_attribute(self, name, OF_SOLUTION)
+
     def __len__(self) -> int:
         return self.times.shape[-1]
 
@@ -161,6 +170,8 @@ class Solution:
             if key not in self.names:
                 raise InputError("no such state", expected=f"one of {', '.join(self.names)}", got=repr(key))
             return self.u[..., self.names.index(key)]
+        if isinstance(key, bool) or not isinstance(key, (int, slice)):
+            raise InputError("sol[...] takes the index or slice of saved states, or the name of a state", got=repr(key))
         return self.u[(..., key, *(slice(None) for _ in self.state))]
 
     def __call__(self, t: Any) -> Tensor:
@@ -233,7 +244,10 @@ def interpolate(solution: Solution, t: Any) -> Tensor:
         SolveFailed: A trajectory failed.
     """
     solution.require_success()
-    times = torch.as_tensor(t, dtype=solution.times.dtype, device=solution.times.device)
+    try:
+        times = torch.as_tensor(t, dtype=solution.times.dtype, device=solution.times.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError("sol(t) takes one time or a list of times", got=repr(t)) from None
     if times.ndim > 1:
         raise InputError("sol(t) takes one time or a list of times", got=f"shape {tuple(times.shape)}")
     low, high = _common_span(solution)
@@ -260,6 +274,8 @@ def trajectory_of(solution: Solution, i: int) -> Solution:
         InputError: There is no such trajectory.
     """
     count = len(solution.times)
+    if isinstance(i, bool) or not isinstance(i, int):
+        raise InputError("a trajectory is chosen by its index", got=repr(i))
     if not -count <= i < count:
         raise InputError("no such trajectory", expected=f"an index below {count}", got=str(i))
     i %= count

@@ -35,13 +35,15 @@ from ude.problems.steady_state import SteadyStateProblem
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solving.default_algorithm import default_algorithm
 from ude.solving.ensemble import EnsembleSolution, solve_ensemble
+from ude.solving.first_call import require_finite
 from ude.solving.moving_times import as_one_tensor, saved_at_times_that_move, start_that_moves, times_move
 from ude.solving.options import SolveOptions
 from ude.solving.solution import Solution, solution_of
 from ude.solving.statistics import statistics_of
 from ude.solving.steady_state import TerminateSteadyState, solve_steady_state
 from ude.solving.switch_stops import SwitchStops, inspected, switch_stops
-from ude.solving.validation import is_tracked, validate, validate_start
+from ude.solving.validation import is_tracked, require_count, validate, validate_start
+from ude.vocabulary import OF_SOLVE, named_arguments
 
 
 # The overloads leave the options to the implementation, where they are listed once.
@@ -55,7 +57,8 @@ def solve(
 ) -> EnsembleSolution: ...
 
 
-def solve(  # type: ignore[misc]
+@named_arguments(OF_SOLVE)  # type: ignore[misc]
+def solve(
     prob: ODEProblem | EnsembleProblem,
     alg: Algorithm | None = None,
     *,
@@ -146,9 +149,17 @@ def solve(  # type: ignore[misc]
     if not isinstance(prob, EnsembleProblem):
         if trajectories is not None:
             raise InputError("trajectories requires an EnsembleProblem", fix="Use EnsembleProblem(prob, prob_func).")
-        return solve_with(prob, alg, options)
+        if not isinstance(prob, ODEProblem):
+            raise InputError(
+                "solve takes a problem",
+                expected="ude.solve(ude.ODEProblem(f, u0, tspan, p), ude.Tsit5())",
+                got=f"the class {prob.__name__}" if isinstance(prob, type) else type(prob).__name__,
+            )
+        return _explained(solve_with(prob, alg, options))
     if trajectories is None:
         raise InputError("an ensemble needs a number of variants", fix="Give trajectories=100.")
+    require_count(trajectories, "trajectories")
+    require_count(batch_size, "batch_size")
     if any(isinstance(item, SavingCallback) for item in flatten_callbacks(callback)):
         raise InputError(
             "an ensemble is several solves, each of which would overwrite SavedValues",
@@ -156,11 +167,18 @@ def solve(  # type: ignore[misc]
         )
     return solve_ensemble(
         prob,
-        lambda one: solve_with(one, alg, options),
+        lambda one: _explained(solve_with(one, alg, options)),
         trajectories=trajectories,
         batch_size=batch_size,
         batched=batched,
     )
+
+
+def _explained(solution: Solution) -> Solution:
+    """Return a solution, unless all of it failed since the problem holds NaN or infinity."""
+    if solution.failed:
+        require_finite(solution.prob)
+    return solution
 
 
 _OPTIONS = tuple(field.name for field in fields(SolveOptions))

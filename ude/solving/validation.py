@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ude.engines import SolveSpec
 from ude.engines.jacobian import require_right
 from ude.engines.structure import started, structure_of
 from ude.errors import InputError
+from ude.events.callbacks import flatten_callbacks
 from ude.events.step_checks import step_checks
 from ude.events.times import regular_times, require_inside, time_rows
 from ude.methods import (
@@ -27,13 +29,16 @@ from ude.methods import (
     NoInit,
     PIController,
 )
+from ude.methods import __all__ as METHODS
 from ude.problems.dynamical import DynamicalODEFunction
-from ude.problems.function import ODEFunction, innermost
-from ude.problems.ode import ODEProblem, flatten, remake
+from ude.problems.function import ODEFunction, innermost, require_callable
+from ude.problems.ode import FlatRightHandSide, ODEProblem, flatten, remake
 from ude.problems.state_axes import StateAxes
 from ude.sensitivity import DiscreteAdjoint
 from ude.solving.coupling import require_independent
+from ude.solving.first_call import first_call
 from ude.solving.options import SolveOptions
+from ude.vocabulary import OF_PACKAGE
 
 
 def validate(prob: ODEProblem, alg: Algorithm, options: SolveOptions) -> SolveSpec:
@@ -42,8 +47,7 @@ def validate(prob: ODEProblem, alg: Algorithm, options: SolveOptions) -> SolveSp
     Raises:
         InputError: An argument cannot be used.
     """
-    if not isinstance(alg, Algorithm):
-        raise InputError("alg must be an algorithm object", expected="e.g. Tsit5()", got=repr(alg))
+    require_algorithm(alg)
     axes = prob.state_axes(shared_steps=options.shared_steps)
     if not axes.plain:
         _require_plain_function(prob)
@@ -52,7 +56,7 @@ def validate(prob: ODEProblem, alg: Algorithm, options: SolveOptions) -> SolveSp
     t0, t1 = (_times(value, u0) for value in prob.tspan)
     structure = structure_of(prob, alg)
     f, p = flatten(prob if structure.f is None else remake(prob, f=structure.f), axes)
-    _check_numbers(options)
+    require_options(options)
     gradient, sensealg = is_tracked(u0, p), options.sensitivity
     return SolveSpec(
         f=f,
@@ -83,16 +87,35 @@ def validate(prob: ODEProblem, alg: Algorithm, options: SolveOptions) -> SolveSp
     )
 
 
+def require_algorithm(alg: Any) -> None:
+    """Check that alg is an algorithm object.
+
+    Raises:
+        InputError: It is not.
+    """
+    if isinstance(alg, Algorithm):
+        return
+    fix = ""
+    if isinstance(alg, type) and issubclass(alg, Algorithm):
+        fix = f"Write {alg.__name__}()."
+    elif isinstance(alg, str):
+        name = OF_PACKAGE.get(alg) or next(
+            (f"ude.methods.{one}()" for one in METHODS if one.lower() == alg.lower()), ""
+        )
+        fix = f"Write {name}." if name else "ude.methods lists them."
+    raise InputError("alg must be an algorithm object", expected="one such as ude.Tsit5()", got=repr(alg), fix=fix)
+
+
 def validate_start(spec: SolveSpec) -> SolveSpec:
     """Call f at the start, check what it returns, and make the start of a DAE consistent.
 
     Raises:
         InputError: f does not return du/dt of u0's shape and dtype, or the user's Jacobian is wrong.
     """
-    if spec.start is None:
+    if spec.start is None or not isinstance(spec.f, FlatRightHandSide):
         raise TypeError("the solve has no start")
     u0, p = spec.start
-    spec = replace(spec, first_du=_first_derivative(spec.f, u0, p, spec.t0, spec.batch))
+    spec = _with_first_derivative(spec, spec.f, u0, p)
     require_independent(spec, u0.detach(), tuple(leaf.detach() for leaf in p))
     require_right(spec, u0.detach(), p)
     if spec.mass is None:
@@ -101,14 +124,13 @@ def validate_start(spec: SolveSpec) -> SolveSpec:
     return replace(spec, start=(u0, p))
 
 
-def _first_derivative(
-    f: Callable[..., Any], u0: Tensor, p: Sequence[Tensor], t0: Tensor, batch: tuple[int, ...]
-) -> Float[Tensor, "B n"]:
-    """Evaluate f once at the start, as its author sees it, and check what comes back."""
+def _with_first_derivative(spec: SolveSpec, f: FlatRightHandSide, u0: Tensor, p: Sequence[Tensor]) -> SolveSpec:
+    """Evaluate f once at the start, as its author sees it, and check what comes back; see `first_call`."""
+    batch = spec.batch
     state = u0.detach().view(*batch, u0.shape[-1])
     constants = tuple(leaf.detach() for leaf in p)
-    du = f(state, constants, t0.view(batch))
-    axes = getattr(f, "axes", None)
+    f, du = first_call(f, state, constants, spec.t0.view(batch), gradient=spec.gradient)
+    axes = f.axes
     if axes is not None and isinstance(du, Tensor) and du.shape != state.shape:
         # what is wrong is told in the shape that its author sees
         state = axes.view(state)
@@ -136,12 +158,7 @@ def _first_derivative(
             got=str(du.dtype),
             fix="Make the parameters and networks of f that dtype (module.double()), or give u0 in theirs.",
         )
-    if du.requires_grad:
-        raise InputError(
-            "f depends on trainable tensors that are not in p, so no gradient would reach them",
-            fix="Give them as p=dict(...) (modules too), or make f an nn.Module that owns them.",
-        )
-    return du.reshape(u0.shape)
+    return replace(spec, f=f, first_du=du.reshape(u0.shape))
 
 
 #: The derivative at the start, before f was called.
@@ -151,6 +168,39 @@ UNKNOWN = torch.empty(0)
 def is_tracked(u0: Tensor, p: Sequence[Tensor]) -> bool:
     """Whether the gradient with respect to u0 or a leaf may be asked for."""
     return torch.is_grad_enabled() and (u0.requires_grad or any(leaf.requires_grad for leaf in p))
+
+
+def require_options(options: SolveOptions) -> None:
+    """Check the kinds of the options that are neither times nor tolerances.
+
+    Raises:
+        InputError: One is of another kind.
+    """
+    _check_numbers(options)
+    for name in ("adaptive", "force_dtmin", "shared_steps"):
+        if not isinstance(getattr(options, name), bool):
+            raise InputError(f"{name} must be True or False", got=repr(getattr(options, name)))
+    for name, arguments in (
+        ("isoutofdomain", "u, p, t"),
+        ("unstable_check", "dt, u, p, t"),
+        ("internalnorm", "error, t"),
+    ):
+        if getattr(options, name) is not None:
+            require_callable(getattr(options, name), name, arguments)
+    if not isinstance(options.engine, str):
+        raise InputError("engine must be a name", expected="such as 'auto' or 'torch'", got=repr(options.engine))
+    sensealg = options.sensealg
+    if sensealg is not None and (isinstance(sensealg, type) or not hasattr(sensealg, "attach")):
+        given = sensealg.__name__ if isinstance(sensealg, type) else ""
+        raise InputError(
+            "sensealg must be a sensitivity algorithm object",
+            expected="one such as ude.GaussAdjoint()",
+            got=given or repr(sensealg),
+            fix=f"Write {given}()." if hasattr(sensealg, "attach") else "",
+        )
+    flatten_callbacks(options.callback)
+    if options.tstops is not None:
+        as_times(options.tstops, "tstops must be a time or times")
 
 
 def _initialization(given: InitializationAlgorithm | None) -> InitializationAlgorithm:
@@ -216,14 +266,16 @@ def _controller(controller: Controller | None) -> Controller:
 
 def _check_numbers(options: SolveOptions) -> None:
     dt, dtmin, dtmax = options.dt, options.dtmin, options.dtmax
+    for name in ("dt", "dtmin", "dtmax"):
+        require_number(getattr(options, name), name, optional=name == "dt")
+    for name in ("maxiters", "max_events"):
+        require_count(getattr(options, name), name)
     if dt is not None and not (0 < dt < float("inf")):
         raise InputError("dt must be positive and finite", got=f"dt={dt!r}")
     if not (dtmin >= 0):
         raise InputError("dtmin must be zero or more", got=f"dtmin={dtmin!r}")
     if not (dtmin < dtmax):
         raise InputError("dtmin must be less than dtmax", got=f"dtmin={dtmin!r}, dtmax={dtmax!r}")
-    if options.maxiters < 1:
-        raise InputError("maxiters must be at least 1", got=f"maxiters={options.maxiters!r}")
     if options.adaptive:
         return
     if dt is None:
@@ -234,10 +286,51 @@ def _check_numbers(options: SolveOptions) -> None:
         )
 
 
+def require_number(value: Any, name: str, *, optional: bool = False) -> None:
+    """Check that an option is a real number, or None where it is optional.
+
+    Raises:
+        InputError: It is not.
+    """
+    if value is None and optional:
+        return
+    single = isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex()
+    if not single and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise InputError(f"{name} must be a number", got=repr(value))
+
+
+def as_times(value: Any, rule: str) -> Tensor:
+    """Times as a tensor.
+
+    Raises:
+        InputError: They are no numbers; the message is the rule.
+    """
+    try:
+        times = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(rule, got=repr(value)) from None
+    if times.is_complex():
+        raise InputError(rule, got=str(times.dtype))
+    return times
+
+
+def require_count(value: Any, name: str) -> None:
+    """Check that an option is a whole number, at least 1.
+
+    Raises:
+        InputError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise InputError(f"{name} must be a whole number, at least 1", got=f"{name}={value!r}")
+
+
 def _tolerance(value: Any, name: str, u0: Tensor, axes: StateAxes) -> Tensor:
     if isinstance(value, float) and 1e-300 <= value < float("inf"):
         return _constant(value, (), u0.dtype, u0.device)
-    tolerance = torch.as_tensor(value, dtype=u0.dtype, device=u0.device).detach()
+    try:
+        tolerance = torch.as_tensor(value, dtype=u0.dtype, device=u0.device).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name} must be a number, or one for each state", got=repr(value)) from None
     if not axes.plain and tuple(tolerance.shape) == axes.state:
         tolerance = tolerance.expand(*axes.shared, *axes.state).reshape(-1)
     if tolerance.ndim > 1 or (tolerance.ndim == 1 and tolerance.shape[0] != u0.shape[1]):
@@ -272,8 +365,15 @@ def _save_times(saveat: Any, t0: Tensor, t1: Tensor, batch: tuple[int, ...]) -> 
 _KNOWN_TIMES: Any = WeakIdKeyDictionary()
 
 
+_TIMES = "saveat must be a positive number or a list of times"
+# More would fill the memory with points that the dense output gives at any time: 80 MB for each state.
+_MOST_TIMES = 10_000_000
+
+
 def _checked_times(saveat: Any, t0: Tensor, t1: Tensor, batch: tuple[int, ...]) -> Float[Tensor, "B T"]:
-    times = torch.as_tensor(saveat, dtype=t0.dtype, device=t0.device).detach()
+    if isinstance(saveat, bool):
+        raise InputError(_TIMES, got=repr(saveat), fix="Leave it out to save every step.")
+    times = as_times(saveat, _TIMES).to(t0).detach()
     if times.ndim == 0:
         return _regular_times(float(times), t0, t1)
     rows = time_rows("saveat", times, t0, batch)
@@ -297,9 +397,15 @@ def _checked_times(saveat: Any, t0: Tensor, t1: Tensor, batch: tuple[int, ...]) 
 
 
 def _regular_times(every: float, t0: Tensor, t1: Tensor) -> Float[Tensor, "B T"]:
-    if not every > 0:
-        raise InputError("saveat must be a positive number or a list of times", got=repr(every))
+    if not 0 < every < float("inf"):
+        raise InputError(_TIMES, got=repr(every))
     span = t1 - t0
+    if float(span.abs().max()) / _MOST_TIMES > every:
+        raise InputError(
+            f"saveat as a number must make at most {_MOST_TIMES:,} times",
+            got=f"saveat={every:g} over a span of {float(span.abs().max()):g}",
+            fix="Save fewer, and read sol(t), the dense output, at any time between.",
+        )
     if bool((span != span[0]).any()):
         raise InputError(
             "with saveat as a number all spans must have the same length",

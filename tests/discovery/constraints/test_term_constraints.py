@@ -171,7 +171,7 @@ def test_names_that_do_not_exist_are_refused() -> None:
         constraints_by_term("U3: positive", ["U1", "U2"])
     with pytest.raises(InputError, match="constraints of U1 are given twice"):
         constraints_by_term(["U1: positive", "U1: odd x"], ["U1"])
-    with pytest.raises(InputError, match="knowledge is not usable"):
+    with pytest.raises(InputError, match="must be ude.TermConstraints objects, or text"):
         constraints_by_term(3, ["U1"])
 
 

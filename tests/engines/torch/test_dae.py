@@ -200,7 +200,7 @@ def test_another_initialization_is_refused():
         match="initializealg must be an initialization algorithm: expected one of Brown",
     ):
         ude.solve(problem(), ude.Rodas5P(), initializealg="brown")  # type: ignore[arg-type]
-    with pytest.raises(ude.errors.InputError, match="abstol of the initialization is not usable"):
+    with pytest.raises(ude.errors.InputError, match="abstol of the initialization must be a positive number"):
         ude.methods.BrownFullBasicInit(abstol=0.0)
     with pytest.raises(ude.errors.InputError, match="maxiters allows no iteration"):
         ude.methods.BrownFullBasicInit(maxiters=0)

@@ -221,7 +221,7 @@ def test_a_pattern_that_misses_entries_is_refused():
             lambda: brusselator_problem(ude.ODEFunction(brusselator, None, None, torch.eye(2)), cells=2),
             "jac_prototype must have the size of u0",
         ),
-        (lambda: ude.methods.GMRES(reltol=2.0), "reltol of GMRES is not usable"),
+        (lambda: ude.methods.GMRES(reltol=2.0), "reltol of GMRES must be a number between 0 and 1"),
         (lambda: ude.methods.GMRES(restart=0), "restart of GMRES allows no iteration"),
         (lambda: ude.methods.GMRES(maxiters=0), "maxiters of GMRES allows no iteration"),
     ],

@@ -62,7 +62,7 @@ def wald_intervals(
     Constants that are positive by their bounds have intervals of their logarithm.
     """
     if not 0.0 < level < 1.0:
-        raise InputError("level is not usable", expected="between 0 and 1", got=repr(level))
+        raise InputError("level must be a number between 0 and 1", got=repr(level))
     names = system.fitted
     matrix = covariance(fit, observed_columns(trajectories))
     rows = []

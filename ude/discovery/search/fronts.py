@@ -115,7 +115,7 @@ def checked(candidates: Sequence[Candidate], search: SymbolicRegressor, samples:
     usable = [candidate for candidate in candidates if math.isfinite(candidate.nmse) and candidate.nmse >= 0.0]
     if not usable:
         raise InputError(
-            f"{type(search).__name__} gave no usable formula for {samples.name}",
+            f"{type(search).__name__} gave no formula with a finite error for {samples.name}",
             expected="candidates whose error is a finite number",
             got=f"{len(candidates)} candidates, errors {sorted({str(c.nmse) for c in candidates})}",
             fix="Try LibraryRegressor().",

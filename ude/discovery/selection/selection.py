@@ -77,6 +77,12 @@ class SelectionOptions:
     fit: RefitOptions = RefitOptions(max_rhs_calls=100_000, max_seconds=4.0)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.fit, RefitOptions):
+            raise InputError(
+                "SelectionOptions(fit) must be a RefitOptions, which says how constants are refitted",
+                got=repr(self.fit),
+                fix="ude.FitOptions belong to ude.fit." if type(self.fit).__name__ == "FitOptions" else "",
+            )
         for name in ("max_candidates", "max_combinations", "max_seconds", "floor"):
             if not getattr(self, name) > 0:
                 raise InputError(f"SelectionOptions({name})", expected="above 0", got=str(getattr(self, name)))

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from scipy.optimize import minimize
 from torch import Tensor
 
-from ude.errors import DataError, InputError, unusable
+from ude.errors import DataError, InputError, invalid_field
 
 Array = npt.NDArray[np.float64]
 
@@ -50,7 +50,7 @@ class NoiseModel(ABC):
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise unusable(self, field.name, "a positive number, or None to have it estimated")
+                raise invalid_field(self, field.name, "a positive number, or None to have it estimated")
 
     @property
     def estimated(self) -> tuple[str, ...]:
@@ -291,8 +291,8 @@ def noise_models(noise: Noise, observables: Sequence[str]) -> dict[str, NoiseMod
         return dict.fromkeys(observables, noise)
     if not isinstance(noise, Mapping) or not all(isinstance(model, NoiseModel) for model in noise.values()):
         raise InputError(
-            "noise is not usable",
-            expected="a noise model such as ude.noise.Gaussian(), or a dict observable -> noise model",
+            "noise must be noise models",
+            expected="one such as ude.noise.Gaussian(), or a dict observable -> noise model",
             got=repr(noise),
         )
     if set(noise) != set(observables):

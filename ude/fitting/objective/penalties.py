@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude.errors import InputError, unusable
+from ude.errors import InputError, invalid_field
 from ude.models import Model, Neural
 from ude.models.equations.names import did_you_mean
 from ude.models.equations.parser import parse
@@ -238,10 +238,14 @@ def bind_all(
 
 def check_known(model: Model, priors: Mapping[str, ParameterPrior], penalties: Iterable[Penalty]) -> None:
     """Raise InputError for what is no prior or penalty, and for priors on what is not fitted or can be negative."""
+    if not isinstance(priors, Mapping):
+        raise InputError("priors must map parameters to priors", got=repr(priors))
+    if not isinstance(penalties, Iterable):
+        raise InputError("penalties must be a list of penalty objects", got=repr(penalties))
     for penalty in penalties:
         if not isinstance(penalty, Penalty):
             raise InputError(
-                "penalties are not usable",
+                "penalties must be penalty objects",
                 expected="ude.penalties.ResidualPenalty(...) or ude.penalties.MagnitudePenalty(...)",
                 got=repr(penalty),
             )
@@ -249,7 +253,7 @@ def check_known(model: Model, priors: Mapping[str, ParameterPrior], penalties: I
     for name, prior in priors.items():
         if not isinstance(prior, ParameterPrior):
             raise InputError(
-                f"the prior of {name} is not usable",
+                f"the prior of {name} must be a prior object",
                 expected="ude.penalties.NormalPrior or ude.penalties.LogNormalPrior",
                 got=repr(prior),
             )
@@ -267,6 +271,6 @@ def check_known(model: Model, priors: Mapping[str, ParameterPrior], penalties: I
 
 def _check_number(owner: object, name: str, *, positive: bool) -> None:
     value = getattr(owner, name)
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not usable or (positive and value <= 0):
-        raise unusable(owner, name, "a positive number" if positive else "a finite number")
+    finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not finite or (positive and value <= 0):
+        raise invalid_field(owner, name, "a positive number" if positive else "a finite number")

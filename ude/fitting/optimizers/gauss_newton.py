@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ude.errors import InputError
 from ude.fitting.optimizers.optimizers import Objective, OnIteration, Optimizer, lbfgs
 from ude.fitting.posterior.posterior import Linearized, Posterior, Quadratic, Residuals, energy, renewed
+from ude.vocabulary import OF_OPTIMIZER, named_arguments
 
 Array = npt.NDArray[np.float64]
 
@@ -25,6 +26,7 @@ _SETTLED = 0.05
 _NO_STEP, _NO_FALL, _NO_CHANGE = 0.02, 1e-3, 0.02
 
 
+@named_arguments(OF_OPTIMIZER)
 @dataclass(frozen=True)
 class GaussNewton(Optimizer):
     """Levenberg and Marquardt's steps on the posterior of a shooting stage (`ude.fitting.posterior`): tens of steps

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,7 +19,8 @@ import torch
 from scipy.optimize import least_squares, minimize
 from torch import Tensor
 
-from ude.errors import InputError, unusable
+from ude.errors import InputError, invalid_field
+from ude.vocabulary import OF_OPTIMIZER, named_arguments
 
 if TYPE_CHECKING:
     from ude.fitting.posterior.posterior import Posterior
@@ -171,19 +173,20 @@ class Objective:
 
 @dataclass(frozen=True)
 class Optimizer(ABC):
-    """How a stage minimizes its loss. Raises InputError for options that are not usable."""
+    """How a stage minimizes its loss. Raises InputError for options that break a rule."""
 
     iterations: int
 
     def __post_init__(self) -> None:
         if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 0:
-            raise unusable(self, "iterations", "zero or more")
+            raise invalid_field(self, "iterations", "a whole number, zero or more")
 
     @abstractmethod
     def minimize(self, objective: Objective, *, stall: float, on_iteration: OnIteration) -> float:
         """Leave the parameters at the best point found, and return its loss."""
 
 
+@named_arguments(OF_OPTIMIZER)
 @dataclass(frozen=True)
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2015); with `weight_decay`, AdamW (Loshchilov & Hutter 2019), on weights of networks only.
@@ -210,12 +213,15 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("learning_rate", "weight_decay"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), Real):
+                raise invalid_field(self, name, "a number")
         if not 0 < self.learning_rate < math.inf:
-            raise unusable(self, "learning_rate", "a positive number")
+            raise invalid_field(self, "learning_rate", "a positive number")
         if not 0 <= self.weight_decay < math.inf:
-            raise unusable(self, "weight_decay", "zero or a positive number")
+            raise invalid_field(self, "weight_decay", "zero or a positive number")
         if self.schedule not in ("cosine", "exponential", "constant"):
-            raise unusable(self, "schedule", "'cosine', 'exponential' or 'constant'")
+            raise invalid_field(self, "schedule", "'cosine', 'exponential' or 'constant'")
 
     def factor(self, done: float) -> float:
         """The fraction of the learning rate after the fraction `done` of the iterations."""
@@ -230,6 +236,7 @@ class Adam(Optimizer):
         return _adam(objective, self, stall, on_iteration)
 
 
+@named_arguments(OF_OPTIMIZER)
 @dataclass(frozen=True)
 class LBFGS(Optimizer):
     """L-BFGS with a line search (SciPy's L-BFGS-B; Byrd et al. 1995).
@@ -251,6 +258,7 @@ class LBFGS(Optimizer):
         return lbfgs(objective, self.iterations, stall=stall, on_iteration=on_iteration)
 
 
+@named_arguments(OF_OPTIMIZER)
 @dataclass(frozen=True)
 class LevenbergMarquardt(Optimizer):
     """Gauss-Newton steps within a trust region (SciPy's `least_squares`; Branch, Coleman & Li 1999), for a loss that is

@@ -5,7 +5,7 @@ In z = log u a state can never cross zero, whatever a half-trained network says,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +83,8 @@ def positive_states(
     if isinstance(positive, bool):
         named = tuple(least) if positive else ()
     else:
+        if not isinstance(positive, Iterable):
+            raise InputError('positive must be "auto", True, False or names of states', got=repr(positive))
         named = tuple(n.strip() for n in positive.split(",")) if isinstance(positive, str) else tuple(positive)
     for name in named:
         if name not in least:

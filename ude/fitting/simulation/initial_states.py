@@ -76,7 +76,10 @@ def read_u0(u0: U0Like | None, states: Sequence[str], number: int) -> tuple[Init
                     f"u0 names {name!r}", expected=f"some of {', '.join(states)}", fix=did_you_mean(str(name), states)
                 )
         return tuple(_read(state, u0.get(state, "fit"), number) for state in states)
-    known = np.array(u0, dtype=np.float64)
+    try:
+        known = np.array(u0, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError("u0 must be numbers of shape (trajectory, state), or a dict", got=repr(u0)) from None
     if known.ndim == 1 and number == 1:
         known = known[None]
     if known.shape != (number, len(states)) or not np.isfinite(known).all():

@@ -27,8 +27,9 @@ from ude.fitting.simulation.jacobians import rows
 from ude.methods import Algorithm, Tsit5
 from ude.models import Model, Neural
 from ude.problems.ode import ODEProblem
+from ude.solving.options import SolveOptions
 from ude.solving.solution import Solution
-from ude.solving.solve import solve
+from ude.solving.solve import solve_with
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,14 +159,17 @@ def _solved(
     tolerance = options.settled(field.model).tolerance
     for engine in meter.engines if meter is not None else ("auto",):
         try:
-            solution = solve(
+            # not `solve`, which refuses states and parameters that are not finite: a step of an optimizer may try them
+            solution = solve_with(
                 problem,
                 options.algorithm or Tsit5(),
-                saveat=t,
-                abstol=tolerance,
-                reltol=tolerance,
-                maxiters=options.steps(points),
-                engine=engine,
+                SolveOptions(
+                    saveat=t,
+                    abstol=tolerance,
+                    reltol=tolerance,
+                    maxiters=options.steps(points),
+                    engine=engine,
+                ),
             )
             break
         except EngineRefused:

@@ -33,7 +33,7 @@ class Inputs(nn.Module):
     def __init__(self, model: Model, data: Dataset, per_trajectory: str | Iterable[str] | None = None) -> None:
         super().__init__()
         if not isinstance(per_trajectory, Iterable | None):
-            raise InputError("per_trajectory is not usable", expected='names, "k, m"', got=repr(per_trajectory))
+            raise InputError('per_trajectory must be names, such as "k, m"', got=repr(per_trajectory))
         self.own = () if per_trajectory is None else split_names(per_trajectory, "per_trajectory")
         table = model.parameters_table
         for name in self.own:

@@ -10,6 +10,7 @@ from ude.errors import InputError
 from ude.fitting.iteration import Callback
 from ude.fitting.optimizers.optimizers import Optimizer
 from ude.fitting.state import FitState
+from ude.problems.function import require_callable
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,13 @@ class Stage(ABC):
         given = self.optimizers
         if given is not None and not (isinstance(given, tuple) and all(isinstance(o, Optimizer) for o in given)):
             raise InputError(
-                f"optimizers of {type(self).__name__} are not usable",
-                expected="a tuple such as (ude.optimizers.Adam(500), ude.optimizers.LBFGS(200))",
+                f"optimizers of {type(self).__name__} must be a tuple of optimizers",
+                expected="one such as (ude.optimizers.Adam(500), ude.optimizers.LBFGS(200))",
                 got=repr(given),
             )
+
+        if self.callback is not None:
+            require_callable(self.callback, "callback", "iteration")
 
     @abstractmethod
     def run(self, state: FitState) -> None:

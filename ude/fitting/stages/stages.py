@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ude.errors import InputError, unusable
+from ude.errors import InputError, invalid_field
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.objective.losses import network_weights
 from ude.fitting.optimizers.optimizers import LBFGS
+from ude.fitting.options import are_penalties, is_count, is_number
 from ude.fitting.simulation.shooting import cut
 from ude.fitting.stages.base import Stage
 from ude.fitting.stages.minimization import (
@@ -25,10 +26,12 @@ from ude.fitting.stages.minimization import (
     smooth_starts,
 )
 from ude.fitting.state import FitState, shooting_of
+from ude.vocabulary import OF_STAGE, named_arguments
 
 _MOST_DRIVEN_ITERATIONS = 200
 
 
+@named_arguments(OF_STAGE)
 @dataclass(frozen=True)
 class DerivativeMatching(Stage):
     """Fit ``f(u_smooth, t)`` to ``du_smooth/dt`` along the smoothed data: no simulation, nothing to break down.
@@ -76,6 +79,7 @@ class DerivativeMatching(Stage):
             log.minimize(objective, optimizers)
 
 
+@named_arguments(OF_STAGE)
 @dataclass(frozen=True)
 class MultipleShooting(Stage):
     """Simulate short windows from free initial states, tied together by a growing penalty (`shooting`).
@@ -101,10 +105,10 @@ class MultipleShooting(Stage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.window_steps is not None and self.window_steps < 1:
-            raise unusable(self, "window_steps", "at least 1")
-        if self.continuity is not None and not all(c > 0 for c in self.continuity):
-            raise unusable(self, "continuity", "positive penalties")
+        if self.window_steps is not None and not is_count(self.window_steps, 1):
+            raise invalid_field(self, "window_steps", "a whole number, at least 1")
+        if self.continuity is not None and not are_penalties(self.continuity):
+            raise invalid_field(self, "continuity", "positive penalties: (1.0, 10.0)")
 
     def run(self, state: FitState) -> None:
         options = state.options
@@ -123,6 +127,7 @@ class MultipleShooting(Stage):
         shoot(state, self, rounds, free, heads, optimizers)
 
 
+@named_arguments(OF_STAGE)
 @dataclass(frozen=True)
 class GrowingHorizon(Stage):
     """Simulate from the start of every trajectory, first only as far as a fraction of its points, then ever further.
@@ -146,9 +151,12 @@ class GrowingHorizon(Stage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        rule = "increasing numbers above 0, the last one 1"
+        if not isinstance(self.fractions, Sequence) or not all(is_number(value) for value in self.fractions):
+            raise invalid_field(self, "fractions", rule)
         increasing = all(0 < a < b for a, b in zip(self.fractions[:-1], self.fractions[1:], strict=True))
         if not self.fractions or not increasing or not 0 < self.fractions[-1] == 1:
-            raise unusable(self, "fractions", "increasing numbers above 0, the last one 1")
+            raise invalid_field(self, "fractions", rule)
 
     def run(self, state: FitState) -> None:
         number = sum(state.train.counts().values())
@@ -157,6 +165,7 @@ class GrowingHorizon(Stage):
         shoot(state, self, rounds, state.starts, torch.arange(len(state.train)), optimizers)
 
 
+@named_arguments(OF_STAGE)
 @dataclass(frozen=True)
 class SingleShooting(Stage):
     """Simulate whole trajectories from their initial states: the likelihood of the data itself.
@@ -189,6 +198,8 @@ def checked_stages(stages: Sequence[str | Stage] | str | Stage | None) -> tuple[
     unknown or not in the order of the recipe."""
     if stages is None:
         stages = STAGES
+    if not isinstance(stages, str | Stage | Iterable) or isinstance(stages, type):
+        raise InputError("stages must be names or objects of ude.stages", got=repr(stages))
     chosen = (stages,) if isinstance(stages, str | Stage) else tuple(stages)
     if all(isinstance(stage, Stage) for stage in chosen):
         return tuple(stage for stage in chosen if isinstance(stage, Stage))
@@ -197,8 +208,7 @@ def checked_stages(stages: Sequence[str | Stage] | str | Stage | None) -> tuple[
     known = all(isinstance(stage, Stage) or stage in STAGES for stage in chosen)
     if not known or sorted(ordered, key=STAGES.index) != list(dict.fromkeys(ordered)):
         raise InputError(
-            "stages are not usable",
-            expected=f"some of {', '.join(map(repr, STAGES))}, in this order, or objects of ude.stages",
+            f"stages must be some of {', '.join(map(repr, STAGES))}, in this order, or objects of ude.stages",
             got=repr(stages),
         )
     kinds: dict[str, type[Stage]] = {kind.name: kind for kind in (DerivativeMatching, MultipleShooting, SingleShooting)}

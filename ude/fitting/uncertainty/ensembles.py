@@ -68,7 +68,7 @@ class FitEnsemble:
     def band(self, t: npt.ArrayLike, level: float = 0.95) -> list[tuple[Array, Array, Array]]:
         """(lower, median, upper), each (T, state), of every trajectory: quantiles of the predictions of the fits.
 
-        Raises InputError for times that are not usable, SolveFailed when every simulation breaks down.
+        Raises InputError for times that do not increase, SolveFailed when every simulation breaks down.
         """
         runs: list[list[Array]] = []
         for one in self.fits:
@@ -119,7 +119,7 @@ def multistart(
                loss more than `hopeless` times the first one's last. ``inf`` lets all finish
     arguments: as `fit` takes them
 
-    Raises InputError as `fit` does, and for ranges that are not usable.
+    Raises InputError as `fit` does, and for ranges whose lowest number is not below the highest.
 
     >>> t = np.linspace(0.0, 2.0, 9)
     >>> data = ude.Dataset.from_arrays(t, np.exp(-1.5 * t), "x")
@@ -182,7 +182,7 @@ def bootstrap(
     arguments: as `fit` takes them, such as the ``noise`` that `found` was fitted with; `stages` is "single shooting"
                when left out
 
-    Raises InputError for unusable numbers, SolveFailed when the fit cannot be simulated.
+    Raises InputError for numbers that are not whole, SolveFailed when the fit cannot be simulated.
 
     >>> t = np.linspace(0.0, 2.0, 15)
     >>> x = np.exp(-1.5 * t) * (1.0 + 0.02 * np.random.default_rng(0).standard_normal(15))
@@ -243,7 +243,9 @@ def _draws(
         if name not in table or not table[name].fitted:
             raise InputError(f"ranges names {name!r}", expected="fitted parameters of the model")
         if not -np.inf < low < high < np.inf:
-            raise InputError(f"the range of {name} is not usable", expected="lowest < highest", got=f"{(low, high)}")
+            raise InputError(
+                f"the lowest number of the range of {name} must be less than the highest", got=f"{(low, high)}"
+            )
     chance = np.random.default_rng(seed)
     drawn = []
     for _ in range(starts):
@@ -294,4 +296,4 @@ def _edges(level: float) -> list[float]:
 
 def _check_count(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} is not usable", expected="a whole number, at least 1", got=repr(value))
+        raise InputError(f"{name} must be a whole number, at least 1", got=repr(value))

@@ -247,4 +247,4 @@ def _end(residuals: _Residuals, best: Array, least: float, index: int, side: flo
 def check_level(level: float) -> None:
     """Raise InputError for what is no level of confidence."""
     if not 0 < level < 1:
-        raise InputError("level is not usable", expected="a number between 0 and 1", got=repr(level))
+        raise InputError("level must be a number between 0 and 1", got=repr(level))

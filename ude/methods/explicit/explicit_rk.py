@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from inspect import signature
+from typing import Any, ClassVar, Self
 
+from ude.errors import InputError
 from ude.methods.tableau import ExplicitTableau, fractions, polynomial
 
 
@@ -21,6 +23,21 @@ class Algorithm:
     takes_mass_matrix: ClassVar[bool] = False
     solves_daes: ClassVar[bool] = False
     reports_steps: ClassVar[bool] = True
+
+    def __new__(cls, *values: Any, **options: Any) -> Self:
+        known = (
+            [parameter for parameter in signature(cls.__init__).parameters if parameter != "self"] if options else []
+        )
+        for name in options:
+            if name not in known:
+                raise InputError(
+                    f"{cls.__name__} has no option {name!r}",
+                    expected=f"one of {', '.join(known)}" if known else "no options",
+                    fix="Tolerances and step sizes are arguments of solve: ude.solve(prob, alg, reltol=1e-6).",
+                )
+        if len(values) > (most := len(fields(cls))):
+            raise InputError(f"{cls.__name__} takes at most {most} options", got=f"{len(values)}")
+        return super().__new__(cls)
 
     @property
     def name(self) -> str:
