@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +40,6 @@ def first_call(
         InputError: f fails, draws random numbers, depends on trained tensors that are not in p, or cuts its own
             derivative off.
     """
-    require_evaluation_mode((*f.modules, *((f.f,) if isinstance(f.f, nn.Module) else ())))
     random = torch.get_rng_state() if state.device.type == "cpu" else None
     f, du = _differentiating(f, state, p, t)
     if random is not None and not torch.equal(random, torch.get_rng_state()):
@@ -90,19 +90,17 @@ def _differentiating(
     """Call f as it is, or with a graph from u where it needs one, as a Hamiltonian network does."""
     try:
         # detached, so that an f that calls u.requires_grad_() does not do so to the solver's tensor
-        du = f(state.detach(), p, t.detach())
-    except _MISMATCHES as error:
-        if type(error) is not RuntimeError or "require grad" not in str(error):
-            raise _explained(error, f, state, p, t) from error
+        with explained_errors(f, state, p, t):
+            du = f(state.detach(), p, t.detach())
+    except InputError as error:
+        if "require grad" not in str(error.__cause__):
+            raise
         du = None
     if du is not None and not (isinstance(du, Tensor) and du.requires_grad):
         return f, du
     tracked = replace(f, differentiates=True)
-    with torch.enable_grad():
-        try:
-            once, twice = (tracked(state, p, t) for _ in range(2))
-        except _MISMATCHES as error:
-            raise _explained(error, f, state, p, t) from error
+    with torch.enable_grad(), explained_errors(f, state, p, t):
+        once, twice = (tracked(state, p, t) for _ in range(2))
     # what f makes anew in each call is its own; a leaf that both calls share was captured
     if isinstance(once, Tensor) and isinstance(twice, Tensor):
         shared = {id(leaf) for leaf in leaves_of(once)} & {id(leaf) for leaf in leaves_of(twice)}
@@ -129,10 +127,23 @@ def leaves_of(value: Tensor) -> list[Tensor]:
     return found
 
 
-def _explained(error: Exception, f: FlatRightHandSide, state: Tensor, p: Sequence[Tensor], t: Tensor) -> Exception:
-    """The error of a failed call of f, with what was wrong where that can be told."""
-    if type(error) not in _MISMATCHES:  # the author's own, or one of ude.errors
-        return error
+@contextmanager
+def explained_errors(f: FlatRightHandSide, state: Tensor, p: Sequence[Tensor], t: Tensor) -> Iterator[None]:
+    """Calls of f at the start, whose errors say what does not fit; the author's own pass unchanged.
+
+    Raises:
+        InputError: Layers of f are in training mode, or a call fails.
+    """
+    require_evaluation_mode((*f.modules, *((f.f,) if isinstance(f.f, nn.Module) else ())))
+    try:
+        yield
+    except _MISMATCHES as error:
+        if type(error) not in _MISMATCHES:  # the author's own, or one of ude.errors
+            raise
+        raise _explained(error, f, state, p, t) from error
+
+
+def _explained(error: Exception, f: FlatRightHandSide, state: Tensor, p: Sequence[Tensor], t: Tensor) -> InputError:
     numbers = [leaf for leaf in p if leaf.is_floating_point()]
     for leaf in numbers:
         if leaf.device != state.device:
