@@ -59,7 +59,7 @@ class UnknownName(InputError, AttributeError, KeyError):
 
     >>> ude.QNDF
     Traceback (most recent call last):
-    ude.errors.UnknownName: module 'ude' has no 'QNDF': expected ude.FBDF(), a stiff multistep method of variable ...
+    ude.errors.UnknownName: module 'ude' has no attribute 'QNDF': expected ude.FBDF(), a stiff multistep ...
     """
 
     def __str__(self) -> str:

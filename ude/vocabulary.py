@@ -259,7 +259,7 @@ def unknown_name(name: str, places: Mapping[str, str]) -> AttributeError:
         name: What was asked for.
         places: Public names, and where each is found.
     """
-    what = f"module 'ude' has no {name!r}"
+    what = f"module 'ude' has no attribute {name!r}"
     if name.startswith("_"):
         return AttributeError(what)
     close = [name] if name in places else get_close_matches(name, list(places), n=3, cutoff=0.75)
