@@ -377,7 +377,7 @@ def constraints_by_term(given: object, terms: Sequence[str]) -> dict[str, TermCo
     for item in items:
         one = read_constraints(item) if isinstance(item, str) else item
         if not isinstance(one, TermConstraints):
-            raise InputError("knowledge must be ude.TermConstraints objects, or text", got=repr(item))
+            raise InputError("constraints must be ude.TermConstraints objects, or text", got=repr(item))
         if one.term not in terms:
             raise InputError(
                 f"constraints of {one.term}",
