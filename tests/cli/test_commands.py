@@ -110,6 +110,83 @@ def test_folder_of_another_run_is_refused(run: Path, capsys: pytest.CaptureFixtu
     assert "another fit." in said
 
 
+def test_another_search_uses_the_fit_of_the_folder(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    model = tmp_path / "run" / "model.toml"
+    fit = (tmp_path / "run" / "fit.safetensors").read_bytes()
+    other = tmp_path / "model.toml"
+    other.write_text(MODEL.replace("max_candidates = 3", "max_candidates = 2"))
+    shutil.copy(run.parent / "growth.csv", tmp_path)
+    output(capsys, "discover", other, "--out", tmp_path / "run", "-q")
+    assert (tmp_path / "run" / "fit.safetensors").read_bytes() == fit
+    assert read_specification(model).discover["max_candidates"] == 2
+    assert read_specification(model).file == tmp_path / "run" / "data.csv"
+
+
+def test_a_search_that_is_not_installed_is_found_before_training(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "pyoperon" else real(name, *more)
+    )
+    monkeypatch.setattr(ude, "fit", None)
+    out = tmp_path / "out"
+    said = mistake(capsys, "discover", run.parent / "model.toml", "--regressor", "operon", "--out", out, status=3)
+    assert said.startswith("ude: the search operon needs the package pyoperon")
+    assert not out.exists()
+
+
+def test_a_folder_is_refused_while_another_process_is_at_work_in_it(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    code = "import fcntl, os, sys; f = os.open(sys.argv[1], os.O_RDONLY); fcntl.flock(f, 2); print(flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", code, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()
+    said = mistake(capsys, "discover", run.parent / "model.toml", "--out", out, "-q")
+    assert said.startswith(f"ude: another process is at work in the folder {out}.")
+    other.communicate(b"\n")
+    output(capsys, "discover", run.parent / "model.toml", "--out", out, "-q")
+
+
+@pytest.mark.parametrize("stage", ["write_json", "shutil.copyfile", "RunFolder._write_model"])
+def test_a_run_killed_while_its_folder_is_made_is_begun_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    path, out = growth(tmp_path), tmp_path / "run"
+    code = (
+        "import os, sys, ude.cli.run_folder as r\n"
+        f"def killed(*_, **__): os._exit(9)\nr.{stage} = killed\n"
+        "from ude.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = ["fit", str(path), "--out", str(out), "-q"]
+    assert subprocess.run([sys.executable, "-c", code, *command], check=False).returncode == 9
+    assert not (out / "model.toml").exists()
+    monkeypatch.setattr("ude.cli.fit.train", _stop_here)
+    assert main(command) == 130
+    assert (out / "model.toml").is_file()
+    assert (out / "data.csv").read_bytes() == (tmp_path / "growth.csv").read_bytes()
+
+
+def _stop_here(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_table_of_somebody_else_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "data.csv").write_text("mine")
+    assert f"the folder {out} is not empty" in mistake(capsys, "fit", growth(tmp_path), "--out", out)
+    assert (out / "data.csv").read_text() == "mine"
+
+
 def test_folder_of_other_data_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = growth(tmp_path)
     table = tmp_path / "growth.csv"
@@ -176,6 +253,58 @@ def test_simulate_starts_where_it_is_told_from_a_state_that_is_given(
     assert values["x"] == pytest.approx([2 / (1 + 3), 2 / (1 + 5)], rel=1e-6)
 
 
+def logistic(t: float, start: float, begin: float = 0.0) -> float:
+    """x(t) of dx/dt = 0.8 x - 0.1 x^2 with x(begin) = start."""
+    return float(8 / (1 + (8 / start - 1) * np.exp(-0.8 * (t - begin))))
+
+
+LOGISTIC = 'equations = ["dx/dt = r*x - 0.1*x**2"]\n[parameters]\nr = 0.8\n[initial]\nx = 0.5\n'
+
+
+@pytest.mark.parametrize(
+    ("options", "times", "begin", "start"),
+    [
+        (["--at", "3,4"], [3.0, 4.0], 0.0, 0.5),
+        (["--at", "3"], [3.0], 0.0, 0.5),
+        (["--at", "0"], [0.0], 0.0, 0.5),
+        (["--start", "3", "--end", "4", "--points", "3"], [3.0, 3.5, 4.0], 0.0, 0.5),
+        (["--at", "3,4", "--u0", "x=2"], [3.0, 4.0], 0.0, 2.0),
+        (["--start", "3", "--end", "4", "--points", "2", "--u0", "x=2"], [3.0, 4.0], 3.0, 2.0),
+        (["--start", "-2", "--at", "3,4", "--u0", "x=2"], [3.0, 4.0], -2.0, 2.0),
+    ],
+)
+def test_states_that_are_printed_are_those_of_their_times(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    times: list[float],
+    begin: float,
+    start: float,
+) -> None:
+    (tmp_path / "model.toml").write_text(LOGISTIC)
+    values = json.loads(output(capsys, "simulate", tmp_path / "model.toml", *options, "--json"))
+    assert values["t"] == times
+    assert values["x"] == pytest.approx([logistic(t, start, begin) for t in times], rel=1e-6)
+
+
+def test_the_tolerance_of_simulate_reaches_the_solver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model.toml").write_text(LOGISTIC)
+    errors = []
+    for reltol in ("1e-3", "1e-10"):
+        values = json.loads(
+            output(capsys, "simulate", tmp_path / "model.toml", "--at", "5", "--reltol", reltol, "--json")
+        )
+        errors.append(abs(values["x"][0] - logistic(5, 0.5)))
+    assert errors[0] > 1e-6
+    assert errors[1] < 1e-8
+
+
+def test_the_digits_of_an_export_reach_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model.toml").write_text(LOGISTIC.replace("r = 0.8", "r = 0.876543"))
+    for digits, text in (("2", "0.88*x"), ("4", "0.8765*x")):
+        assert text in output(capsys, "export", tmp_path / "model.toml", "--digits", digits)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -187,6 +316,7 @@ def test_simulate_starts_where_it_is_told_from_a_state_that_is_given(
         (["--start", "-1"], "times must not precede the initial state: expected times from 0 on, got -1."),
         (["--at", "-1,2"], "times must not precede the initial state: expected times from 0 on, got -1."),
         (["--at", "1,2", "--start", "3", "--u0", "x=1"], "--at must not precede --start: 1 before 3."),
+        (["--maxiters", "0"], "Invalid value for '--maxiters'"),
         (["--trajectory", "b"], "there is no trajectory 'b'"),
         (["--reltol", "2"], "--reltol must be between 0 and 1: 2.0."),
         (["--out", "/nowhere/x.csv"], "/nowhere/x.csv cannot be written"),
@@ -472,3 +602,12 @@ def test_specification_needs_no_file() -> None:
     assert Specification("a", equations=("dx/dt = -x",)).described() == {
         "name": "a", "equations": ["dx/dt = -x"], "data": {"holdout": 0.25}, "fit": {"seed": 0},
     }  # fmt: skip
+
+
+def test_termination_is_an_interruption(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("ude.cli.fit.train", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert main(["fit", str(growth(tmp_path)), "--out", str(tmp_path / "run"), "-q"]) == 130
+    assert signal.getsignal(signal.SIGTERM) is before

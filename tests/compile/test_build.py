@@ -324,3 +324,20 @@ def test_the_folder_is_where_the_system_keeps_such_things(monkeypatch: pytest.Mo
         assert cache.cache_dir() == tmp_path / expected
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache.cache_dir() == tmp_path / "xdg" / "ude"
+
+
+@pytest.mark.parametrize(
+    ("cc", "says"),
+    [
+        ("gcc 'unclosed", '$CC must read as a command line: "gcc \'unclosed": No closing quotation'),
+        ('gcc "', "$CC must read as a command line"),
+        ("gcc \\", "$CC must read as a command line"),
+        ("/nowhere/cc -O2", "there is no C compiler at $CC"),
+        ("''", "there is no C compiler at $CC"),
+    ],
+)
+def test_a_compiler_that_does_not_read_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, cc: str, says: str) -> None:
+    from ude.compile.compiler import why_no_compiler
+
+    monkeypatch.setenv("CC", cc)
+    assert str(why_no_compiler()).startswith(says)

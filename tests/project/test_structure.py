@@ -30,9 +30,7 @@ WIDE = {
     *("ude.cli.discover.discover", "ude.cli.fit.fit", "ude.cli.simulate.simulate"),
 }
 #: Too long, and to be shortened; nothing may be added.
-LONG = {
-    "ude.fitting.saved_fit._rebuild",
-}
+LONG: set[str] = set()
 MOST_LINES, MOST_ARGUMENTS, MOST_FILES = 60, 7, 20
 
 

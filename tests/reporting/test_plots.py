@@ -182,3 +182,8 @@ print("matplotlib.pyplot" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout.strip() == b"False"
+
+
+@pytest.mark.parametrize("loss", [[0.0, 0.0], [], [0.0]])
+def test_a_loss_of_zero_is_drawn_without_a_logarithm(loss: list[float]) -> None:
+    assert plots.history({"first": loss}).axes[0].get_yscale() == "linear"

@@ -3,10 +3,13 @@ mistake of ours is one line too, with the traceback in a log; Ctrl-C keeps what 
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -62,6 +65,24 @@ def _root(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status, see `console`."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    with _terminated_like_interrupted():
+        return _run(arguments)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, as batch systems send it at the end of a job's time, keeps what there is, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: list[str]) -> int:
     try:
         status = get_command(app).main(args=arguments, prog_name="ude", standalone_mode=False)
     except KeyboardInterrupt:

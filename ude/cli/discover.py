@@ -60,13 +60,14 @@ def discover(
             expected="at least one, such as U1 in 'dx/dt = a*x - U1(x, y)'",
             fix="Put a function of the states where you do not know the formula, or use ude fit.",
         )
+    search = _search_arguments(specification)
     folder = RunFolder(out or free_name(specification.name), specification, data)
-    with logged_in(folder.path):
+    with logged_in(folder):
         fitted = train(specification, model, data, folder, console)
         if fitted.interrupted:
             return _stopped(f"Interrupted; the fit so far is in {folder.path}", folder, console)
         try:
-            found = _search(specification, fitted, folder, console)
+            found = _search(search, fitted, folder, console)
         except (KeyboardInterrupt, ModelError) as error:
             # interrupted before there was a first formula; afterwards discover returns the best so far
             if isinstance(error, ModelError) and not error.what.startswith("interrupted"):
@@ -89,19 +90,19 @@ def _with_regressors(specification: spec.Specification, names: list[str] | None)
     return replace(specification, discover={**specification.discover, "regressors": list(names)})
 
 
-def _search(specification: spec.Specification, fitted: Fit, folder: RunFolder, console: Console) -> Discovery:
-    options = spec.selection_options(specification.discover)
-    searches = spec.regressors(specification.discover.get("regressors"), specification.seed)
+def _search_arguments(specification: spec.Specification) -> dict[str, Any]:
+    """The arguments of `ude.discover`, all of them checked. Raises InputError, and BackendMissing for a search."""
     known = [spec.constraints(name, table) for name, table in specification.unknown.items()]
-    return ude.discover(
-        fitted,
-        searches,
-        options=options,
-        constraints=[own for own in known if own is not None],
-        seed=specification.seed,
-        progress=console.progress,
-        out=folder.path,
-    )
+    return {
+        "regressors": spec.regressors(specification.discover.get("regressors"), specification.seed),
+        "options": spec.selection_options(specification.discover),
+        "constraints": [own for own in known if own is not None],
+        "seed": specification.seed,
+    }
+
+
+def _search(arguments: dict[str, Any], fitted: Fit, folder: RunFolder, console: Console) -> Discovery:
+    return ude.discover(fitted, **arguments, progress=console.progress, out=folder.path)
 
 
 def _stopped(text: str, folder: RunFolder, console: Console) -> int:
@@ -128,7 +129,7 @@ def described(found: Discovery, folder: RunFolder) -> dict[str, Any]:
         "interrupted": found.interrupted,
         "verdict": {"kind": found.verdict.kind, "sentences": found.verdict.sentences, "terms": found.verdict.terms},
         "equations": ude.export(found).splitlines(),
-        "latex": ude.export(found, to="latex", digits=4),
+        "latex": ude.export(found, to="latex", digits=found.digits),
         "terms": {name: str(formula) for name, formula in found.terms.items()},
         "constants": found.constants,
         "rmse": found.rmse(),
@@ -159,7 +160,7 @@ def summary(found: Discovery, folder: RunFolder) -> str:
         [
             f"Equations found from {points} points{all_or_training}:",
             "",
-            *(f"    {line}" for line in ude.export(found, digits=4).splitlines()),
+            *(f"    {line}" for line in ude.export(found, digits=found.digits).splitlines()),
             "",
             "Error (root mean square of the whole trajectory):",
             "",

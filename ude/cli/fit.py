@@ -47,7 +47,7 @@ def fit(
     request = Request(source, tuple(equation or ()), fitted, tuple(param or ()), time, trajectory, holdout, seed)
     specification, model, data = opened(request.specification())
     folder = RunFolder(out or free_name(specification.name), specification, data)
-    with logged_in(folder.path):
+    with logged_in(folder):
         found = train(specification, model, data, folder, console)
     if found.interrupted:
         console.result(f"Interrupted; the fit so far is in {folder.path}", described(found, folder))

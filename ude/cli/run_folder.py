@@ -44,31 +44,77 @@ class RunFolder:
 
     def __init__(self, path: Path, specification: Specification, data: Dataset) -> None:
         self.path, self.resumed = path, False
+        self._lock: int | None = None
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                self.resumed = self._is_of(specification, data)
+            self._take()
+            self.resumed = not self._is_new() and self._is_of(specification, data)
             with tempfile.TemporaryFile(dir=path):
                 pass
+            if not self.resumed:
+                self._begin(specification, data)
         except OSError as error:
+            self.release()
             raise InputError(
                 f"the folder {path} cannot be written to",
                 got=error.strerror or str(error),
                 fix="Choose another with --out.",
             ) from error
-        if not self.resumed:
-            self._begin(specification, data)
+        except UdeError:
+            self.release()
+            raise
+
+    def _take(self) -> None:
+        """Keep the folder to this process until `release`; the system lets go of it when the process ends.
+
+        Raises InputError where another process has it.
+        """
+        if sys.platform == "win32":  # a folder cannot be opened there
+            return
+        import fcntl
+
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another process is at work in the folder {self.path}",
+                fix="Wait until it has ended, or choose another with --out.",
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+
+    def release(self) -> None:
+        """Let other processes use the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _is_new(self) -> bool:
+        """Whether nothing is here, or only what a run left that was killed in `_begin`, before it could be continued.
+
+        The settings are written first, so that a data.csv without them is another's, and stays.
+        """
+        found = {entry.name for entry in self.path.iterdir()}
+        partial = {f".{SETTINGS}.tmp"}
+        if SETTINGS in found:
+            read_json(self.path / SETTINGS, _SETTINGS)
+            partial |= {SETTINGS, DATA, f".{MODEL}.tmp"}
+        return found <= partial
 
     def has(self, name: str) -> bool:
         return (self.path / name).is_file()
 
     def _begin(self, specification: Specification, data: Dataset) -> None:
         own = specification
+        write_json(self.path / SETTINGS, settings(specification, data))
         if specification.file is not None:
             shutil.copyfile(specification.file, self.path / DATA)
             own = replace(specification, file=Path(DATA))
-        write_json(self.path / SETTINGS, settings(specification, data))
         # last: a folder with this file is one that can be continued
+        self._write_model(own)
+
+    def _write_model(self, own: Specification) -> None:
         own.write(self.path / MODEL, f"This run, made by ude {ude.__version__}. To repeat it: ude discover {MODEL}")
 
     def _is_of(self, specification: Specification, data: Dataset) -> bool:
@@ -77,7 +123,8 @@ class RunFolder:
                 f"the folder {self.path} is not empty",
                 fix="Choose another with --out, or delete it if it is not needed.",
             )
-        other = _differences(read_specification(self.path / MODEL), specification)
+        begun = read_specification(self.path / MODEL)
+        other = _differences(begun, specification)
         if read_json(self.path / SETTINGS, _SETTINGS)["data"]["sha256"] != data.digest:
             other.append("data")
         if other:
@@ -87,14 +134,21 @@ class RunFolder:
                 got=f"another {', '.join(other)}",
                 fix="Choose another with --out, or delete it if it is not needed.",
             )
+        if begun.discover != specification.discover:
+            write_json(self.path / SETTINGS, settings(specification, data))
+            self._write_model(replace(begun, discover=specification.discover, file=specification.file and Path(DATA)))
         return True
 
 
 def _differences(begun: Specification, asked: Specification) -> list[str]:
-    """The sections in which two runs differ, as far as this changes what comes out."""
+    """The sections in which the fits of two runs differ, as far as this changes what comes out.
+
+    Another search, [discover], is another answer from the same fit: the caches of the search know theirs by key.
+    """
     first, second = begun.described(), asked.described()
     for described in (first, second):
         described.pop("name", None)
+        described.pop("discover", None)
         described.get("data", {}).pop("file", None)
     return [name for name in dict.fromkeys((*first, *second)) if first.get(name) != second.get(name)]
 
@@ -130,12 +184,14 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def logged_in(folder: Path) -> Iterator[None]:
-    """An error of ours in here is logged into the folder; see `app.main`."""
+def logged_in(folder: RunFolder) -> Iterator[None]:
+    """An error of ours in here is logged into the folder, see `app.main`; after it, other processes may use it."""
     try:
         yield
     except UdeError:
         raise
     except Exception as error:
-        error.__dict__.setdefault("ude_folder", folder)
+        error.__dict__.setdefault("ude_folder", folder.path)
         raise
+    finally:
+        folder.release()

@@ -6,13 +6,16 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ude.cli.console import OK, Console, Json, counted
 from ude.cli.trained import Trained, read_trained
 from ude.errors import InputError
+
+if TYPE_CHECKING:
+    from ude.models import UDE
 
 
 def simulate(
@@ -34,10 +37,6 @@ def simulate(
     json: Json = False,
 ) -> int:
     """Solve the equations of a run and print the states as CSV."""
-    import torch
-
-    import ude
-
     console = Console(json=json)
     trained = read_trained(source)
     model, states = trained.model, trained.model.states
@@ -55,11 +54,13 @@ def simulate(
     own = _start(trained, trajectory, given)
     times = _times(trained, trajectory, (start, end, points), at)
     first = _initial_time(trained, trajectory, times, start if len(given) == len(states) else None)
-    saveat = torch.tensor(times, dtype=torch.float64)
-    problem = model.problem([own[state] for state in states], (first, times[-1]))
-    with torch.no_grad():
-        sol = ude.solve(problem, saveat=saveat, abstol=1e-3 * reltol, reltol=reltol, maxiters=maxiters)
-        values = sol.u.tolist()  # raises SolveFailed with what to try
+    if start is not None and start != first and given:
+        raise InputError(
+            "--u0 with --start must give every state",
+            got=f"only {', '.join(given)}; the others are known at {first:g} and not at {start:g}",
+            fix=f"Add them to --u0, or leave --start {start:g} out.",
+        )
+    values = _states(model, [own[state] for state in states], first, times, (reltol, maxiters))
     if console.json:
         series = {state: [row[index] for row in values] for index, state in enumerate(states)}
         console.result("", {trained.time: times, **series})
@@ -71,6 +72,23 @@ def simulate(
     written(out, text)
     typer.echo(f"Wrote {counted(len(times), 'time')} to {out}")
     return OK
+
+
+def _states(model: UDE, u0: list[float], first: float, times: list[float], how: tuple[float, int]) -> list[list[float]]:
+    """States (time, state) at `times`, from `u0` at `first`. Raises SolveFailed with what to try."""
+    import torch
+
+    import ude
+
+    reltol, maxiters = how
+    if times[-1] == first:  # there is no span to solve over
+        return [u0]
+    saveat = torch.tensor(times, dtype=torch.float64)
+    with torch.no_grad():
+        problem = model.problem(u0, (first, times[-1]))
+        sol = ude.solve(problem, saveat=saveat, abstol=1e-3 * reltol, reltol=reltol, maxiters=maxiters)
+        found: list[list[float]] = sol.u.tolist()
+    return found
 
 
 def assignments(text: str, option: str, known: tuple[str, ...]) -> dict[str, float]:

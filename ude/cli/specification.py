@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ude.cli.toml_reader import TomlReader
-from ude.errors import InputError, ModelError, UdeError
-from ude.untrusted import plain_name
+from ude.errors import BackendMissing, InputError, ModelError, UdeError
+from ude.untrusted import plain_name, replace_file
 
 if TYPE_CHECKING:
     from ude.discovery import TermConstraints
@@ -90,7 +91,8 @@ class Specification:
         import tomli_w
 
         text = "".join(f"# {line}\n" for line in heading.splitlines())
-        path.write_text(text + tomli_w.dumps(self.described()), encoding="utf-8")
+        content = (text + tomli_w.dumps(self.described())).encode()
+        replace_file(path, lambda beside: beside.write_bytes(content))
 
     def model(self) -> UDE:
         """The model. An error in a file's equation says its line."""
@@ -391,10 +393,22 @@ def regressor_names() -> dict[str, str]:
     return {name: kind for name, kind in known.items() if kind in discovery.__all__}
 
 
+_PACKAGES = {"operon": "pyoperon", "pysr": "pysr", "sindy": "pysindy"}
+
+
 def regressors(names: list[str] | None, seed: int) -> list[Any] | None:
-    """The searches by their names; None for those that `discover` takes by itself."""
+    """The searches by their names; None for those that `discover` takes by itself.
+
+    Raises BackendMissing where a package that one needs is not installed, so that it is known before training.
+    """
     from ude import discovery
 
+    for name in names or []:
+        package = _PACKAGES.get(name)
+        if package and importlib.util.find_spec(package) is None:
+            raise BackendMissing(
+                f"the search {name} needs the package {package}", fix=f'Run python -m pip install "ude[{name}]".'
+            )
     made = []
     for name in names or []:
         kind = getattr(discovery, regressor_names()[name])

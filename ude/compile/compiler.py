@@ -68,8 +68,13 @@ def why_no_compiler() -> str | None:
 
 @functools.lru_cache(maxsize=16)
 def _find(cc: str, path: str, cache: str) -> Compiler:
-    wanted = [tuple(shlex.split(cc))] if cc.strip() else [("cc",), ("gcc",), ("clang",)]
-    for command in wanted:
+    try:
+        wanted = [tuple(shlex.split(cc))] if cc.strip() else [("cc",), ("gcc",), ("clang",)]
+    except ValueError as error:  # a quote or an escape without its end
+        raise EngineRefused(
+            "$CC must read as a command line", got=f"{cc!r}: {error}", fix="Close the quote, or unset it."
+        ) from error
+    for command in filter(None, wanted):  # CC="#gcc" is a comment alone
         program = shutil.which(command[0], path=path)
         if program is not None:
             return _described((program, *command[1:]), Path(cache) / "compilers.json")

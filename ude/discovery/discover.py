@@ -172,7 +172,7 @@ def _allowed_by(known: Mapping[str, TermConstraints], samples: Mapping[str, Samp
 
 def _on_all_data(fit: Fit, selection: Selection, options: RefitOptions, bar: ProgressBar) -> tuple[EmbeddedFit, bool]:
     """The chosen system on all data where some were held out, and whether anything so far was interrupted."""
-    if fit.held_out is None:
+    if fit.held_out is None and fit.validation is None:
         return selection.chosen.fit, selection.interrupted or fit.interrupted
     with bar.stage("refitting on all data", 1) as stage:
         interrupted = selection.interrupted

@@ -69,7 +69,7 @@ class Discovery(DiscoveryResult):
         folder = Path(directory)
         files = {
             "equations.txt": export(self) + "\n",
-            "equations.tex": export(self, to="latex", digits=4) + "\n",
+            "equations.tex": export(self, to="latex", digits=self.digits) + "\n",
             "equations.py": export(self, to="python"),
             "equations.jl": export(self, to="julia"),
             "front.csv": self.front.to_csv(index=False),

@@ -22,6 +22,7 @@ from ude.discovery.refit.closed_system import Array, Forcing
 from ude.discovery.refit.closed_system import ObservedTrajectory as Observed
 from ude.discovery.refit.embedding import EmbeddedFit
 from ude.discovery.refit.integration import ColumnFunctions, Integrator, simulate
+from ude.discovery.refit.rounding import digits_needed
 from ude.discovery.samples import Samples
 from ude.discovery.sampling import equations_of, expected_residuals, observed, open_system
 from ude.discovery.selection.combination import Combination
@@ -30,6 +31,7 @@ from ude.discovery.selection.shortlist import score
 from ude.errors import DataError, InputError
 from ude.fitting.data.dataset import Dataset
 from ude.fitting.data.trajectory import root_mean_square
+from ude.fitting.objective.noise import Gaussian, StudentT
 from ude.fitting.result import Fit
 from ude.models import UDE, Parameter, Symbolic, to_text
 from ude.models.export.equation_set import EquationSet
@@ -294,6 +296,15 @@ class DiscoveryResult:
         """The equations with their numbers and the start of the first trajectory, for `ude.export`."""
         return replace(self.model.equation_set(), u0=dict(zip(self.fit.model.states, self.u0[0].tolist(), strict=True)))
 
+    @cached_property
+    def digits(self) -> int:
+        """The significant digits that the printed equations need (four or more): simulated, they follow the trajectory
+        of the full constants to a tenth of the noise, or to 1e-3 of a column's range where that is more."""
+        uneven = {name for name, own in self.fit.noise_models.items() if not isinstance(own, Gaussian | StudentT)}
+        noise = {name: size for name, size in expected_residuals(self.fit).items() if name not in uneven}
+        seen, final = observed(self.fit, self.fit.data), self.final
+        return digits_needed(self.chosen.closed, final.values, final.u0, seen, self.fit.state_scale, noise)
+
     def __str__(self) -> str:
-        text = export(self, digits=4)
+        text = export(self, digits=self.digits)
         return f"{self.verdict}\n{text}" if self.verdict.kind == NOT_ENOUGH else text

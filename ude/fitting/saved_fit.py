@@ -64,7 +64,35 @@ def _rebuild(
 ) -> Fit:
     model = _model(description["model"], modules, f)
     model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
-    info = description["data"]
+    data = _data(description["data"], tensors)
+    train, validation, held_out = _parts(description["data"], data)
+    return Fit(
+        model=model,
+        data=data,
+        train=train,
+        held_out=held_out,
+        u0=tensors["u0"].numpy(),
+        history=history,
+        interrupted=description["interrupted"],
+        seed=description["seed"],
+        options=_options(description["options"]),
+        positive=np.array(description["positive"], dtype=bool),
+        scale=tensors["scale"].numpy(),
+        noise=tensors["noise"].numpy(),
+        noise_models={name: _noise_model(entry) for name, entry in description.get("noise_models", {}).items()},
+        fitted_numbers=description.get("fitted_numbers", 0),
+        known_u0=tuple(description.get("known_u0", ())),
+        validation=validation,
+        # folders of format 1 from before there were observables: every column was a state
+        measurement=Measurement(model, data.states, description.get("observe", {})),
+        state_scale=tensors.get("state_scale", tensors["scale"]).numpy(),
+        notes=tuple(description.get("notes", ())),
+        per_trajectory={name[15:]: v.numpy() for name, v in tensors.items() if name.startswith("per_trajectory.")},
+        holdout=description["data"].get("holdout", 0),
+    )
+
+
+def _data(info: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Dataset:
     conditions = info.get("conditions", [{}] * len(info["names"]))
     trajectories = tuple(
         Trajectory(
@@ -82,40 +110,30 @@ def _rebuild(
     )
     if data.digest != info["digest"]:
         raise ValueError("the data are not those that the fit was made from")
+    return data
+
+
+def _parts(info: Mapping[str, Any], data: Dataset) -> tuple[Dataset, Dataset | None, Dataset | None]:
+    """Training, validation and held-out data: what was trained on comes first, what was held out last."""
     kept = info["trained_on"]
-    train = replace(data, trajectories=tuple(tr.part(slice(k)) for tr, k in zip(trajectories, kept, strict=True)))
+    train = replace(data, trajectories=tuple(tr.part(slice(k)) for tr, k in zip(data.trajectories, kept, strict=True)))
     seen = info.get("validated_on") or [0] * len(kept)
-    middle = tuple(tr.part(slice(k, k + v)) for tr, k, v in zip(trajectories, kept, seen, strict=True))
-    tail = tuple(tr.part(slice(k + v, None)) for tr, k, v in zip(trajectories, kept, seen, strict=True))
-    settings = description["options"]
+    middle = tuple(tr.part(slice(k, k + v)) for tr, k, v in zip(data.trajectories, kept, seen, strict=True))
+    tail = tuple(tr.part(slice(k + v, None)) for tr, k, v in zip(data.trajectories, kept, seen, strict=True))
+    return (
+        train,
+        replace(data, trajectories=middle) if any(seen) else None,
+        replace(data, trajectories=tail) if any(len(tr) for tr in tail) else None,
+    )
+
+
+def _options(entry: Mapping[str, Any]) -> FitOptions:
+    settings = dict(entry)
     for name in ("derivative_iterations", "continuity", "single_iterations"):
         settings[name] = tuple(settings[name])
     solver = settings["solver"]
     settings["solver"] = SolverOptions(**{**solver, "algorithm": _algorithm(solver.get("algorithm"))})
-    return Fit(
-        model=model,
-        data=data,
-        train=train,
-        held_out=replace(data, trajectories=tail) if any(len(tr) for tr in tail) else None,
-        u0=tensors["u0"].numpy(),
-        history=history,
-        interrupted=description["interrupted"],
-        seed=description["seed"],
-        options=FitOptions(**settings),
-        positive=np.array(description["positive"], dtype=bool),
-        scale=tensors["scale"].numpy(),
-        noise=tensors["noise"].numpy(),
-        noise_models={name: _noise_model(entry) for name, entry in description.get("noise_models", {}).items()},
-        fitted_numbers=description.get("fitted_numbers", 0),
-        known_u0=tuple(description.get("known_u0", ())),
-        validation=replace(data, trajectories=middle) if any(seen) else None,
-        # folders of format 1 from before there were observables: every column was a state
-        measurement=Measurement(model, data.states, description.get("observe", {})),
-        state_scale=tensors.get("state_scale", tensors["scale"]).numpy(),
-        notes=tuple(description.get("notes", ())),
-        per_trajectory={name[15:]: v.numpy() for name, v in tensors.items() if name.startswith("per_trajectory.")},
-        holdout=info.get("holdout", 0),
-    )
+    return FitOptions(**settings)
 
 
 def _algorithm(entry: Any) -> Any:

@@ -278,7 +278,7 @@ def history(loss: Mapping[str, ArrayLike], *, title: str = "") -> Figure:
         axis.plot(np.arange(begin, begin + len(curve)), curve, label=stage, **_line(i))
         begin += len(curve)
         positive = positive and bool(np.all(curve[np.isfinite(curve)] > 0))
-    if positive:
+    if positive and begin:
         axis.set_yscale("log")
     axis.set_xlabel("step")
     axis.set_ylabel("loss of the stage")

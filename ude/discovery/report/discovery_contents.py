@@ -41,8 +41,8 @@ def contents(found: DiscoveryResult, *, reproduce: str = "") -> Contents:
     )
     return Contents(
         title=f"Equations of {', '.join(fit.model.states)}",
-        equations=export(found, to="mathml", digits=4),
-        text=export(found, digits=4),
+        equations=export(found, to="mathml", digits=found.digits),
+        text=export(found, digits=found.digits),
         columns=columns,
         time=fit.data.time_name,
         verdict=found.verdict.kind,
@@ -232,7 +232,7 @@ def _complex(value: complex) -> str:
 
 def _programs(found: DiscoveryResult) -> dict[str, str]:
     return {
-        "LaTeX": export(found, to="latex", digits=4),
+        "LaTeX": export(found, to="latex", digits=found.digits),
         "Python (SciPy)": export(found, to="python"),
         "Python (torch)": export(found, to="torch"),
         "Julia": export(found, to="julia"),
