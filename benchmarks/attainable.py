@@ -62,9 +62,9 @@ class Case:
 
 
 CASES = (
-    Case("31 points, .5 % noise", 0.005),
-    Case("y every 1.2, delta unknown, .5 % noise", 0.005, rare=True),
-    Case("30 % of the numbers missing, .5 % noise", 0.005, missing=0.3),
+    Case("31 points, 0.5 % noise", 0.005),
+    Case("y every 1.2, delta unknown, 0.5 % noise", 0.005, rare=True),
+    Case("30 % of the numbers missing, 0.5 % noise", 0.005, missing=0.3),
     Case("5 % noise", 0.05),
     Case("20 % noise", 0.2),
 )

@@ -111,7 +111,7 @@ def lotka_volterra(seed: int, level: float, missing: float = 0.0, u0: tuple[floa
 
 
 def rarely_seen(seed: int) -> Outcome:
-    """y every 1.2 on 0..6, x every .1. The rate of y is unknown as a whole: U2 could take any part of delta*y."""
+    """y every 1.2 on 0..6, x every 0.1. The rate of y is unknown as a whole: U2 could take any part of delta*y."""
     t = np.linspace(0.0, 6.0, 61)
     clean = course(t)
     values, _ = noisy(clean, 0.005, np.random.default_rng(seed))
@@ -139,7 +139,7 @@ def experiments(seed: int) -> Outcome:
 
 
 def fisher_kpp(seed: int, level: float = 0.005) -> Outcome:
-    """26 cells on 0..1, periodic, 11 times on 0..5, D = .01 known, the reaction u (1 - u) unknown."""
+    """26 cells on 0..1, periodic, 11 times on 0..5, D = 0.01 known, the reaction u (1 - u) unknown."""
     cells, diffusion = 26, 0.01
     dx = 1.0 / (cells - 1)
     x = np.linspace(0.0, 1.0, cells)

@@ -1,6 +1,6 @@
 """Are equations found that are known from elsewhere? Three cases, each from data to verdict by `fit` and `discover`.
 
-fisher: Fisher-KPP on a ring of 26 cells, the reaction u - u**2 unknown, .5 and 2.5 % noise (a case of C. Rackauckas
+fisher: Fisher-KPP on a ring of 26 cells, the reaction u - u**2 unknown, 0.5 and 2.5 % noise (a case of C. Rackauckas
     et al., arXiv:2001.04385).
 hudson_bay: hare and lynx pelts 1900-1920, both interactions unknown, noise log-normal as in B. Carpenter's case study
     for Stan (Predator-Prey Population Dynamics, 2018); expected are hare*lynx and hare*lynx.
@@ -126,7 +126,7 @@ def outcome(model: ude.UDE, data: ude.Dataset, expected: dict[str, set[str]], se
 CASES: dict[str, tuple[str, Callable[[int], Outcome]]] = {
     "pinene": ("alpha-pinene, dimerization unknown", pinene),
     "hudson_bay": ("Hudson Bay, interactions unknown", hudson_bay),
-    "fisher": ("Fisher-KPP, .5 % noise", lambda seed: fisher(seed, 0.005)),
+    "fisher": ("Fisher-KPP, 0.5 % noise", lambda seed: fisher(seed, 0.005)),
     "fisher25": ("Fisher-KPP, 2.5 % noise", lambda seed: fisher(seed, 0.025)),
 }
 

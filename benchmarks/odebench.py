@@ -4,13 +4,13 @@ S. d'Ascoli et al., ODEFormer, ICLR 2024 (arXiv:2310.05573); systems and traject
 (sdascoli/odeformer, MIT). The file is not part of this project; it is a JSON list (gzip) of objects with "id", "dim"
 and "solutions", whose first entry holds a dict {"t": [T], "y": [dim][T]} for each of two initial conditions.
 
-    python -m benchmarks.odebench --data FILE.json.gz [--systems 3 6 ...] [--noise 0 .05] [--processes 2]
+    python -m benchmarks.odebench --data FILE.json.gz [--systems 3 6 ...] [--noise 0 0.05] [--processes 2]
 
 The equations are found from the trajectory of the first initial condition: clean, every second of its 512 points; or
-with 5 % noise (each number multiplied by 1 + .05 N(0, 1)) and half of the points dropped at random. They are integrated
+with 5 % noise (each number multiplied by 1 + 0.05 N(0, 1)) and half of the points dropped at random. They are integrated
 from the first initial condition (reconstruction) and from the second (generalization) and compared with the clean
-trajectories: counted is R2 > .9 (mean over the states), as published. Clean: ODEFormer .80 and .33 of all 63 systems,
-SINDy .66 and .37.
+trajectories: counted is R2 > 0.9 (mean over the states), as published. Clean: ODEFormer 0.80 and 0.33 of all 63 systems,
+SINDy 0.66 and 0.37.
 
 Runs are kept as JSON lines (odebench_runs.jsonl beside this script) and are not repeated; the table is odebench.md.
 """
@@ -36,7 +36,7 @@ from ude.discovery.refit.integration import BudgetSpent, Integrator
 from ude.errors import DataError, UdeError
 
 RECORDS = Path(__file__).with_name("odebench_runs.jsonl")
-PUBLISHED = "Published for all 63 systems, clean: ODEFormer .80 and .33, SINDy .66 and .37."
+PUBLISHED = "Published for all 63 systems, clean: ODEFormer 0.80 and 0.33, SINDy 0.66 and 0.37."
 
 
 def systems(path: Path) -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ def run(system: dict[str, Any], noise: float) -> dict[str, Any]:
 def table(records: Sequence[dict[str, Any]]) -> str:
     lines = ["# ODEBench with nothing known", "", "`python -m benchmarks.odebench --data FILE`.", PUBLISHED, ""]
     lines += [
-        "| noise | systems | R2 > .9 on the first start | on the second | median s |",
+        "| noise | systems | R2 > 0.9 on the first start | on the second | median s |",
         "|---:|---:|---:|---:|---:|",
     ]
     for noise in sorted({row["noise"] for row in records}):

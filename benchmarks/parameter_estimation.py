@@ -5,7 +5,7 @@ scheme of five reactions; the least sum of squares is 19.8721 (E. D. Dolan, J. J
 optimization software with COPS 3.0, 2004). Ten starts, each rate constant log-uniform over three powers of ten.
 
 Hudson Bay: hares and lynxes 1900 to 1920 and Lotka and Volterra's equations, by least squares with free initial
-numbers: a = .481, b = .0248, c = .926, d = .0275 (J. M. Mahaffy, Math 636 lecture notes, San Diego State University).
+numbers: a = 0.481, b = 0.0248, c = 0.926, d = 0.0275 (J. M. Mahaffy, Math 636 lecture notes, San Diego State University).
 
     python -m benchmarks.parameter_estimation    # writes parameter_estimation.md
 """
@@ -94,7 +94,7 @@ def main() -> str:
         "",
         "| | a | b | c | d | hare(1900) | lynx(1900) |",
         "|---|---|---|---|---|---|---|",
-        "| literature | .481 | .0248 | .926 | .0275 | 34.9 | 3.86 |",
+        "| literature | 0.481 | 0.0248 | 0.926 | 0.0275 | 34.9 | 3.86 |",
         "| here | " + " | ".join(f"{fit.model.values()[n]:.4f}" for n in "abcd") + f" | {fit.u0[0, 0]:.2f} | "
         f"{fit.u0[0, 1]:.2f} |",
     ]

@@ -4,13 +4,13 @@ C. Rackauckas et al., Universal differential equations for scientific machine le
 protocol from its repository (ChrisRackauckas/universal_differential_equations at d622d92, LotkaVolterra/run_loops.jl,
 loop_evaluation.jl and the bars of plots/Found_Equations_Loop.pdf; MIT):
 
-    dx/dt = 1.3 x - .9 x y,  dy/dt = .8 x y - 1.8 y  from (.44249296, 4.6280594), 31 points on 0..3,
+    dx/dt = 1.3 x - 0.9 x y,  dy/dt = 0.8 x y - 1.8 y  from (0.44249296, 4.6280594), 31 points on 0..3,
     noise = level * mean of the state * N(0, 1); 1.3 and 1.8 known, both interactions unknown.
 
 A run is a success when the equations found hold exactly two terms beside what is known, p1*x*y in the first and p2*x*y
-in the second. The paper recovers 75, 72, 58, 29 and 18 of 100 at .1, .5, 1, 2.5 and 5 % noise.
+in the second. The paper recovers 75, 72, 58, 29 and 18 of 100 at 0.1, 0.5, 1, 2.5 and 5 % noise.
 
-    python -m benchmarks.recovery [--noise .001 .05] [--runs 100] [--first 0] [--processes 2] [--records FILE]
+    python -m benchmarks.recovery [--noise 0.001 0.05] [--runs 100] [--first 0] [--processes 2] [--records FILE]
 
 Every run has its own noise and weights, drawn from its number. Runs are kept as JSON lines in FILE
 (recovery_runs.jsonl beside this script); a run that is in there is not repeated, so the loop may be stopped and goes

@@ -43,17 +43,17 @@ RECORDS = Path(__file__).with_name("universal_fits_runs.jsonl")
 
 
 CASES: dict[str, tuple[str, Callable[[int], Outcome]]] = {
-    "scenario1": ("Lotka-Volterra, 31 points, .5 % noise", lambda seed: lotka_volterra(seed, 0.005)),
+    "scenario1": ("Lotka-Volterra, 31 points, 0.5 % noise", lambda seed: lotka_volterra(seed, 0.005)),
     "scenario1_start": ("The same, initial state known", lambda seed: lotka_volterra(seed, 0.005, u0=U0)),
-    "scenario2": ("y every 1.2, delta unknown, .5 % noise", rarely_seen),
-    "missing": ("30 % of the numbers missing, .5 % noise", lambda seed: lotka_volterra(seed, 0.005, 0.3)),
-    "experiments": ("20 experiments of 8 to 31 points, .5 % noise", experiments),
+    "scenario2": ("y every 1.2, delta unknown, 0.5 % noise", rarely_seen),
+    "missing": ("30 % of the numbers missing, 0.5 % noise", lambda seed: lotka_volterra(seed, 0.005, 0.3)),
+    "experiments": ("20 experiments of 8 to 31 points, 0.5 % noise", experiments),
     "noise5": ("5 % noise", lambda seed: lotka_volterra(seed, 0.05)),
     "noise20": ("20 % noise", lambda seed: lotka_volterra(seed, 0.2)),
-    "fisher": ("Fisher-KPP, 26 cells, 11 times, .5 % noise", fisher_kpp),
-    "seir": ("Epidemic, 7 states once a day for 21 days, .5 % noise", seir),
-    "unobserved": ("One state of three not measured, .5 % noise", unobserved),
-    "robertson": ("Robertson, one rate constant unknown (stiff), .5 % noise", robertson),
+    "fisher": ("Fisher-KPP, 26 cells, 11 times, 0.5 % noise", fisher_kpp),
+    "seir": ("Epidemic, 7 states once a day for 21 days, 0.5 % noise", seir),
+    "unobserved": ("One state of three not measured, 0.5 % noise", unobserved),
+    "robertson": ("Robertson, one rate constant unknown (stiff), 0.5 % noise", robertson),
 }
 
 NOTES = """\

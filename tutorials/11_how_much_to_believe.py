@@ -58,7 +58,7 @@ def fitted(start: float, noise: float = NOISE) -> ude.Fit:
 # ## Three intervals
 #
 # - `fisher_intervals` takes the likelihood for a parabola: cheap, symmetric, right when there are many data.
-# - `profile_intervals` walks along each parameter, fits the others anew at every point, and stops where the data
+# - `profile_intervals` walks along each parameter, fits the others again at every point, and stops where the data
 #   object.
 #   It may be lopsided, and it may have no end.
 # - `bootstrap` fits resampled data again and again. It asks least of the noise, and costs most.
@@ -86,7 +86,7 @@ def intervals(fit: ude.Fit, samples: int) -> dict[str, tuple[float, float]]:
 # From x = 0.2 the equation is nearly $\dot x = -(v/k)\,x$. Only the ratio shows: `v` and `k` may grow together. A fit
 # shows none of this. It prints v = 0.357 and k = 0.289, with as many digits as you like, where both are 1.
 #
-# A profile shows it. Put v at some value, fit k anew, and see how much $\chi^2$ rises; a rise by 3.84 is what 95 %
+# A profile shows it. Put v at some value, fit k again, and see how much $\chi^2$ rises; a rise by 3.84 is what 95 %
 # allow. From v = 0.25, where it rises by 0.5, to v = 40, where it rises by 2.4, nothing is excluded. From x = 5, v =
 # 40 is excluded by a rise of 5160. The cure is not more data of the same kind, but one experiment with more
 # substance.
@@ -160,7 +160,7 @@ def draw(profiles: dict[float, tuple[np.ndarray, np.ndarray]], learned: tuple[np
         left.semilogx(v, rise, style, markersize=3, label=f"from x = {start:g}")
     left.axhline(3.84, color="k", linewidth=0.7, linestyle=":")
     left.text(0.27, 4.1, "95 %")
-    left.set(xlabel="v, with k fitted anew", ylabel="rise of chi²", ylim=(0, 12))
+    left.set(xlabel="v, with k fitted again", ylabel="rise of chi²", ylim=(0, 12))
     left.legend(frameon=False)
     x, members = learned
     right.plot(x, x / (1 + x), color="0.7", linewidth=5, label="true")
