@@ -7,10 +7,10 @@ and "solutions", whose first entry holds a dict {"t": [T], "y": [dim][T]} for ea
     python -m benchmarks.odebench --data FILE.json.gz [--systems 3 6 ...] [--noise 0 0.05] [--processes 2]
 
 The equations are found from the trajectory of the first initial condition: clean, every second of its 512 points; or
-with 5 % noise (each number multiplied by 1 + 0.05 N(0, 1)) and half of the points dropped at random. They are integrated
-from the first initial condition (reconstruction) and from the second (generalization) and compared with the clean
-trajectories: counted is R2 > 0.9 (mean over the states), as published. Clean: ODEFormer 0.80 and 0.33 of all 63 systems,
-SINDy 0.66 and 0.37.
+with 5 % noise (each number multiplied by 1 + 0.05 N(0, 1)) and half of the points dropped at random. They are
+integrated from the first initial condition (reconstruction) and from the second (generalization) and compared with the
+clean trajectories: counted is R2 > 0.9 (mean over the states), as published. Clean: ODEFormer 0.80 and 0.33 of all 63
+systems, SINDy 0.66 and 0.37.
 
 Runs are kept as JSON lines (odebench_runs.jsonl beside this script) and are not repeated; the table is odebench.md.
 """

@@ -5,7 +5,8 @@ scheme of five reactions; the least sum of squares is 19.8721 (E. D. Dolan, J. J
 optimization software with COPS 3.0, 2004). Ten starts, each rate constant log-uniform over three powers of ten.
 
 Hudson Bay: hares and lynxes 1900 to 1920 and Lotka and Volterra's equations, by least squares with free initial
-numbers: a = 0.481, b = 0.0248, c = 0.926, d = 0.0275 (J. M. Mahaffy, Math 636 lecture notes, San Diego State University).
+numbers: a = 0.481, b = 0.0248, c = 0.926, d = 0.0275 (J. M. Mahaffy, Math 636 lecture notes, San Diego State
+University).
 
     python -m benchmarks.parameter_estimation    # writes parameter_estimation.md
 """

@@ -332,3 +332,20 @@ def test_complex_arrays_are_refused() -> None:
         ude.ODEProblem(lambda u, p, t: u, torch.tensor([1 + 2j]), (0.0, 1.0))
     with pytest.raises(InputError):
         ude.ODEProblem(lambda u, p, t: u, [1 + 2j], (0.0, 1.0))
+
+
+def test_a_fit_takes_whatever_holds_data(tmp_path: Path) -> None:
+    t = np.linspace(0.0, 2.0, 9)
+    x = np.exp(-1.5 * t)
+    frame = pd.DataFrame({"t": t, "x": x})
+    frame.to_csv(tmp_path / "decay.csv", index=False)
+    model = ude.UDE("dx/dt = -k*x", fit="k")
+    whole = Dataset.from_arrays(t, x, "x")
+    sources = [whole, frame, frame.set_index("t"), {"t": t, "x": x}, (t, x), (t, x[:, None]), tmp_path / "decay.csv"]
+    sources.append(str(tmp_path / "decay.csv"))
+    for source in sources:
+        fit = ude.fit(model, source, stages="single shooting", holdout=0, progress=False)
+        assert fit.model.values()["k"] == pytest.approx(1.5, rel=1e-3)
+        assert fit.rmse(source)["x"] < 1e-3 if not isinstance(source, tuple) else True
+    found = ude.multistart(model, frame, starts=2, ranges={"k": (0.5, 3.0)}, processes=1, holdout=0, progress=False)
+    assert found.best.model.values()["k"] == pytest.approx(1.5, rel=1e-3)

@@ -30,6 +30,7 @@ from ude.discovery.selection.selection import Selection
 from ude.discovery.selection.shortlist import score
 from ude.errors import DataError, InputError
 from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.sources import read_data
 from ude.fitting.data.trajectory import root_mean_square
 from ude.fitting.objective.noise import Gaussian, StudentT
 from ude.fitting.result import Fit
@@ -216,7 +217,7 @@ class DiscoveryResult:
 
         Raises DataError for other states or another number of trajectories, or times before the start.
         """
-        data = self.fit.data if data is None else data.select(self.fit.measurement.names)
+        data = self.fit.data if data is None else read_data(data).select(self.fit.measurement.names)
         if len(data.trajectories) != len(self.fit.data.trajectories):
             raise DataError(
                 "the data have other trajectories than the fit",

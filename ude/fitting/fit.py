@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from ude.errors import InputError
 from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.sources import read_data
 from ude.fitting.iteration import Callback
 from ude.fitting.objective.measurement import Measurement, ObserveLike
 from ude.fitting.objective.noise import Noise, noise_models
@@ -37,7 +39,7 @@ from ude.vocabulary import OF_FIT, named_arguments
 @named_arguments(OF_FIT)
 def fit(
     model: Model,
-    data: Dataset,
+    data: Any,
     *,
     holdout: float | int | str = 0.25,
     validation: float | int | str = 0,
@@ -64,6 +66,8 @@ def fit(
     prior on the weights (see `losses.Prior`), the priors and the penalties.
 
     model:    a `Model` (`UDE`, `NeuralODE`, `FunctionModel`); it is copied, not changed
+    data:     a `Dataset`, or what `read_data` makes one of: a path, a DataFrame, a dict of columns, an xarray object;
+              or a pair (t, u) of arrays, u with the model's states
     holdout:  the tail kept out of training, as in `Dataset.split`: 0.25, 5, "after 1915" or 0
     validation: the tail of what is left, likewise; it is not trained on, and a stage of simulations ends, with the
               weights that predicted it best, once it is predicted worse and worse
@@ -100,10 +104,11 @@ def fit(
     >>> round(fit.model.values()["k"], 3)
     1.5
     """
-    _check_kinds(model, data, (holdout, validation), options)
+    _check_kinds(model, (holdout, validation), options)
     _check_calls(callback, out, seed)
     chosen = checked_stages(stages)
     require_evaluation_mode([model])
+    data = read_data(data, states=model.states if isinstance(data, tuple) else None)
     initial = read_u0(u0, model.states, len(data))
     named = u0 if isinstance(u0, Mapping) else () if u0 is None else model.states
     measurement = Measurement.of(model, data, observe, named)
@@ -150,8 +155,8 @@ class _Parts:
         return cls(data, holdout, whole, held_out, train, validated)
 
 
-def _check_kinds(model: object, data: object, shares: Sequence[object], options: object) -> None:
-    """Refuse a model, data, shares of the data and options of another kind."""
+def _check_kinds(model: object, shares: Sequence[object], options: object) -> None:
+    """Refuse a model, shares of the data and options of another kind."""
     if not isinstance(model, Model):
         fix = ""
         if isinstance(model, Dataset):
@@ -162,13 +167,6 @@ def _check_kinds(model: object, data: object, shares: Sequence[object], options:
             fix = "A function becomes a model by ude.FunctionModel."
         raise InputError(
             "fit needs a model", expected="a ude.models.Model such as ude.UDE(...)", got=type(model).__name__, fix=fix
-        )
-    if not isinstance(data, Dataset):
-        raise InputError(
-            "fit needs a Dataset",
-            expected="ude.read_csv(path, time=...), ude.Dataset.from_frame(frame, time=...) or "
-            "ude.Dataset.from_arrays(t, u, names)",
-            got=repr(data) if isinstance(data, str | Path) else type(data).__name__,
         )
     for name, share in zip(("holdout", "validation"), shares, strict=True):
         if isinstance(share, bool) or not isinstance(share, int | float | str):

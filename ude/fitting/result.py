@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ude.errors import DataError, InputError
 from ude.fitting.data.dataset import Dataset
+from ude.fitting.data.sources import read_data
 from ude.fitting.data.trajectory import Array, root_mean_square
 from ude.fitting.objective.measurement import Measurement
 from ude.fitting.objective.noise import Gaussian, NoiseModel, log_likelihood
@@ -148,7 +149,7 @@ class Fit:
 
         Raises DataError for other columns, another number of trajectories, times before the start, no points.
         """
-        data = self.train if data is None else data.select(self.measurement.names)
+        data = self.train if data is None else read_data(data).select(self.measurement.names)
         if len(data) != len(self.train):
             raise DataError(
                 "the data have other trajectories than the fit", expected=str(len(self.train)), got=str(len(data))
