@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -456,7 +457,11 @@ def test_fit_of_known_equations_gives_the_parameters(tmp_path: Path, capsys: pyt
     values = json.loads(output(capsys, "fit", tmp_path / "growth.csv", *options, "--json"))
     assert values["parameters"] == pytest.approx({"r": 0.8, "c": 0.1}, rel=1e-3)
     assert set(values["rmse"]) == {"training", "held-out"}
-    assert "log-likelihood" in Path(output(capsys, "report", tmp_path / "fit").split()[1]).read_text(encoding="utf-8")
+    page = Path(output(capsys, "report", tmp_path / "fit").split()[1]).read_text(encoding="utf-8")
+    text, fit = " ".join(re.sub(r"<[^>]+>", " ", page).split()), ude.fitting.load_fit(tmp_path / "fit")
+    assert fit.aic != fit.bic
+    for name, value in (("log-likelihood", fit.log_likelihood), ("AIC", fit.aic), ("BIC", fit.bic)):
+        assert f"{name} {value:.6g}" in text
     said = output(capsys, "simulate", tmp_path / "fit", "--points", 2)
     assert float(said.splitlines()[-1].split(",")[1]) == pytest.approx(8.0, rel=1e-2)
 

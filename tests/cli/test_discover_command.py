@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import re
 import signal
@@ -371,6 +372,40 @@ def test_interrupt_keeps_the_fit_and_ends_with_130(tmp_path: Path) -> None:
     fit = ude.fitting.load_fit(out)
     assert fit.interrupted
     assert np.all(np.isfinite(fit.u0))
+
+
+def test_interrupt_while_formulas_are_fitted_writes_the_best_and_ends_with_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tail of the data is held out by default, so that the best was fitted to a part of them."""
+    module, calls = importlib.import_module("ude.discovery.discover"), 0
+    fit_closed_form = module.fit_closed_form
+
+    def interrupted(*arguments: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls > 2:
+            raise KeyboardInterrupt
+        return fit_closed_form(*arguments, **named)
+
+    monkeypatch.setattr(module, "fit_closed_form", interrupted)
+    out = tmp_path / "run"
+    t = np.linspace(0, 8, 16)
+    rows = [f"{ti:.6f},{8 / (1 + 15 * np.exp(-0.8 * ti)):.4f}" for ti in t]
+    command = [
+        "discover",
+        table(tmp_path, "\n".join(["t,x", *rows])),
+        "-e",
+        "dx/dt = r*x - U(x)",
+        "--param",
+        "r=0.8",
+        "--quiet",
+    ]
+    assert main([*command, "--out", str(out)]) == 130
+    found = json.loads((out / "discovery.json").read_text())
+    assert found["interrupted"]
+    assert (out / "equations.txt").exists()
+    assert (out / "report.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,22 @@ def test_noise_is_saved_and_loaded(lotka_volterra_data, tmp_path):
     assert loaded.validation.digest == result.validation.digest
 
 
+def test_a_loaded_fit_divides_the_data_as_the_fit_did(lotka_volterra_data, tmp_path):
+    """Training, validation and held-out data, in this order and none of them twice."""
+    data = lotka_volterra_data(points=20)
+    model = ude.UDE(LOTKA_VOLTERRA, fit="a=1.3, b=0.9, c=0.8, d=1.8")
+    result = single(model, data, validation=3, holdout=4)
+    loaded = ude.fitting.load_fit(result.save(tmp_path))
+    t = data.trajectories[0].t
+    for one in (result, loaded):
+        parts = [one.train, one.validation, one.held_out]
+        assert [part.trajectories[0].t.tolist() for part in parts] == [
+            t[:13].tolist(),
+            t[13:16].tolist(),
+            t[16:].tolist(),
+        ]
+
+
 # ---------------------------------------------------------------- what is known beside the data
 
 
