@@ -184,15 +184,19 @@ def named_arguments(elsewhere: Mapping[str, str]) -> Callable[[_Callable], _Call
 
         @wraps(inner)
         def checked(*args: Any, **named: Any) -> Any:
-            count = len(args) - own
-            if not (
-                known.issuperset(named)
-                and count < len(taken)
-                and taken[count].isdisjoint(named)
-                and missing[count].issubset(named)
-            ):
-                raise _wrong_arguments(target.__name__, names, positional, required, elsewhere, count, named)
-            return inner(*args, **named)
+            try:
+                return inner(*args, **named)
+            except TypeError:
+                # looked at only now, which costs a call with the right arguments nothing
+                count = len(args) - own
+                if (
+                    known.issuperset(named)
+                    and count < len(taken)
+                    and taken[count].isdisjoint(named)
+                    and missing[count].issubset(named)
+                ):
+                    raise
+                raise _wrong_arguments(target.__name__, names, positional, required, elsewhere, count, named) from None
 
         if not isinstance(target, type):
             return checked  # type: ignore[return-value]

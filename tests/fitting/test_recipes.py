@@ -165,7 +165,7 @@ def test_smallness_makes_the_unknown_function_small(lotka_volterra_data, half_kn
         ({"priors": {"z": ude.penalties.NormalPrior(0, 1)}}, r"z is not a parameter of the model: expected one of k"),
         (
             {"priors": {"k": 1.0}},
-            r"the prior of k is not usable: expected ude.penalties.NormalPrior or ude.penalties.LogNormalPrior, got",
+            r"the prior of k must be a prior object: expected ude.penalties.NormalPrior or ude.penalties.LogN",
         ),
         (
             {"priors": {"k": ude.penalties.LogNormalPrior(1, 1)}},
@@ -173,7 +173,7 @@ def test_smallness_makes_the_unknown_function_small(lotka_volterra_data, half_kn
         ),
         (
             {"penalties": ["dx/dt"]},
-            r"penalties are not usable: expected ude.penalties.ResidualPenalty\(...\) or ude.penalties.Magn",
+            r"penalties must be penalty objects: expected ude.penalties.ResidualPenalty\(...\) or ude.pen",
         ),
         (
             {"penalties": [ude.penalties.ResidualPenalty("dx/dt - z")]},
@@ -188,7 +188,7 @@ def test_smallness_makes_the_unknown_function_small(lotka_volterra_data, half_kn
         ({"noise": ude.noise.Poisson()}, r"the data of 'x' cannot have Poisson noise: expected whole numbers"),
         (
             {"stages": ["derivatives", 3]},
-            r"stages are not usable: .*, or objects of ude.stages, got",
+            r"stages must be some of .*, or objects of ude.stages: \['derivatives', 3\]",
         ),
     ],
 )
@@ -209,19 +209,19 @@ def test_a_prior_of_a_parameter_that_is_not_fitted_is_refused():
     [
         (
             lambda: ude.penalties.NormalPrior(0.0, 0.0),
-            r"sd of NormalPrior is not usable: expected a positive number, got 0",
+            r"sd of NormalPrior must be a positive number: 0",
         ),
         (
             lambda: ude.penalties.NormalPrior(np.inf, 1.0),
-            r"mean of NormalPrior is not usable: expected a finite number, got inf",
+            r"mean of NormalPrior must be a finite number: inf",
         ),
         (
             lambda: ude.penalties.LogNormalPrior(-1.0, 1.0),
-            r"median of LogNormalPrior is not usable: expected a positive number",
+            r"median of LogNormalPrior must be a positive number: -1",
         ),
         (
             lambda: ude.penalties.ResidualPenalty("x", weight=-1.0),
-            r"weight of ResidualPenalty is not usable: expected a positive number",
+            r"weight of ResidualPenalty must be a positive number: -1",
         ),
         (
             lambda: ude.penalties.ResidualPenalty(3),
@@ -229,45 +229,48 @@ def test_a_prior_of_a_parameter_that_is_not_fitted_is_refused():
         ),
         (
             lambda: ude.penalties.MagnitudePenalty("U", size=0.0),
-            r"size of MagnitudePenalty is not usable: expected a positive number, got 0",
+            r"size of MagnitudePenalty must be a positive number: 0",
         ),
         (
             lambda: ude.stages.SingleShooting(ude.optimizers.Adam()),
-            r"optimizers of SingleShooting are not usable: expected a tuple such",
+            r"optimizers of SingleShooting must be a tuple of optimizers: expected one such as",
         ),
         (
             lambda: ude.stages.MultipleShooting(window_steps=0),
-            r"window_steps of MultipleShooting is not usable: .* at least 1",
+            r"window_steps of MultipleShooting must be a whole number, at least 1: 0",
         ),
         (
             lambda: ude.stages.MultipleShooting(continuity=(0.0,)),
-            r"continuity of MultipleShooting is not usable: .* positive",
+            r"continuity of MultipleShooting must be positive penalties: .*\(0",
         ),
         (
             lambda: ude.stages.GrowingHorizon(fractions=(0.5, 0.2, 1)),
-            r"fractions of GrowingHorizon is not usable: .* the last",
+            r"fractions of GrowingHorizon must be increasing .* the last one 1: \(0.5, 0.2",
         ),
         (
             lambda: ude.stages.GrowingHorizon(fractions=(0.5,)),
-            r"fractions of GrowingHorizon is not usable: .* the last one 1",
+            r"fractions of GrowingHorizon must be increasing .* the last one 1: \(0.5,\)",
         ),
-        (lambda: ude.optimizers.Adam(-1), r"iterations of Adam is not usable: expected zero or more, got -1"),
+        (lambda: ude.optimizers.Adam(-1), r"iterations of Adam must be a whole number, zero or more: -1"),
         (
             lambda: ude.optimizers.Adam(schedule="step"),
-            r"schedule of Adam is not usable: expected 'cosine', 'exponential' or",
+            r"schedule of Adam must be 'cosine', 'exponential' or 'constant': 'step'",
         ),
         (
             lambda: ude.optimizers.Adam(learning_rate=0.0),
-            r"learning_rate of Adam is not usable: expected a positive number",
+            r"learning_rate of Adam must be a positive number: 0",
         ),
         (
             lambda: ude.optimizers.Adam(weight_decay=-1.0),
-            r"weight_decay of Adam is not usable: expected zero or a positive number",
+            r"weight_decay of Adam must be zero or a positive number: -1",
         ),
-        (lambda: FitOptions(validation_every=0), r"validation_every of FitOptions is not usable: expected at least 1"),
+        (
+            lambda: FitOptions(validation_every=0),
+            r"validation_every of FitOptions must be a whole number, at least 1: 0",
+        ),
         (
             lambda: FitOptions(checkpoint_seconds=-1),
-            r"checkpoint_seconds of FitOptions is not usable: expected zero or",
+            r"checkpoint_seconds of FitOptions must be",
         ),
     ],
 )

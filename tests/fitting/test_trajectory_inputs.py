@@ -161,7 +161,7 @@ def test_conditions_and_covariates_are_part_of_the_digest():
     [
         ("q", r"q is not a parameter of the model: expected one of dose, k"),
         ("dose", r"per_trajectory names dose, which is not fitted\. Have it fitted"),
-        (3, r"per_trajectory is not usable: expected names, \"k, m\", got 3"),
+        (3, r"per_trajectory must be names, such as \"k, m\": 3"),
     ],
 )
 def test_unusable_names_of_own_parameters_are_refused(per_trajectory, claim):

@@ -38,8 +38,13 @@ def times_move(prob: ODEProblem, options: SolveOptions) -> bool:
     Raises:
         InputError: It may, and the state has several axes or trajectories share their steps.
     """
-    times = (*prob.tspan, options.saveat)
-    if not torch.is_grad_enabled() or not any(isinstance(time, Tensor) and time.requires_grad for time in times):
+    (start, end), saveat = prob.tspan, options.saveat
+    moving = (
+        (isinstance(saveat, Tensor) and saveat.requires_grad)
+        or (isinstance(start, Tensor) and start.requires_grad)
+        or (isinstance(end, Tensor) and end.requires_grad)
+    )
+    if not moving or not torch.is_grad_enabled():
         return False
     if not prob.state_axes(shared_steps=options.shared_steps).plain:
         raise InputError(

@@ -76,8 +76,11 @@ class Solution:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self._state_dims = len(self.prob.state_axes().state)
         self._failed = [i for i, code in enumerate(self.codes.tolist()) if not ReturnCode(code).ok]
+
+    @cached_property
+    def _state_dims(self) -> int:
+        return len(self.prob.state_axes().state)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -135,7 +138,7 @@ class Solution:
     @property
     def failed(self) -> bool:
         """Whether every trajectory failed."""
-        return len(self._failed) == len(self.codes)
+        return bool(self._failed) and len(self._failed) == len(self.codes)
 
     def require_success(self) -> None:
         """Check that no trajectory failed.

@@ -217,10 +217,12 @@ class _Fixed:
 def test_a_front_of_nan_is_refused_and_single_nans_are_left_out() -> None:
     x = sp.Symbol("x")
     broken, fine = Candidate(x, {}, 1, float("nan"), "mine"), Candidate(x, {}, 1, 0.5, "mine")
-    with pytest.raises(InputError, match="_Fixed gave no usable formula for U1: expected candidates whose error"):
+    with pytest.raises(
+        InputError, match="_Fixed gave no formula with a finite error for U1: expected candidates whose error"
+    ):
         front(_samples(), [_Fixed(broken)])
     assert [c.nmse for c in front(_samples(), [_Fixed(broken, fine)])] == [0.5]
-    with pytest.warns(SearchWarning, match="_Fixed gave no usable formula"):
+    with pytest.warns(SearchWarning, match="_Fixed gave no formula with a finite error"):
         assert front(_samples(), [_Fixed(broken), LibraryRegressor()])
 
 

@@ -265,7 +265,6 @@ def test_operators_have_the_values_and_derivatives_of_torch(name: str, layout: s
         (lambda u: u.sort(-1).values, "the operator aten.sort.default has no fused form"),
         (lambda u: torch.fft.rfft(u).abs()[..., :1] * u, "the operator aten._fft_r2c.default has no fused form"),
         (lambda u: u.float().double(), "f turns float64 numbers into float32, and kernels know one type"),
-        (lambda u: torch.rand_like(u) * u, "the operator aten.rand_like.default has no fused form"),
         (written_in_place, "f writes numbers into a part of a tensor, of which derivatives cannot be traced"),
         (lambda u: u.repeat(20).cumsum(-1)[..., :4], "a cumulated sum or product of more than 64 numbers"),
     ],

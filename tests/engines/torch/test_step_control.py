@@ -239,7 +239,7 @@ def test_gradients_know_nothing_of_the_conditions_on_steps():
     [
         ({"controller": ude.methods.IController}, "controller must be a controller object: expected e.g. IController"),
         ({"controller": "pid"}, "controller must be a controller object"),
-        ({"isoutofdomain": 3}, "isoutofdomain must be a function"),
+        ({"isoutofdomain": 3}, r"isoutofdomain must be callable as isoutofdomain\(u, p, t\): int"),
         (
             {"internalnorm": lambda e, t: e},
             r"internalnorm must return one number for each trajectory: expected shape \(\)",

@@ -20,7 +20,7 @@ from ude.compile.kernel_store import leave, take
 from ude.engines.base import NO_CHECKS, ForwardResult, PlainEngine, SolveSpec, StepRecord, as_batch, differentiable
 from ude.engines.fused.codegen.cuda import write_cuda
 from ude.engines.fused.codegen.family import FusedFamily
-from ude.engines.fused.codegen.source import Shape, family_of, write_source
+from ude.engines.fused.codegen.source import Shape, family_class, family_of, write_source
 from ude.engines.fused.codegen.traced import Traced, trace_program
 from ude.engines.fused.graph.program import Unfusable
 from ude.engines.fused.graph.trace import line_of
@@ -337,7 +337,7 @@ class FusedEngine(PlainEngine):
             (out.counts, calls, chosen),
             out.t_end,
             fresh=fresh,
-            switches=torch.zeros_like(out.counts[0]) if _method(spec).switches else None,
+            switches=torch.zeros_like(out.counts[0]) if _switches(spec) else None,
         )
 
     def _hand_on(self, spec: SolveSpec, u0: Float[Tensor, "B n"], p: Sequence[Tensor], reason: str) -> ForwardResult:
@@ -423,7 +423,7 @@ def _told(failure: EngineRefused | OSError) -> str:
 
 def _stiff_at(spec: SolveSpec, out: Outcome) -> float | None:
     """When a trajectory turned stiff; None where none did."""
-    if not _method(spec).switches:
+    if not _switches(spec):
         return None
     turned = (out.counts[0] == _TURNED_STIFF).nonzero()
     return float(out.t_end[turned[0]]) if len(turned) else None
@@ -434,6 +434,11 @@ def _method(spec: SolveSpec) -> FusedFamily:
     if family is None:
         raise AssertionError("_why_not_spec was not asked")
     return family
+
+
+def _switches(spec: SolveSpec) -> bool:
+    family = family_class(type(spec.algorithm))
+    return family is not None and family.switches
 
 
 def _start(spec: SolveSpec) -> tuple[Tensor, tuple[Tensor, ...]]:

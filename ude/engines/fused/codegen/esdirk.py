@@ -15,7 +15,7 @@ from ude.engines.fused.codegen.explicit import interpolant, weighted
 from ude.engines.fused.codegen.family import FusedFamily
 from ude.engines.fused.codegen.texts import section, text_of
 from ude.engines.torch.families.diagonally_implicit import tensors_of
-from ude.methods import LU, Algorithm
+from ude.methods import LU
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
 from ude.problems.ode import FlatRightHandSide
 from ude.problems.split import SplitFunction
@@ -27,15 +27,12 @@ ROWS = section("newton.h", "loops over rows")
 class EsdirkFamily(FusedFamily):
     """A singly diagonally implicit method, whose linear systems are dense."""
 
+    methods = DiagonallyImplicitRungeKutta
     kind = "implicit"
     # a dense LU of more states takes longer than anything that a kernel saves
     most_states = 256
     # the text of larger Jacobians would take compilers many seconds, and they are put together of pullbacks
     most_written_out = 12
-
-    @staticmethod
-    def serves(algorithm: Algorithm) -> bool:
-        return isinstance(algorithm, DiagonallyImplicitRungeKutta)
 
     def why_not(self, spec: SolveSpec) -> str | None:
         divided = isinstance(spec.f, FlatRightHandSide) and isinstance(spec.f.f, SplitFunction)

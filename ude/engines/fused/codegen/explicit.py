@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from ude.engines.fused.codegen.family import FusedFamily
 from ude.methods import Algorithm, ExplicitRungeKutta, ExplicitTableau
@@ -15,13 +15,10 @@ static inline void method_start(Method *method, int lane) { (void)method; (void)
 class ExplicitFamily(FusedFamily):
     """An explicit Runge-Kutta method, unrolled."""
 
+    methods: ClassVar[type[Algorithm]] = ExplicitRungeKutta
     kind = "explicit"
     # of more states torch's own operations are as quick, and the vectors of a step outgrow the stack of a thread
     most_states = 4096
-
-    @staticmethod
-    def serves(algorithm: Algorithm) -> bool:
-        return isinstance(algorithm, ExplicitRungeKutta)
 
     @property
     def tableau(self) -> ExplicitTableau:

@@ -12,6 +12,8 @@ from ude.methods import Algorithm
 class FusedFamily(ABC):
     """A method as C text. A new family is one file here, listed in `source.FAMILIES`."""
 
+    #: The algorithms of this family.
+    methods: ClassVar[type[Algorithm]]
     #: What the family is called in messages.
     kind: ClassVar[str]
     #: Systems of more states are not compiled.
@@ -20,11 +22,6 @@ class FusedFamily(ABC):
     most_written_out: ClassVar[int] = 0
     #: Whether a kernel counts what the methods of a solve that switches do.
     switches: ClassVar[bool] = False
-
-    @staticmethod
-    @abstractmethod
-    def serves(algorithm: Algorithm) -> bool:
-        """Whether an algorithm is of this family."""
 
     def __init__(self, algorithm: Any) -> None:
         self.algorithm = algorithm

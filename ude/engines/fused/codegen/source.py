@@ -134,9 +134,20 @@ def _jacobian_of_rows(rows: JacobianRows) -> str:
     return "\n".join([*tables, *lines])
 
 
+_FAMILIES_BY_TYPE: dict[type, type[FusedFamily] | None] = {}
+
+
+def family_class(kind: type) -> type[FusedFamily] | None:
+    """The family of algorithms of a type; None where there is none."""
+    if kind not in _FAMILIES_BY_TYPE:
+        _FAMILIES_BY_TYPE[kind] = next((family for family in FAMILIES if issubclass(kind, family.methods)), None)
+    return _FAMILIES_BY_TYPE[kind]
+
+
 def family_of(algorithm: Algorithm) -> FusedFamily | None:
     """The family that writes an algorithm; None where none does."""
-    return next((family(algorithm) for family in FAMILIES if family.serves(algorithm)), None)
+    family = family_class(type(algorithm))
+    return None if family is None else family(algorithm)
 
 
 def _types(shape: Shape) -> str:

@@ -11,18 +11,15 @@ import torch
 from ude.engines.base import SolveSpec
 from ude.engines.fused.codegen.explicit import ExplicitFamily, weighted
 from ude.engines.torch.families.switching import LOOK_EVERY, ROUNDINGS, TELLING, twin_weights
-from ude.methods import Algorithm, AutoSwitch, ExplicitTableau
+from ude.methods import AutoSwitch, ExplicitTableau
 from ude.methods.switching import stability_size
 
 
 class SwitchingFamily(ExplicitFamily):
     """The explicit one of the two methods of an `AutoSwitch`."""
 
+    methods = AutoSwitch
     switches = True
-
-    @staticmethod
-    def serves(algorithm: Algorithm) -> bool:
-        return isinstance(algorithm, AutoSwitch)
 
     @property
     def tableau(self) -> ExplicitTableau:
