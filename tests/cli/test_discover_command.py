@@ -360,10 +360,14 @@ def test_interrupt_keeps_the_fit_and_ends_with_130(tmp_path: Path) -> None:
         )
     finally:
         signal.signal(signal.SIGINT, before)
-    for _ in range(1200):
-        if (out / "stage-1.log").exists():  # the first stage has ended and the second runs, however fast the machine
-            break
-        time.sleep(0.05)
+    log, first = out / "stage-1.log", None
+    for _ in range(6000):
+        # the first stage has ended and the second has kept an evaluation, however fast the machine
+        if log.exists():
+            first = log.stat().st_size if first is None else first
+            if log.stat().st_size > first > 0:
+                break
+        time.sleep(0.01)
     running.send_signal(signal.SIGINT)
     printed, complained = running.communicate(timeout=120)
     assert running.returncode == 130, complained
