@@ -12,19 +12,11 @@ import torch
 from torch import Tensor
 
 import ude
+from tests.sensitivities_for_tests import SENSITIVITIES
 
 DOUBLE = torch.float64
 PAGE = Path(__file__).parents[2] / "docs" / "sensitivities.md"
 HEADER = "| error of the gradient at 1e-8 |"
-SENSITIVITIES = [
-    ude.DiscreteAdjoint(),
-    ude.BacksolveAdjoint(),
-    ude.InterpolatingAdjoint(),
-    ude.QuadratureAdjoint(),
-    ude.GaussAdjoint(),
-    ude.ForwardSensitivity(),
-    ude.sensitivity.Autograd(),
-]
 
 
 def logistic(k: Tensor) -> Tensor:

@@ -10,18 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import ude
+from tests.sensitivities_for_tests import SENSITIVITIES
 
-SENSITIVITIES = [
-    ude.DiscreteAdjoint(),
-    ude.DiscreteAdjoint(checkpoints="logarithmic"),
-    ude.DiscreteAdjoint(checkpoints=3),
-    ude.BacksolveAdjoint(),
-    ude.InterpolatingAdjoint(),
-    ude.QuadratureAdjoint(),
-    ude.GaussAdjoint(),
-    ude.ForwardSensitivity(),
-    ude.sensitivity.Autograd(),
-]
+CHECKPOINTS = [ude.DiscreteAdjoint(checkpoints="logarithmic"), ude.DiscreteAdjoint(checkpoints=3)]
+ALL = [*SENSITIVITIES, *CHECKPOINTS]
 # first-same-as-last, with stages that only the dense output needs, diagonally and linearly implicit, multistep, and
 # one that begins implicit and switches in every case
 METHODS = {
@@ -120,7 +112,7 @@ def exact_forced(u0: Tensor, decay: Tensor, values: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("case", [plain, event, forced], ids=lambda case: case.__name__)
 @pytest.mark.parametrize("alg", METHODS, ids=lambda alg: alg.name)
-@pytest.mark.parametrize("sensealg", SENSITIVITIES, ids=lambda sensealg: sensealg.name)
+@pytest.mark.parametrize("sensealg", ALL, ids=lambda sensealg: sensealg.name)
 def test_gradient_is_that_of_the_closed_form(sensealg, alg, case):
     if isinstance(alg, ude.FBDF) and getattr(sensealg, "checkpoints", "all") != "all":
         with pytest.raises(ude.errors.EngineRefused, match="FBDF's steps are made of the states before them, so"):
@@ -136,7 +128,7 @@ def test_gradient_is_that_of_the_closed_form(sensealg, alg, case):
         torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-6 * float(right.abs().max()))
 
 
-@pytest.mark.parametrize("sensealg", SENSITIVITIES, ids=lambda sensealg: sensealg.name)
+@pytest.mark.parametrize("sensealg", ALL, ids=lambda sensealg: sensealg.name)
 def test_the_solution_says_how_its_gradient_is_computed(sensealg):
     u0 = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
     sol = ude.solve(ude.ODEProblem(lambda u, p, t: -u, u0, (0.0, 1.0)), saveat=1.0, sensealg=sensealg)

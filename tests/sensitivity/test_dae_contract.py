@@ -10,17 +10,9 @@ import torch
 from torch import Tensor
 
 import ude
+from tests.sensitivities_for_tests import SENSITIVITIES
 
-SENSITIVITIES = [
-    ude.DiscreteAdjoint(),
-    ude.DiscreteAdjoint(checkpoints=3),
-    ude.BacksolveAdjoint(),
-    ude.InterpolatingAdjoint(),
-    ude.QuadratureAdjoint(),
-    ude.GaussAdjoint(),
-    ude.ForwardSensitivity(),
-    ude.sensitivity.Autograd(),
-]
+ALL = [*SENSITIVITIES, ude.DiscreteAdjoint(checkpoints=3)]
 # the values between steps are compared to 1e-7, which the dense output of KenCarp5's long steps does not reach for an
 # algebraic variable; its steps are checked in tests/engines/test_dae.py
 METHODS = {
@@ -120,12 +112,12 @@ def check_each(case: Callable[..., Outcome], alg: Any, sensealg: Any) -> None:
         for alg in METHODS
     ],
 )
-@pytest.mark.parametrize("sensealg", SENSITIVITIES, ids=lambda sensealg: sensealg.name)
+@pytest.mark.parametrize("sensealg", ALL, ids=lambda sensealg: sensealg.name)
 def test_gradient_of_a_dae_is_that_of_the_closed_form(sensealg, alg):
     check_each(plain, alg, sensealg)
 
 
 @pytest.mark.parametrize("alg", [ude.KenCarp4(), ude.Rodas5P(), ude.FBDF()], ids=lambda alg: alg.name)
-@pytest.mark.parametrize("sensealg", SENSITIVITIES, ids=lambda sensealg: sensealg.name)
+@pytest.mark.parametrize("sensealg", ALL, ids=lambda sensealg: sensealg.name)
 def test_gradient_runs_through_an_event_of_a_dae_and_the_start_made_consistent_after_it(sensealg, alg):
     check_each(event, alg, sensealg)

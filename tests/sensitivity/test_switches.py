@@ -10,19 +10,11 @@ import torch
 from torch import Tensor
 
 import ude
+from tests.sensitivities_for_tests import SENSITIVITIES
 from ude.errors import EngineRefused, InputError
 
 DOUBLE = torch.float64
-SENSITIVITIES = [
-    ude.DiscreteAdjoint(),
-    ude.DiscreteAdjoint(checkpoints=3),
-    ude.BacksolveAdjoint(),
-    ude.InterpolatingAdjoint(),
-    ude.QuadratureAdjoint(),
-    ude.GaussAdjoint(),
-    ude.ForwardSensitivity(),
-    ude.sensitivity.Autograd(),
-]
+ALL = [*SENSITIVITIES, ude.DiscreteAdjoint(checkpoints=3)]
 METHODS = [ude.Tsit5(), ude.Vern7(), ude.Rodas5P(), ude.KenCarp4(), ude.FBDF(), ude.AutoTsit5(ude.Rodas5P())]
 
 #: f, its parameters, and u(2) from u(0) = 1 in closed form.
@@ -106,7 +98,7 @@ def require_equal(case: Case, found: tuple[Tensor, list[Tensor]]) -> None:
     assert torch.stack(found[1]).tolist() == pytest.approx(torch.stack(gradient).tolist(), abs=3e-7)
 
 
-@pytest.mark.parametrize("sensealg", SENSITIVITIES, ids=lambda one: one.name)
+@pytest.mark.parametrize("sensealg", ALL, ids=lambda one: one.name)
 @pytest.mark.parametrize("name", CASES)
 def test_the_time_of_a_switch_moves_with_its_parameters(name: str, sensealg: ude.sensitivity.SensitivityAlgorithm):
     require_equal(CASES[name], solved(CASES[name], ude.Tsit5(), sensealg=sensealg))
@@ -184,7 +176,7 @@ def test_knots_of_an_interpolation_are_not_switches():
 
 
 # -- switches of the state ---------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("sensealg", SENSITIVITIES, ids=lambda one: one.name)
+@pytest.mark.parametrize("sensealg", ALL, ids=lambda one: one.name)
 @pytest.mark.parametrize(
     "f",
     [

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import ude
+from tests.sensitivities_for_tests import SENSITIVITIES
 from ude.errors import EngineRefused, InputError
 
 NODES, FEATURES = 6, 2
@@ -80,18 +81,7 @@ def test_gradients_are_those_of_the_matrix_exponential(engine: str, shared: bool
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-8)
 
 
-SENSITIVITIES = [
-    ude.sensitivity.BacksolveAdjoint(),
-    ude.InterpolatingAdjoint(),
-    ude.sensitivity.QuadratureAdjoint(),
-    ude.sensitivity.GaussAdjoint(),
-    ude.ForwardSensitivity(),
-    ude.sensitivity.Autograd(),
-    ude.DiscreteAdjoint(checkpoints=2),
-]
-
-
-@pytest.mark.parametrize("sensealg", SENSITIVITIES, ids=lambda one: one.name)
+@pytest.mark.parametrize("sensealg", [*SENSITIVITIES, ude.DiscreteAdjoint(checkpoints=2)], ids=lambda one: one.name)
 def test_every_sensitivity_takes_a_state_of_two_axes(sensealg: Any) -> None:
     rate = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     prob = ude.ODEProblem(diffusion, start(2), (0.0, 1.0), dict(rate=rate), state_dims=2)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import ude
+from tests.sensitivities_for_tests import SENSITIVITIES
 from ude.errors import EngineRefused, InputError
 
 START = [1.0, 0.5]
@@ -75,14 +76,7 @@ def gradients(f: Any, alg: Any, sensealg: Any) -> list[Tensor]:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "sensealg",
-    [
-        ude.DiscreteAdjoint(),
-        ude.BacksolveAdjoint(),
-        ude.InterpolatingAdjoint(),
-        ude.QuadratureAdjoint(),
-        ude.GaussAdjoint(),
-        ude.ForwardSensitivity(),
-    ],
+    [one for one in SENSITIVITIES if one.name != "Autograd"],
     ids=lambda one: one.name,
 )
 def test_hamiltonian_network_has_the_gradient_of_its_written_out_form(form: str, sensealg: Any) -> None:

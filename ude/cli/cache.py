@@ -11,7 +11,7 @@ from ude.cli.console import OK, Console, Json, counted
 
 def cache(
     clear: Annotated[
-        bool, typer.Option("--clear", help="Delete the compiled kernels; they are compiled anew.")
+        bool, typer.Option("--clear", help="Delete the compiled kernels; they are compiled again.")
     ] = False,
     json: Json = False,
 ) -> int:

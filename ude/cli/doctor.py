@@ -96,7 +96,7 @@ def _compiler(seconds: float) -> list[Finding]:
         return [Finding("C compiler", False, f"it does not compile: {error}", "Set CC to another compiler.")]
     found = [Finding("C compiler", True, f"{name}, kernels in {folder}")]
     if folder.exists() and not cache.is_trusted(folder):
-        fix = f"Until then programs are compiled anew in each process. Run chmod go-w {folder}, or move it away."
+        fix = f"Until then programs are compiled again in each process. Run chmod go-w {folder}, or move it away."
         found.append(Finding("kernel cache", False, f"{folder} is writable by others or not yours", fix))
     return found
 

@@ -1,4 +1,4 @@
-"""``ude report``: the page and the figures of a run, drawn anew from its numbers."""
+"""``ude report``: the page and the figures of a run, drawn again from its numbers."""
 
 from __future__ import annotations
 

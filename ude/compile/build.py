@@ -31,7 +31,7 @@ def compile_kernel(source: str, flags: Sequence[str] | None = None) -> Path:
     """Compile C to a shared library, or find it in the cache; its source lies next to it as kernel.c.
 
     Several processes may do this at once: each compiles into a folder of its own, and the first to finish moves it
-    into place. A library that is not as it was written is compiled anew.
+    into place. A library that is not as it was written is compiled again.
 
     Args:
         flags: Instead of the usual ones; "-shared" and "-lm" are always there.

@@ -51,7 +51,7 @@ _known: dict[int, CodeReads] = {}
 
 def reads_of(code: types.CodeType) -> CodeReads:
     """What `code` reads; parsed on the first call."""
-    # by id: the hash of a code object is computed anew from all its bytes at every look-up
+    # by id: the hash of a code object is computed again from all its bytes at every look-up
     found = _known.get(id(code))
     if found is None:
         if len(_known) > 4096:  # generated functions come and go

@@ -3,7 +3,7 @@
 A `Recorder` takes the walk of a fingerprint once more and notes what every place held that the walk looked at. As long
 as each of them holds the very same object (``is``), and objects that never change stand for themselves, another walk
 would give the same tokens. So the answer "unchanged" is as sure as a fingerprint; "changed" may be wrong (an equal
-number in place of another), and then the fingerprint is taken anew. What cannot be watched has always changed.
+number in place of another), and then the fingerprint is taken again. What cannot be watched has always changed.
 """
 
 from __future__ import annotations

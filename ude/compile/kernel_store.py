@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ude.compile.build import cached_kernel, get_metadata, put_metadata
 
-# A constant of f with more numbers than this is not written down, and f is traced anew by every process.
+# A constant of f with more numbers than this is not written down, and f is traced again by every process.
 _MOST_NUMBERS = 4096
 
 #: Where a captured tensor stands among the fingerprint's; or the tensor, when f made it itself.

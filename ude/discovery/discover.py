@@ -31,6 +31,7 @@ from ude.discovery.selection.refits_cache import Refit, RefitsCache
 from ude.discovery.selection.selection import Allowed, Hooks, Selection, SelectionOptions, select
 from ude.discovery.shared_terms import substitute_shared_terms
 from ude.errors import DataError, InputError, ModelError
+from ude.fitting.fit import require_seed
 from ude.fitting.objective.measurement import Measurement
 from ude.fitting.result import Fit
 from ude.models import FunctionModel
@@ -268,8 +269,7 @@ def _searches(
 
 
 def _options(options: SelectionOptions | None, max_candidates: int | None, seed: int) -> SelectionOptions:
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError("seed must be an integer, zero or more", got=repr(seed))
+    require_seed(seed)
     chosen = options or SelectionOptions()
     if max_candidates is not None:
         chosen = replace(chosen, max_candidates=max_candidates)

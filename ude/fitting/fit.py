@@ -180,12 +180,17 @@ def _check_kinds(model: object, shares: Sequence[object], options: object) -> No
 
 def _check_calls(callback: object, out: object, seed: object) -> None:
     """Refuse a callback, a folder and a seed of another kind."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError("seed must be an integer, zero or more", got=repr(seed))
+    require_seed(seed)
     if callback is not None:
         require_callable(callback, "callback", "iteration")
     if out is not None and not isinstance(out, str | Path):
         raise InputError("out must be the path of a folder", got=repr(out))
+
+
+def require_seed(seed: object) -> None:
+    """Check a seed of random numbers. Raises InputError where it is no integer, or negative."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError("seed must be an integer, zero or more", got=repr(seed))
 
 
 def _check_scale(options: FitOptions, states: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from ude.models import MLP, Model, Neural, Parameter
 
 @torch.no_grad()
 def redraw_networks(model: Model, seed: int) -> None:
-    """Draw the weights of each `MLP` anew from its own seed plus `seed`, unless something has changed them already."""
+    """Draw the weights of each `MLP` again from its own seed plus `seed`, unless something has changed them already."""
     for term in model.terms.values():
         if isinstance(term, MLP) and _same(term, _fresh(term, term.seed)):
             term.module.load_state_dict(_fresh(term, term.seed + seed).module.state_dict())

@@ -32,7 +32,7 @@ class GMRES(LinearSolver):
     Args:
         reltol: The residual that ends the iteration, relative to the right-hand side. Newton's iteration mends what is
             left of it; Rosenbrock methods do not, so with them it must lie below the tolerance of the solve.
-        restart: After so many vectors the iteration begins anew from where it is; each is held in memory.
+        restart: After so many vectors the iteration begins again from where it is; each is held in memory.
         maxiters: Most products for one system; a trajectory that needs more tries a smaller step.
 
     Raises:

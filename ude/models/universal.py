@@ -193,7 +193,7 @@ class UDE(Model):
         return model
 
     def __getstate__(self) -> dict[str, Any]:
-        # Generated functions do not pickle; they are built anew.
+        # Generated functions do not pickle; they are built again.
         return {key: value for key, value in self.__dict__.items() if key not in ("_arguments", "_right_sides")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ def _wrong_signature(f: Any, arguments: str) -> str:
     elif isinstance(f, MethodType):
         function, own = f.__func__, "self, "
     if isinstance(function, FunctionType) and not hasattr(function, "__wrapped__"):
-        # keyed by the code, since functions are made anew for each problem
+        # keyed by the code, since each problem may have a new function of the same code
         return _wrong_code(function.__code__, len(function.__defaults__ or ()), own + arguments)
     try:
         return _wrong_order(inspect.signature(f.forward if isinstance(f, nn.Module) else f), arguments)

@@ -476,15 +476,15 @@ def crossed(
     states: Float[Tensor, "N B n"],
 ) -> Switch | None:
     """The first of these switches of state that jumps along a solution; None where none does."""
-    for switch in switches:
-        reader = _Reader(graph.at_state, graph.of_state, graph.batch, tuple(leaf.detach() for leaf in leaves))
-        with torch.no_grad():
-            u = states.reshape(len(times), *graph.batch, -1)
-            place = graph.of_state.index(switch)
-            args = reader.operands(u, times, of_state=True)[place]
-            codes = reader.rows(switch.code(*args), len(times))
-        fine = torch.isfinite(states).all(-1)
-        both = (fine[1:] & fine[:-1]).unsqueeze(-1)
+    reader = _Reader(graph.at_state, graph.of_state, graph.batch, tuple(leaf.detach() for leaf in leaves))
+    with torch.no_grad():
+        read = reader.operands(states.reshape(len(times), *graph.batch, -1), times, of_state=True)
+    fine = torch.isfinite(states).all(-1)
+    both = (fine[1:] & fine[:-1]).unsqueeze(-1)
+    for switch, args in zip(graph.of_state, read, strict=True):
+        if switch not in switches:
+            continue
+        codes = reader.rows(switch.code(*args), len(times))
         if bool(((codes[1:] != codes[:-1]) & both).any()):
             return switch
     return None

@@ -1,4 +1,4 @@
-"""What a report shows, as plain data: kept beside a run as ``report.json``, from which the page can be drawn anew."""
+"""What a report shows, as plain data: kept beside a run as ``report.json``, from which the page can be drawn again."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _NAMED = re.compile(r"&(?!(?:lt|gt|amp|quot|apos);)\w+;")
 
 
 def harmless(text: str) -> str:
-    """Formulas ``<math>...</math>``, joined by ``<br>``, written anew from what is allowed; anything else as text."""
+    """Formulas ``<math>...</math>``, joined by ``<br>``, written again from what is allowed; anything else as text."""
     return "<br>".join(_formula(part) for part in text.split("<br>")) if text else ""
 
 

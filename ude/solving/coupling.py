@@ -13,7 +13,7 @@ from torch import Tensor
 from ude.engines import SolveSpec
 from ude.engines.base import as_batch
 from ude.errors import InputError
-from ude.problems.function import innermost
+from ude.problems.function import DETERMINISTIC, innermost
 from ude.problems.ode import FlatRightHandSide
 
 # A trajectory depends on another when its derivative moves by more than rounding: this many epsilons of the largest.
@@ -82,10 +82,12 @@ def _partitions(count: int, device: torch.device) -> Iterator[Bool[Tensor, "B"]]
 
 
 def _refuse(spec: SolveSpec, u0: Tensor, p: tuple[Tensor, ...], found: tuple[int, float]) -> None:
-    if not torch.equal(again := as_batch(spec, u0, spec.t0, p), as_batch(spec, u0, spec.t0, p)):
+    # what `first_call` cannot see: random numbers of another library or device, or a state of f's own
+    one, other = (as_batch(spec, u0, spec.t0, p) for _ in range(2))
+    if not torch.equal(one, other):
         raise InputError(
-            "f must give the same value for the same arguments",
-            got=f"values that differ by up to {float((again - as_batch(spec, u0, spec.t0, p)).abs().max()):.2g}",
+            DETERMINISTIC,
+            got=f"values that differ by up to {float((one - other).abs().max()):.2g}",
             fix="Put dropout and batch normalization into evaluation mode (module.eval()), and draw random numbers "
             "before the solve.",
         )

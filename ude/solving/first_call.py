@@ -101,7 +101,7 @@ def _differentiating(
     tracked = replace(f, differentiates=True)
     with torch.enable_grad(), explained_errors(f, state, p, t):
         once, twice = (tracked(state, p, t) for _ in range(2))
-    # what f makes anew in each call is its own; a leaf that both calls share was captured
+    # a leaf that f creates is a new one in each call; a leaf that both calls share was captured
     if isinstance(once, Tensor) and isinstance(twice, Tensor):
         shared = {id(leaf) for leaf in leaves_of(once)} & {id(leaf) for leaf in leaves_of(twice)}
         if shared:

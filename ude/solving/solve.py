@@ -30,13 +30,12 @@ from ude.events.step_checks import with_domains
 from ude.methods import Algorithm, Controller, InitializationAlgorithm
 from ude.problems.ensemble import EnsembleProblem
 from ude.problems.find_interpolations import interpolations_in
-from ude.problems.inspection import Inspection
-from ude.problems.ode import FlatRightHandSide, ODEProblem
+from ude.problems.ode import ODEProblem
 from ude.problems.steady_state import SteadyStateProblem
 from ude.sensitivity import DiscreteAdjoint, SensitivityAlgorithm, Solved
 from ude.solving.default_algorithm import default_algorithm
 from ude.solving.ensemble import EnsembleSolution, solve_ensemble
-from ude.solving.first_call import explained_errors, require_finite
+from ude.solving.first_call import require_finite
 from ude.solving.moving_times import as_one_tensor, saved_at_times_that_move, start_that_moves, times_move
 from ude.solving.options import SolveOptions
 from ude.solving.solution import Solution, solution_of
@@ -208,14 +207,16 @@ def solve_with(prob: ODEProblem, alg: Algorithm | None, options: SolveOptions) -
             if asked[0] is not None:
                 engine.prepare(prob, asked, options.saveat, spec)
             return _run(prob, spec, options, EngineChoice(engine), why_algorithm)
-    solution = _solve_validated(prob, spec, options, why_algorithm)
+    solution = _solve_validated(prob, spec, options, why_algorithm, moving=moving)
     if moving and not isinstance(prob, SteadyStateProblem):
         return saved_at_times_that_move(solution, spec, prob, options, (spec.start or (prob.u0, ()))[1])
     return solution
 
 
-def _solve_validated(prob: ODEProblem, spec: SolveSpec, options: SolveOptions, why_algorithm: str) -> Solution:
-    """Solve a validated problem whose f was not called yet."""
+def _solve_validated(
+    prob: ODEProblem, spec: SolveSpec, options: SolveOptions, why_algorithm: str, *, moving: bool
+) -> Solution:
+    """Solve a validated problem whose f was not called yet; `moving` is the answer of `times_move`."""
     callbacks = flatten_callbacks(options.callback)
     if not spec.adaptive and any(isinstance(item, PositiveDomain) for item in callbacks):
         raise InputError("PositiveDomain requires adaptive steps", got="adaptive=False", fix="Leave it out.")
@@ -225,7 +226,7 @@ def _solve_validated(prob: ODEProblem, spec: SolveSpec, options: SolveOptions, w
             got="shared_steps=True with callbacks",
             fix="Give the times at which f jumps as tstops, or leave shared_steps out.",
         )
-    spec, inspection = _inspected(spec)
+    spec, inspection = inspected(spec)
     spec = validate_start(spec)
     if spec.saveat is None and not spec.algorithm.reports_steps:
         raise InputError(f"{spec.algorithm.name} does not report its own steps", fix="Give saveat.")
@@ -238,7 +239,7 @@ def _solve_validated(prob: ODEProblem, spec: SolveSpec, options: SolveOptions, w
             (options.sensealg, why_algorithm),
             lambda ode, alg, until: solve_with(ode, alg, replace(inner, callback=[until, *callbacks])),
         )
-    if times_move(prob, options):
+    if moving:
         spec = start_that_moves(spec, prob)
         u0, p = spec.start or (u0, p)
     callbacks = tuple(one.bound(prob) if isinstance(one, TerminateSteadyState) else one for one in callbacks)
@@ -268,15 +269,6 @@ def _solve_validated(prob: ODEProblem, spec: SolveSpec, options: SolveOptions, w
     if not any(isinstance(item, (ContinuousCallback, VectorContinuousCallback)) for item in callbacks):
         switches.require_none_passed(whole, solution.dense)
     return replace(solution, notes=switches.notes)
-
-
-def _inspected(spec: SolveSpec) -> tuple[SolveSpec, Inspection]:
-    """Look at f, whose first call this is; see `inspected`."""
-    if spec.start is None or not isinstance(spec.f, FlatRightHandSide):
-        return inspected(spec)
-    u0, p = spec.start
-    with explained_errors(spec.f, u0.view(*spec.batch, u0.shape[-1]), p, spec.t0.view(spec.batch)):
-        return inspected(spec)
 
 
 def _never_stop(t: Tensor, u: Tensor, t_next: Tensor, u_next: Tensor, moved: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from ude.problems.switches import (
     switch_times,
     trace_switches,
 )
+from ude.solving.first_call import explained_errors
 
 # At how many points of a span the switches of the state are looked at after the solve.
 _POINTS = 257
@@ -95,7 +96,8 @@ def inspected(spec: SolveSpec) -> tuple[SolveSpec, Inspection]:
         return spec, Inspection()
     u0, p = spec.start
     u, t = u0.detach().view(*spec.batch, u0.shape[-1]), spec.t0.view(spec.batch)
-    found = inspect(spec.f, u, p, t, gradient=spec.gradient)
+    with explained_errors(spec.f, u, p, t):  # it may be the first call of f
+        found = inspect(spec.f, u, p, t, gradient=spec.gradient)
     if spec.gradient:
         found.require_derivative(_wanted(spec.f, p))
         if found.undefined:

@@ -42,7 +42,7 @@ def fronts(
     on_search: Callable[[], None] = lambda: None,
     on_front: Callable[[str, list[Candidate]], None] = lambda name, found: None,
 ) -> dict[str, list[Candidate]]:
-    """The merged candidates of all searches for each term, simplest first, with `pareto` marked anew.
+    """The merged candidates of all searches for each term, simplest first, with `pareto` marked again.
 
     What runs in processes of its own is started one term ahead. on_front: told the name and front of each term as soon
     as it is there. A search that fails is left out with a `SearchWarning` as long as another one works.

@@ -333,7 +333,7 @@ def run_pullback(
 
 
 def _pointers(tensors: Sequence[Tensor]) -> array[int]:
-    """Where tensors lie, as C reads it. Not an array type of ctypes, which would be made anew at every call."""
+    """Where tensors lie, as C reads it. Not an array type of ctypes, which would be a new one at every call."""
     return array("Q", [tensor.data_ptr() for tensor in tensors] or [0])
 
 

@@ -109,7 +109,7 @@ class SolveCache:
         """Keep a solve for the next time, where everything that it depends on can be watched."""
         known = self._known.setdefault(prob, _Known())
         known.tries += 1
-        # not at the first sight: a problem that is built anew for every solve never comes again
+        # not at the first sight: a problem that is new in every solve never comes again
         if known.tries == 1 or known.tries > _MOST_TRIES or spec.start is None:
             return
         lasting = all(option is saveat or not isinstance(option, _CHANGING) for option in options)

@@ -23,7 +23,7 @@ def run_on_threads(work: Any, data: int, count: int) -> None:
         return
     parallel = _openmp()
     if parallel is not None:
-        # always the whole team: one of another size would be made anew each time
+        # always the whole team: one of another size would be created each time
         parallel(ctypes.cast(work, ctypes.c_void_p), data, threads, 0)
         return
     for done in [_pool(threads).submit(work, data) for _ in range(threads)]:

@@ -57,7 +57,7 @@ def in_one_piece(record: CompactRecord) -> StepRecord:
     for segment in record.segments:
         part, index = segment.record, segment.index
         rows = part.dt.shape[0]
-        # whoever has left stands where it ended
+        # a trajectory that has left stays where it ended
         t.append(t_end.repeat(rows, 1).index_copy(1, index, part.t[:-1]))
         dt.append(torch.zeros_like(t[-1]).index_copy(1, index, part.dt))
         u.append(u_end.repeat(rows, 1, 1).index_copy(1, index, part.u[:-1]))

@@ -220,6 +220,8 @@ class Scheme(ABC):
         yield from gauss_nodes(record, self.interpolant, stages, self.order // 2 + 1)
 
 
-def needs_fixed_steps(spec: SolveSpec) -> str:
+def why_not_adaptive(spec: SolveSpec, *, estimates_error: bool) -> str | None:
     """Say why a method without an error estimate cannot run an adaptive solve."""
+    if estimates_error or not spec.adaptive:
+        return None
     return f"{spec.algorithm.name} estimates no error, so it needs adaptive=False and dt"

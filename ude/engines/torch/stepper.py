@@ -29,7 +29,7 @@ def integrate(spec: SolveSpec, scheme: Scheme, u0: Tensor) -> ForwardResult:
             break
         narrower, per_trajectory = narrower_batch(batch, per_trajectory)
         if narrower is None:
-            # f does not bear it
+            # f needs the whole batch
             batch.narrow_at = 0
         else:
             batches.append(narrower)
@@ -59,7 +59,14 @@ def _run(batch: Batch, iterations: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """A step that is tried: its size and signed size, start and end, one a lane, and the latter as tensors."""
+    """A step that is tried, one number a trajectory.
+
+    Args:
+        size, taken: Its size and its signed size.
+        last: Whether it reaches the end of the span.
+        at_smallest: Whether it is as small as steps may be.
+        t, dt: Its start and its signed size as tensors (B,).
+    """
 
     size: Any
     taken: Any
@@ -71,13 +78,15 @@ class _Step:
 
 @dataclass(frozen=True, eq=False)
 class _Verdict:
-    """What became of a trial, one a lane.
+    """What became of a trial, one number a trajectory.
 
     Args:
         error: The scaled error, infinite where it is not finite.
         judged: The same, infinite too where the user's domain was left.
-        outside: Who left that domain; None without one.
-        solved: Who solved the stages; None when there is nothing to solve.
+        finite: Whether the error is finite.
+        outside: Which trajectories left that domain; None without one.
+        solved: Which solved their stages; None when there is nothing to solve.
+        accept: Which accept the step.
     """
 
     error: Any
@@ -98,7 +107,7 @@ class _Attempt:
         self._tiny = max(spec.dtmin, 1e3 * torch.finfo(spec.t0.dtype).tiny)
 
     def __call__(self, state: State, rows: StepRows, sign: Any, end: Any) -> tuple[Any, Any]:
-        """Return who accepted the step, and the `ReturnCode` of whoever cannot go on, 0 for all others."""
+        """Return which trajectories accepted the step, and the `ReturnCode` of those that fail, 0 for the others."""
         spec, scheme, lanes = self._spec, self._scheme, self._lanes
         remaining = (end - state.t) * sign
         last = state.dt >= remaining * (1 - 1e-10)
@@ -142,7 +151,7 @@ class _Attempt:
         return _Verdict(error, judged, finite, outside, solved, accept)
 
     def _move(self, state: State, rows: StepRows, step: _Step, trial: Trial, accept: Any, end: Any) -> Any:
-        """Move whoever accepted; returns factors of the step sizes where a method changed, else None."""
+        """Move the trajectories that accepted; return factors of the step sizes where a method changed, else None."""
         scheme, lanes, watch = self._scheme, self._lanes, self._spec.watch
         state.t = lanes.where(accept, lanes.where(step.last, end, state.t + step.taken), state.t)
         reached, taken = lanes.tensor(state.t), lanes.tensor(lanes.where(accept, step.taken, step.taken * 0.0))
@@ -183,14 +192,14 @@ class _Attempt:
             factor = lanes.where(verdict.solved, factor, lanes.read(trial.shrink))
         factor = factor if stretch is None else factor * stretch
         proposed = lanes.minimum(step.size * factor, spec.dtmax)
-        # a step cut short by the end says little about the next: whoever goes on from here keeps the longer one
+        # a last step that the end made shorter says little about the next: a solve that continues keeps the longer one
         proposed = lanes.where(accept & step.last, lanes.maximum(proposed, state.dt), proposed)
         state.dt = lanes.where(state.active, proposed, state.dt)
         learnt = controller.remember(lanes, verdict.error, state.memory)
         state.memory = tuple(lanes.where(accept, new, old) for new, old in zip(learnt, state.memory, strict=True))
 
     def _codes(self, state: State, step: _Step, trial: Trial, verdict: _Verdict, before: Any) -> Any:
-        """Who cannot go on, and why; and no step may be smaller than allowed."""
+        """Return codes of the trajectories that fail; and keep every step above the smallest."""
         spec, lanes, accept = self._spec, self._lanes, verdict.accept
         smallest = self._smallest_step(state.t)
         # a step that is NaN, as it is where u0 is, is no step either

@@ -132,24 +132,22 @@ def _with_index(frame: pd.DataFrame, chosen: Columns) -> tuple[pd.DataFrame, str
         wanted = given.values() if isinstance(given, Mapping) else given
         asked |= set(state_names(list(wanted) if not isinstance(wanted, str) else wanted)) if wanted else set()
     names = [str(name) if name is not None else None for name in index.names]
-    named = [name for name in names if name in asked and name not in frame.columns]
     guess = None
     timed = any(column.strip().lower() in TIME_NAMES for column in frame.columns)
     if chosen.time is None and not timed:
         levels = [index.get_level_values(i) for i in range(index.nlevels)]
         places = [i for i, name in enumerate(names) if name is not None and name.strip().lower() in TIME_NAMES]
-        # times are written into an index as floats, dates or durations; integers count rows unless they have a name
         # times are written into an index as floats, dates or durations; whole numbers count rows unless they are named
         for i, level in enumerate(levels):
-            dated = isinstance(level.dtype, pd.DatetimeTZDtype) or level.dtype.kind in "fmM"
-            if dated or (names[i] is not None and names[i] not in asked and level.dtype.kind in "iu"):
+            counts = level.dtype.kind in "iu" and names[i] is not None and names[i] not in asked
+            if _is_dated(level) or level.dtype.kind == "f" or counts:
                 places.append(i)
         if places:
             place = places[0]
             guess = names[place] or next(name for name in ("time", "index", "index of the table") if name not in frame)
             frame = frame.assign(**{guess: levels[place]})
     for place, name in enumerate(names):
-        if name is not None and name in named and name != guess:
+        if name is not None and name in asked and name not in frame.columns:
             frame = frame.assign(**{name: index.get_level_values(place)})
     return frame.reset_index(drop=True), guess
 
@@ -158,6 +156,15 @@ def _with_index(frame: pd.DataFrame, chosen: Columns) -> tuple[pd.DataFrame, str
 _DURATIONS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 _ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?(Z|[+-]\d\d:?\d\d)?")
 _CLOCK = re.compile(r"(\d+ days? )?\d+:\d\d(:\d\d(\.\d+)?)?")
+
+
+def _is_dated(column: pd.Series | pd.Index) -> bool:
+    """Whether it holds dates or durations."""
+    return isinstance(column.dtype, pd.DatetimeTZDtype) or column.dtype.kind in "mM"
+
+
+def _all_match(pattern: re.Pattern[str], cells: pd.Series) -> bool:
+    return len(cells) > 0 and all(map(pattern.fullmatch, cells))
 
 
 def time_column(column: pd.Series, name: str, where: RowNames) -> tuple[Array, str | None]:
@@ -169,11 +176,11 @@ def time_column(column: pd.Series, name: str, where: RowNames) -> tuple[Array, s
         DataError: A cell is no time, or dates are written in a way that can be read as another day.
     """
     cells = column.astype(str).str.strip() if column.dtype == object or column.dtype.kind not in "fiumMb" else None
-    if cells is not None and len(cells) and bool(cells.map(lambda cell: bool(_ISO_DATE.fullmatch(cell))).all()):
+    if cells is not None and _all_match(_ISO_DATE, cells):
         column = pd.to_datetime(cells, format="ISO8601", utc=True)
-    elif cells is not None and len(cells) and bool(cells.map(lambda cell: bool(_CLOCK.fullmatch(cell))).all()):
+    elif cells is not None and _all_match(_CLOCK, cells):
         column = pd.to_timedelta(cells.map(lambda cell: cell if cell.count(":") == 2 else f"{cell}:00"))
-    if isinstance(column.dtype, pd.DatetimeTZDtype) or column.dtype.kind in "mM":
+    if _is_dated(column):
         if bool(column.isna().any()):
             row = int(np.argmax(column.isna().to_numpy()))
             raise DataError(f"column {name!r} has no value in {where(row)}", expected="a time", fix="Remove the row.")
@@ -231,13 +238,14 @@ _LIMIT = re.compile(r"([<>]=?|\u2264|\u2265)\s*[\w.,+-]+( .*)?|[BAba][LlQq]{1,3}
 
 def number_column(column: pd.Series, name: str, where: RowNames, *, gaps: bool) -> Array:
     """The numbers of a column; NaN for a gap where `gaps` are allowed."""
-    if isinstance(column.dtype, pd.DatetimeTZDtype) or column.dtype.kind in "mM":
+    if _is_dated(column):
         raise DataError(
             f"column {name!r} has dates or durations",
             expected="numbers",
             fix="Name it as the time, or give numbers, such as days since the start.",
         )
-    if column.dtype.kind == "c" or any(isinstance(cell, complex | np.complexfloating) for cell in column):
+    mixed = column.dtype == object and any(isinstance(cell, complex | np.complexfloating) for cell in column)
+    if mixed or column.dtype.kind == "c":
         raise DataError(
             f"column {name!r} has complex numbers",
             expected="real numbers",

@@ -81,7 +81,7 @@ class Measurement:
         self._function = to_torch(self._computed, inputs) if self._computed else None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Generated functions do not pickle; they are built anew.
+        # Generated functions do not pickle; they are built again.
         return {key: value for key, value in self.__dict__.items() if key != "_function"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

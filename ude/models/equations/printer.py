@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import sympy
@@ -136,6 +137,27 @@ class FormulaPrinter(StrPrinter):  # type: ignore[misc]
             return f"1/{self.parenthesize(base, PRECEDENCE['Pow'])}"
         left = self.parenthesize(base, PRECEDENCE["Pow"])
         return f"{left}{self.power}{self.parenthesize(exponent, PRECEDENCE['Pow'])}"
+
+
+class ArrayPrinter(FormulaPrinter):
+    """The base of NumPy's and torch's dialects, in which conditions, minima and maxima are functions of arrays."""
+
+    largest_integer = 2**53
+    """Both refuse integers beyond 64 bits, and doubles hold them exactly up to here."""
+    library: str
+
+    def function(self, name: str, arguments: list[str]) -> str:
+        if name in ("min", "max"):  # of two arrays only
+            return functools.reduce(lambda one, two: f"{self.library}.{name}imum({one}, {two})", arguments)
+        return f"{self.library}.{name}({', '.join(arguments)})"
+
+    def choice(self, condition: str, value: str, other: str) -> str:
+        return f"{self.library}.where({condition}, {value}, {other})"
+
+    def logic(self, operator: str, arguments: list[str]) -> str:
+        if operator == "not":
+            return f"{self.library}.logical_not({arguments[0]})"
+        return functools.reduce(lambda one, two: f"{self.library}.logical_{operator}({one}, {two})", arguments)
 
 
 class _TextPrinter(FormulaPrinter):

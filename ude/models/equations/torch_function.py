@@ -7,7 +7,6 @@ of the user reaches it.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -20,19 +19,19 @@ from torch import Tensor
 from ude.errors import ModelError
 from ude.models.equations.functions import as_expression, check_supported, guard_branches
 from ude.models.equations.names import symbol
-from ude.models.equations.printer import FormulaPrinter
+from ude.models.equations.printer import ArrayPrinter
 
 _MOST_FACTORS = 4
 """Up to this integer power of a variable is written as a product: exact, and cheap to differentiate and to lower."""
 
 
-class _TorchPrinter(FormulaPrinter):
-    largest_integer = 2**53  # torch refuses Python integers beyond 64 bits
+class _TorchPrinter(ArrayPrinter):
+    library = "torch"
 
     def function(self, name: str, arguments: list[str]) -> str:
         if name == "heaviside":
             return f"(0.5*(torch.sign({arguments[0]}) + 1.0))"
-        return f"torch.{name}({', '.join(arguments)})"
+        return super().function(name, arguments)
 
     def _print(self, expr: sympy.Basic, **kwargs: object) -> str:
         # sin(2), 2**(1/3), pi: torch functions take tensors only, so numbers are computed here, in double precision.
@@ -57,15 +56,6 @@ class _TorchPrinter(FormulaPrinter):
             return f"({product})" if power > 0 else f"(1.0/({product}))"
         return f"({left}**{self.parenthesize(exponent, PRECEDENCE['Atom'])})"
 
-    def choice(self, condition: str, value: str, other: str) -> str:
-        return f"torch.where({condition}, {value}, {other})"
-
-    def logic(self, operator: str, arguments: list[str]) -> str:
-        first, *rest = arguments
-        if operator == "not":
-            return f"torch.logical_not({first})"
-        return functools.reduce(lambda one, two: f"torch.logical_{operator}({one}, {two})", rest, first)
-
     def last_value(self, value: sympy.Expr) -> str:
         # Of two plain numbers torch would make a tensor of its default type, which is single precision.
         return f"torch.full_like(s0, {self._print(value)})" if value.is_number else self._print(value)
@@ -73,9 +63,7 @@ class _TorchPrinter(FormulaPrinter):
     def _minmax(self, name: str, expr: sympy.Expr) -> str:
         numbers = [argument for argument in expr.args if argument.is_number]
         others = sorted((argument for argument in expr.args if not argument.is_number), key=sympy.default_sort_key)
-        text = self._print(others[0])
-        for other in others[1:]:
-            text = f"torch.{name}imum({text}, {self._print(other)})"
+        text = self.function(name, [self._print(other) for other in others])
         for number in numbers:
             # max(x, 0) clamps from below; clamp takes plain numbers, torch.maximum does not.
             text = f"torch.clamp({text}, {'min' if name == 'max' else 'max'}={self._print(number)})"

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import keyword
 
 import sympy
 
 from ude.models.equations.functions import guard_branches
-from ude.models.equations.printer import FormulaPrinter
+from ude.models.equations.printer import ArrayPrinter
 from ude.models.export.equation_set import EquationSet
 
 _RESERVED = frozenset({"np", "rhs", "u", "t", "du", *keyword.kwlist})
 
 
-class _PythonPrinter(FormulaPrinter):
-    largest_integer = 2**53
-    names = {"abs": "np.abs", "sign": "np.sign", "asin": "np.arcsin", "acos": "np.arccos", "atan": "np.arctan"}
+class _PythonPrinter(ArrayPrinter):
+    library = "np"
+    names = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 
     def function(self, name: str, arguments: list[str]) -> str:
         if name == "sigmoid":
             return f"(1.0/(1.0 + np.exp(-({arguments[0]}))))"
         if name == "heaviside":
             return f"np.heaviside({arguments[0]}, 0.5)"
-        if name in ("min", "max"):
-            text = arguments[0]
-            for argument in arguments[1:]:
-                text = f"np.{name}imum({text}, {argument})"
-            return text
-        return f"{self.names.get(name, f'np.{name}')}({', '.join(arguments)})"
-
-    def choice(self, condition: str, value: str, other: str) -> str:
-        return f"np.where({condition}, {value}, {other})"
-
-    def logic(self, operator: str, arguments: list[str]) -> str:
-        first, *rest = arguments
-        if operator == "not":
-            return f"np.logical_not({first})"
-        return functools.reduce(lambda one, two: f"np.logical_{operator}({one}, {two})", rest, first)
+        return super().function(self.names.get(name, name), arguments)
 
     def _print_Pi(self, expr: sympy.Expr) -> str:
         return "np.pi"

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import keyword
 
 import sympy
 from torch import nn
 
 from ude.models.equations.functions import guard_branches
-from ude.models.equations.printer import FormulaPrinter
+from ude.models.equations.printer import ArrayPrinter
 from ude.models.export.equation_set import EquationSet
 
 _RESERVED = frozenset({"torch", "nn", "self", "t", "u", "rates", *keyword.kwlist, *dir(nn.Module())})
 
 
-class _TorchPrinter(FormulaPrinter):
-    largest_integer = 2**53
-    names = {"abs": "torch.abs", "asin": "torch.asin", "acos": "torch.acos", "atan": "torch.atan"}
+class _TorchPrinter(ArrayPrinter):
+    library = "torch"
 
     def function(self, name: str, arguments: list[str]) -> str:
         if name == "heaviside":
             return f"((torch.sign({arguments[0]}) + 1.0)/2.0)"
-        if name in ("min", "max"):
-            text = arguments[0]
-            for argument in arguments[1:]:
-                text = f"torch.{name}imum({text}, {argument})"
-            return text
-        return f"torch.{name}({', '.join(arguments)})"
+        return super().function(name, arguments)
 
     def unknown(self, name: str, arguments: list[str]) -> str:
         return f"self.{name}({', '.join(arguments)})"
-
-    def choice(self, condition: str, value: str, other: str) -> str:
-        return f"torch.where({condition}, {value}, {other})"
-
-    def logic(self, operator: str, arguments: list[str]) -> str:
-        first, *rest = arguments
-        if operator == "not":
-            return f"torch.logical_not({first})"
-        return functools.reduce(lambda one, two: f"torch.logical_{operator}({one}, {two})", rest, first)
 
     def last_value(self, value: sympy.Expr) -> str:
         # of two plain numbers torch would make a tensor of its default type, which is single precision

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from ude.engines.base import SolveSpec
+from ude.engines.torch.scheme import why_not_adaptive
 from ude.methods import Algorithm
 
 
@@ -28,9 +29,7 @@ class FusedFamily(ABC):
 
     def why_not(self, spec: SolveSpec) -> str | None:
         """One sentence that says why a solve has no kernel, as far as its method shows it."""
-        if spec.adaptive and not self.algorithm.tableau.b_error:
-            return f"{self.algorithm.name} estimates no error, so it needs adaptive=False and dt"
-        return None
+        return why_not_adaptive(spec, estimates_error=bool(self.algorithm.tableau.b_error))
 
     @abstractmethod
     def text(self, *, gradient: bool, rows: str) -> str:

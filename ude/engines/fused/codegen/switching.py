@@ -10,7 +10,7 @@ import torch
 
 from ude.engines.base import SolveSpec
 from ude.engines.fused.codegen.explicit import ExplicitFamily, weighted
-from ude.engines.torch.families.switching import LOOK_EVERY, ROUNDINGS, TELLING, twin_weights
+from ude.engines.torch.families.switching import LOOK_EVERY, ROUNDINGS, TELLING, SwitchingScheme, twin_weights
 from ude.methods import AutoSwitch, ExplicitTableau
 from ude.methods.switching import stability_size
 
@@ -32,12 +32,10 @@ class SwitchingFamily(ExplicitFamily):
 static inline void method_start(Method *method, int lane) { method->attempts[lane] = method->stiff[lane] = 0; }"""
 
     def why_not(self, spec: SolveSpec) -> str | None:
-        name = self.algorithm.name
-        if not spec.adaptive:
-            return f"{name} chooses by the steps it takes, so it needs adaptive=True"
-        if spec.stiff is not None or self.algorithm.stiffalgfirst:
-            return f"{name} starts with its implicit method, and kernels run the explicit one alone"
-        return None
+        reason = SwitchingScheme.why_not(spec)
+        if reason is None and (spec.stiff is not None or self.algorithm.stiffalgfirst):
+            reason = f"{self.algorithm.name} starts with its implicit method, and kernels run the explicit one alone"
+        return reason
 
     def text(self, *, gradient: bool, rows: str) -> str:
         method = super().text(gradient=gradient, rows=rows)

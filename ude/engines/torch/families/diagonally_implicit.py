@@ -18,7 +18,7 @@ from ude.engines.linear import Factors
 from ude.engines.torch.lanes import TensorLanes, lanes_for
 from ude.engines.torch.newton import Newton, TightNewton
 from ude.engines.torch.one_step import OneStepScheme
-from ude.engines.torch.scheme import needs_fixed_steps
+from ude.engines.torch.scheme import why_not_adaptive
 from ude.methods.esdirk import DiagonallyImplicitRungeKutta, DiagonallyImplicitTableau
 
 # A Jacobian serves the next step too while Newton's iteration contracts at least this fast with it.
@@ -114,8 +114,8 @@ class DiagonallyImplicitScheme(OneStepScheme):
 
     @classmethod
     def why_not(cls, spec: SolveSpec) -> str | None:
-        without_error = not cast(DiagonallyImplicitRungeKutta, spec.algorithm).tableau.b_error
-        return needs_fixed_steps(spec) if spec.adaptive and without_error else None
+        tableau = cast(DiagonallyImplicitRungeKutta, spec.algorithm).tableau
+        return why_not_adaptive(spec, estimates_error=bool(tableau.b_error))
 
     def gather(self, index: Int[Tensor, "k"], spec: SolveSpec, p: Sequence[Tensor]) -> Self:
         taken = super().gather(index, spec, p)

@@ -14,7 +14,7 @@ from ude.engines.torch.checkpoints import Start, Starts
 from ude.engines.torch.dense_reads import DenseReads
 from ude.engines.torch.one_step import OneStepScheme, StepStart, TrackedStep
 from ude.engines.torch.parallel_pullback import pays, pullback_parallel
-from ude.engines.torch.scheme import Cotangents, Trial, needs_fixed_steps
+from ude.engines.torch.scheme import Cotangents, Trial, why_not_adaptive
 from ude.engines.torch.stages import combine, complete_stages, compute_stages, stage_arguments, tableau_tensors
 from ude.methods import ExplicitRungeKutta
 
@@ -42,8 +42,8 @@ class ExplicitScheme(OneStepScheme):
 
     @classmethod
     def why_not(cls, spec: SolveSpec) -> str | None:
-        without_error = not cast(ExplicitRungeKutta, spec.algorithm).tableau.b_error
-        return needs_fixed_steps(spec) if spec.adaptive and without_error else None
+        tableau = cast(ExplicitRungeKutta, spec.algorithm).tableau
+        return why_not_adaptive(spec, estimates_error=bool(tableau.b_error))
 
     def attempt(self, u: Tensor, k1: Tensor, t: Tensor, dt: Tensor) -> Trial:
         numbers = self.numbers

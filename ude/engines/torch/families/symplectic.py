@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from ude.engines.base import SolveSpec
 from ude.engines.torch.checkpoints import Start
 from ude.engines.torch.one_step import OneStepScheme, StepStart, TrackedStep
-from ude.engines.torch.scheme import Trial, needs_fixed_steps
+from ude.engines.torch.scheme import Trial, why_not_adaptive
 from ude.errors import EngineRefused, InputError
 from ude.methods import SymplecticMethod
 from ude.problems.dynamical import DynamicalODEFunction
@@ -59,7 +59,7 @@ class SymplecticScheme(OneStepScheme):
 
     @classmethod
     def why_not(cls, spec: SolveSpec) -> str | None:
-        return cls._needs_partition(spec) or (needs_fixed_steps(spec) if spec.adaptive else None)
+        return cls._needs_partition(spec) or why_not_adaptive(spec, estimates_error=False)
 
     @staticmethod
     def _needs_partition(spec: SolveSpec) -> str | None:
